@@ -1,0 +1,318 @@
+//! Faults: everything that can go wrong, as the on-call engineer reads it.
+//!
+//! A [`Fault`] has a stable [`Code`] whose prefix is the step that failed, *what* failed, *why*, and through its
+//! code what to do *next*, who owns the cure and whether trying again can help. [`Code::ALL`] is the registry that
+//! `docs/faults.md` is generated from.
+
+use std::error::Error;
+use std::fmt;
+
+/// One failure. It names principals, hosts, ARNs and files, never a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The stable code.
+    pub code: Code,
+    /// What failed, one sentence without a full stop.
+    pub what: String,
+    /// Why, as far as known: the answer of the other side, the system's error.
+    pub why: Option<String>,
+}
+
+impl Fault {
+    /// A fault whose cause is told by `what` alone.
+    pub fn new(code: Code, what: impl Into<String>) -> Self {
+        Self { code, what: what.into(), why: None }
+    }
+
+    /// Adds why it happened.
+    #[must_use]
+    pub fn because(mut self, why: impl fmt::Display) -> Self {
+        self.why = Some(why.to_string());
+        self
+    }
+
+    /// Adds why it happened: an error with its chain of sources, outermost first.
+    #[must_use]
+    pub fn caused_by(self, error: &(dyn Error + 'static)) -> Self {
+        let mut causes = vec![error.to_string()];
+        let mut source = error.source();
+        while let Some(cause) = source {
+            // Many errors repeat their source in their own text.
+            let text = cause.to_string();
+            if !causes.iter().any(|told| told.contains(&text)) {
+                causes.push(text);
+            }
+            source = cause.source();
+        }
+        self.because(causes.join(": "))
+    }
+
+    /// What to do next.
+    pub fn next(&self) -> &'static str {
+        self.code.entry().next
+    }
+}
+
+impl fmt::Display for Fault {
+    /// The form for people, on several lines: code, what, why, next.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "code={}\n  what: {}", self.code, self.what)?;
+        if let Some(why) = &self.why {
+            write!(f, "\n  why:  {why}")?;
+        }
+        write!(f, "\n  next: {}; see docs/faults.md#{}", self.next(), self.code)
+    }
+}
+
+impl Error for Fault {}
+
+/// Who can cure a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// Whoever writes the task definition, its roles and its network.
+    Platform,
+    /// Whoever runs Active Directory.
+    Directory,
+    /// Whoever runs the application.
+    Application,
+    /// This project.
+    Us,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Platform => "platform",
+            Self::Directory => "directory",
+            Self::Application => "application",
+            Self::Us => "us",
+        })
+    }
+}
+
+/// How the process ends because of a fault (sysexits.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// 65: not found, malformed or a wrong name.
+    Data = 65,
+    /// 69: DNS or network, unreachable in time. The only one that `init` tries again.
+    Unavailable = 69,
+    /// 70: a bug of ours.
+    Software = 70,
+    /// 73: the volume cannot be written.
+    CannotCreate = 73,
+    /// 77: denied.
+    Denied = 77,
+    /// 78: configuration.
+    Config = 78,
+}
+
+/// What the registry says of a code.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// The stable code.
+    pub code: Code,
+    /// The code as users read it.
+    pub name: &'static str,
+    /// The exit code it ends a process with.
+    pub exit: Exit,
+    /// Who can cure it.
+    pub owner: Owner,
+    /// What to do next, one clause without a full stop.
+    pub next: &'static str,
+}
+
+macro_rules! registry {
+    ($($code:ident $name:literal $exit:ident $owner:ident $next:literal)*) => {
+        /// A stable fault code. Codes are only ever added.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Code { $(#[doc = concat!("`", $name, "`")] $code),* }
+
+        const REGISTRY: &[Entry] = &[$(Entry {
+            code: Code::$code, name: $name, exit: Exit::$exit, owner: Owner::$owner, next: $next,
+        }),*];
+    };
+}
+
+registry! {
+    ConfigInvalid "config-invalid" Config Platform
+        "correct the named variables or flags; `gmsa-sidecar help run` lists what each takes"
+    ConfigNoCredSpec "config-no-credspec" Config Platform
+        "set GMSA_CREDENTIAL_SPECS, or run as an ECS task whose sidecar container carries the label gmsa-sidecar.credential-specs"
+    ConfigAccountTwice "config-account-twice" Config Platform
+        "give each gMSA one CredSpec: two leases cannot share one folder of the volume"
+    ConfigOwnerDenied "config-owner-denied" Config Platform
+        "run the sidecar as the owner it shall write for (`user` in the task definition), or grant it CAP_CHOWN"
+    ConfigListen "config-listen" Config Platform
+        "choose a free address and port with GMSA_LISTEN; all containers of a task share one network"
+    ConfigLoginMissing "config-login-missing" Config Platform
+        "put HostAccountConfig.PluginInput.CredentialArn into the CredSpec (domainless), or set GMSA_LOGIN_KEYTAB and GMSA_LOGIN_PRINCIPAL"
+
+    TaskMetadataUnreachable "task-metadata-unreachable" Unavailable Platform
+        "on ECS this passes by itself; elsewhere unset ECS_CONTAINER_METADATA_URI_V4 and set GMSA_CREDENTIAL_SPECS"
+    TaskMetadataMalformed "task-metadata-malformed" Data Platform
+        "check what ECS_CONTAINER_METADATA_URI_V4 points to; it must be the ECS agent's task metadata endpoint version 4"
+    TaskCredSpecNotFound "task-credspec-not-found" Data Platform
+        "set the label gmsa-sidecar.credential-specs (or GMSA_CREDENTIAL_SPECS) on the sidecar's own container in the task definition"
+    TaskLabelInvalid "task-label-invalid" Data Platform
+        "write S3 object ARNs into the label, e.g. credentialspecdomainless:arn:aws:s3:::bucket/webapp01.json, separated by spaces"
+    TaskDefinitionDenied "task-definition-denied" Denied Platform
+        "allow ecs:DescribeTaskDefinition to the task role, or set the label gmsa-sidecar.credential-specs so that it is not needed"
+    TaskDefinitionUnreachable "task-definition-unreachable" Unavailable Platform
+        "let the task reach the ECS API (NAT, proxy or the VPC endpoint com.amazonaws.REGION.ecs), or set the label gmsa-sidecar.credential-specs"
+
+    CredSpecNotFound "credspec-not-found" Data Platform
+        "check bucket and key against the ARN, character for character: keys are used raw, never URL-decoded"
+    CredSpecDenied "credspec-denied" Denied Platform
+        "allow s3:GetObject on the object to the *task* role (a sidecar does not use the execution role), and kms:Decrypt if the bucket uses a customer-managed key; without s3:ListBucket a missing key reads as denied too"
+    CredSpecAwsCredentials "credspec-aws-credentials" Denied Platform
+        "give the task a task role (taskRoleArn): it is what a container's AWS credentials come from"
+    CredSpecUnreachable "credspec-unreachable" Unavailable Platform
+        "let the task reach S3 (NAT, proxy or the S3 gateway endpoint); for a private CA set AWS_CA_BUNDLE"
+    CredSpecRegion "credspec-region" Config Platform
+        "set AWS_REGION"
+    CredSpecUnreadable "credspec-unreadable" Data Platform
+        "check path and permissions of the CredSpec file as the sidecar's user sees them"
+    CredSpecTooLarge "credspec-too-large" Data Platform
+        "check that the reference names a CredSpec; a CredSpec has at most 64 KiB"
+    CredSpecMalformed "credspec-malformed" Data Platform
+        "make the CredSpec anew with New-CredentialSpec (PowerShell module CredentialSpec), or correct the named field"
+    CredSpecCredentialArnMissing "credspec-credential-arn-missing" Data Platform
+        "put HostAccountConfig.PluginInput.CredentialArn into the CredSpec, or use the prefix credentialspec: for a domain-joined login"
+
+    SecretNotFound "secret-not-found" Data Platform
+        "check the CredentialArn of the CredSpec against the secret's ARN, region and account included"
+    SecretDenied "secret-denied" Denied Platform
+        "allow secretsmanager:GetSecretValue on the secret to the *task* role, and kms:Decrypt if it is encrypted with a customer-managed key"
+    SecretAwsCredentials "secret-aws-credentials" Denied Platform
+        "give the task a task role (taskRoleArn): it is what a container's AWS credentials come from"
+    SecretUnreachable "secret-unreachable" Unavailable Platform
+        "let the task reach Secrets Manager (NAT, proxy or the VPC endpoint com.amazonaws.REGION.secretsmanager); for a private CA set AWS_CA_BUNDLE"
+    SecretUnusable "secret-unusable" Data Platform
+        "check the secret's state in the console: it may be scheduled for deletion or hold no value yet"
+    SecretTooLarge "secret-too-large" Data Platform
+        "check that the CredentialArn names the login's secret; it has at most 64 KiB"
+    SecretMalformed "secret-malformed" Data Platform
+        "store a JSON object with the keys username, password and domainName in the secret"
+    SecretKeyMissing "secret-key-missing" Data Platform
+        "add the named key to the secret; it holds username, password and, if it differs from the CredSpec's DnsName, domainName"
+
+    DcSrvNotFound "dc-srv-not-found" Unavailable Platform
+        "let the VPC resolve the AD domain (DHCP options or a Route 53 Resolver rule), or set GMSA_DNS_SERVERS"
+    DcDnsUnreachable "dc-dns-unreachable" Unavailable Platform
+        "open port 53 (UDP and TCP) to the DNS servers, or name others in GMSA_DNS_SERVERS"
+    DcAddressNotFound "dc-address-not-found" Unavailable Platform
+        "let the VPC resolve the names of the domain controllers too, not only the SRV record; or set GMSA_DNS_SERVERS"
+    DcUnreachable "dc-unreachable" Unavailable Platform
+        "open TCP 88 and 389 from the task to the domain controllers (security groups, routes, firewall of the DC)"
+
+    TicketLoginRefused "ticket-login-refused" Denied Platform
+        "set the secret to the login's current password; an account locks after a few wrong ones, so nothing is retried quickly"
+    TicketLoginUnknown "ticket-login-unknown" Data Platform
+        "check username and domainName in the secret: the domain does not know this account (Get-ADUser NAME)"
+    TicketLoginRevoked "ticket-login-revoked" Denied Directory
+        "unlock or enable the login in the directory (Unlock-ADAccount, Enable-ADAccount), or extend its expiry"
+    TicketLoginPasswordExpired "ticket-login-password-expired" Denied Directory
+        "set a new password for the login, without `must change at next logon`, and store it in the secret"
+    TicketGmsaRefused "ticket-gmsa-refused" Denied Directory
+        "the directory gave a managed password that its KDC refuses; check replication between the domain controllers (repadmin /showrepl)"
+    TicketGmsaUnknown "ticket-gmsa-unknown" Data Directory
+        "check that the gMSA exists in the CredSpec's domain and has replicated (Get-ADServiceAccount NAME)"
+    TicketGmsaRevoked "ticket-gmsa-revoked" Denied Directory
+        "enable the gMSA (Set-ADServiceAccount NAME -Enabled $true)"
+    TicketServiceUnknown "ticket-service-unknown" Data Directory
+        "the KDC does not know the service; check the domain controller's name and the SPN (setspn -Q SERVICE/HOST)"
+    TicketClockSkew "ticket-clock-skew" Unavailable Platform
+        "set the clock of this host or of the domain controller; Kerberos allows five minutes of difference"
+    TicketEncryption "ticket-encryption" Config Directory
+        "allow AES for the account: tick its AES options or set msDS-SupportedEncryptionTypes to 24, then change its password once; RC4-only accounts are not supported"
+    TicketPreauth "ticket-preauth" Config Directory
+        "the KDC asks for a pre-authentication other than a password (FAST or smart card); exempt the account from it"
+    TicketKdcFailed "ticket-kdc-failed" Unavailable Directory
+        "look the KDC's error up in the domain controller's event log (Kerberos-Key-Distribution-Center)"
+    TicketReplyInvalid "ticket-reply-invalid" Unavailable Directory
+        "something between the task and the domain controller changes or truncates Kerberos messages; check proxies and firewalls, and that the clock is right"
+
+    GmsaConnectionLost "gmsa-connection-lost" Unavailable Directory
+        "check the domain controller's LDAP service and what lies between; it is tried again"
+    GmsaBindRefused "gmsa-bind-refused" Denied Directory
+        "check that the login may log on to the directory and that the domain controller's own SPN ldap/HOST is registered (setspn -Q)"
+    GmsaNotFound "gmsa-not-found" Data Directory
+        "check the account name in the CredSpec (Get-ADServiceAccount NAME) and that the login may see it"
+    GmsaReadDenied "gmsa-read-denied" Denied Directory
+        "let the login read the password: Set-ADServiceAccount NAME -PrincipalsAllowedToRetrieveManagedPassword LOGIN_OR_GROUP; a new group membership needs a new login"
+    GmsaSearchFailed "gmsa-search-failed" Unavailable Directory
+        "look the LDAP error up in the domain controller's event log; it is tried again"
+    GmsaBlobMalformed "gmsa-blob-malformed" Data Directory
+        "read msDS-ManagedPassword with another tool; if it is sound there, report a bug with the domain controller's version"
+
+    VolumeNotWritable "volume-not-writable" CannotCreate Platform
+        "make GMSA_DIR writable for the sidecar's user: the image's volume belongs to 65532:65532 with mode 0775, so run as 65532:GID or UID:65532"
+    VolumeWriteFailed "volume-write-failed" CannotCreate Platform
+        "free space on the volume or mount it writable; the old tickets stay until new ones are written"
+
+    InternalBug "internal-bug" Software Us
+        "report it with this line and the version"
+}
+
+impl Code {
+    /// The registry, in the order of the steps.
+    pub const ALL: &'static [Entry] = REGISTRY;
+
+    /// What the registry says of this code.
+    pub fn entry(self) -> &'static Entry {
+        // The enum and the table are made by one macro: a code's number is its place.
+        &REGISTRY[self as usize]
+    }
+
+    /// The code as users read it, `dc-srv-not-found`.
+    pub fn name(self) -> &'static str {
+        self.entry().name
+    }
+
+    /// The exit code it ends a process with.
+    pub fn exit(self) -> Exit {
+        self.entry().exit
+    }
+
+    /// Whether `run` gives up because of it: nothing that changes outside can cure it.
+    pub fn is_config(self) -> bool {
+        self.exit() == Exit::Config && self.name().starts_with("config-")
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_found_at_its_place_and_named_by_its_step() {
+        let steps = ["config-", "task-", "credspec-", "secret-", "dc-", "ticket-", "gmsa-", "volume-", "internal-"];
+        let mut names = std::collections::HashSet::new();
+        for entry in Code::ALL {
+            assert_eq!(entry.code.name(), entry.name);
+            assert!(steps.iter().any(|step| entry.name.starts_with(step)), "{}", entry.name);
+            assert!(names.insert(entry.name), "{} twice", entry.name);
+            assert!(!entry.next.ends_with('.'), "{}", entry.name);
+        }
+    }
+
+    #[test]
+    fn a_fault_reads_as_code_what_why_next() {
+        let fault = Fault::new(Code::DcSrvNotFound, "no domain controller is known for `corp.example.com`")
+            .because("DNS has no record `_ldap._tcp.dc._msdcs.corp.example.com`");
+        insta::assert_snapshot!(fault, @r"
+        code=dc-srv-not-found
+          what: no domain controller is known for `corp.example.com`
+          why:  DNS has no record `_ldap._tcp.dc._msdcs.corp.example.com`
+          next: let the VPC resolve the AD domain (DHCP options or a Route 53 Resolver rule), or set GMSA_DNS_SERVERS; see docs/faults.md#dc-srv-not-found
+        ");
+    }
+}

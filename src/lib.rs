@@ -1,0 +1,6 @@
+//! Kerberos tickets of group Managed Service Accounts for Linux containers, from a sidecar.
+
+pub mod clock;
+pub mod fault;
+pub mod lease;
+pub mod name;

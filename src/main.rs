@@ -1,0 +1,3 @@
+//! The `gmsa-sidecar` command.
+
+fn main() {}

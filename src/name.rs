@@ -1,0 +1,247 @@
+//! Names that come from outside, each a type that cannot hold a dangerous value.
+//!
+//! Whatever reaches a path, an LDAP filter, a DNS question or a `krb5.conf` has passed one of these first.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A name was refused; the message says why and quotes the name with its control characters escaped.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} `{}` {reason}", .value.escape_debug())]
+pub struct NameError {
+    kind: &'static str,
+    value: String,
+    reason: &'static str,
+}
+
+fn refuse<T>(kind: &'static str, value: &str, reason: &'static str) -> Result<T, NameError> {
+    let value = value.chars().take(80).collect();
+    Err(NameError { kind, value, reason })
+}
+
+/// A gMSA's account name in the CredSpec's spelling, without the trailing `$`.
+///
+/// Letters, digits, `-`, `_`, `.` and inner spaces, at most 20 characters with the `$` (`sAMAccountName` of
+/// MS-ADTS 3.1.1.3.1.2.2 without what could steer a path or a filter). It names the account's folder on the volume.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Account(String);
+
+impl Account {
+    /// The name without `$`: the folder on the volume.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The directory's spelling: with the `$`.
+    pub fn sam_account_name(&self) -> String {
+        format!("{}$", self.0)
+    }
+
+    /// AD compares account names without case.
+    pub fn same_as(&self, other: &str) -> bool {
+        self.0.eq_ignore_ascii_case(other.strip_suffix('$').unwrap_or(other))
+    }
+}
+
+impl FromStr for Account {
+    type Err = NameError;
+
+    fn from_str(value: &str) -> Result<Self, NameError> {
+        const KIND: &str = "account name";
+        let name = value.strip_suffix('$').unwrap_or(value);
+        if name.is_empty() {
+            return refuse(KIND, value, "is empty");
+        }
+        if name.len() > 19 {
+            return refuse(KIND, value, "is longer than 20 characters with its `$`");
+        }
+        if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_. ".contains(c)) {
+            return refuse(KIND, value, "may hold only letters, digits, `-`, `_`, `.` and inner spaces");
+        }
+        if name.starts_with(' ') || name.ends_with([' ', '.']) {
+            return refuse(KIND, value, "may not begin with a space, nor end with a space or a dot");
+        }
+        if name.to_ascii_lowercase().starts_with(TEMPORARY) {
+            return refuse(KIND, value, "is the name of a temporary file of the volume");
+        }
+        if RESERVED.iter().any(|file| file.eq_ignore_ascii_case(name)) {
+            return refuse(KIND, value, "is the name of a file of the volume");
+        }
+        Ok(Self(name.to_owned()))
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How the temporary names on the volume begin.
+pub const TEMPORARY: &str = ".gmsa-";
+
+/// The files of the volume's root: no account may be called like one.
+const RESERVED: [&str; 3] = ["krb5cc", "krb5.conf", "krb5.keytab"];
+
+/// An AD domain's DNS name, lower case. Its [`realm`](Domain::realm) is the same in upper case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Domain(String);
+
+impl Domain {
+    /// The lower-case DNS name, without a trailing dot.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The Kerberos realm: AD's is always the domain in upper case (MS-KILE 3.3.5.1.1).
+    pub fn realm(&self) -> String {
+        self.0.to_ascii_uppercase()
+    }
+
+    /// The distinguished name of the domain's root, `DC=corp,DC=example,DC=com` (RFC 2247).
+    pub fn base_dn(&self) -> String {
+        let labels: Vec<_> = self.0.split('.').map(|label| format!("DC={label}")).collect();
+        labels.join(",")
+    }
+}
+
+impl FromStr for Domain {
+    type Err = NameError;
+
+    fn from_str(value: &str) -> Result<Self, NameError> {
+        dns_name("domain", value).map(Self)
+    }
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A host's DNS name, lower case, without a trailing dot.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Host(String);
+
+impl Host {
+    /// The lower-case DNS name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Host {
+    type Err = NameError;
+
+    fn from_str(value: &str) -> Result<Self, NameError> {
+        dns_name("host name", value).map(Self)
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// RFC 1123 labels; `_` is allowed because AD allows it in domain names of old (MS-ADTS 3.1.1.1.5).
+fn dns_name(kind: &'static str, value: &str) -> Result<String, NameError> {
+    let name = value.strip_suffix('.').unwrap_or(value);
+    if name.is_empty() {
+        return refuse(kind, value, "is empty");
+    }
+    if name.len() > 253 {
+        return refuse(kind, value, "is longer than 253 characters");
+    }
+    let good = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if !name.split('.').all(good) {
+        return refuse(kind, value, "is not made of DNS labels");
+    }
+    Ok(name.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn accounts_that_directories_hold_are_accepted() {
+        for (given, name) in [
+            ("WebApp01", "WebApp01"),
+            ("WebApp01$", "WebApp01"),
+            ("my app_1.x", "my app_1.x"),
+            (".net-app", ".net-app"),
+        ] {
+            assert_eq!(given.parse::<Account>().unwrap().as_str(), name);
+        }
+    }
+
+    #[test]
+    fn accounts_that_could_steer_a_path_or_a_filter_are_refused() {
+        let bad = [
+            "",
+            "$",
+            ".",
+            "..",
+            "../../x",
+            "a/b",
+            "*)(objectClass=*",
+            "a\0b",
+            "a\nb",
+            " a",
+            "a ",
+            ".gmsa-x",
+            "krb5cc",
+            "KRB5.conf",
+            "krb5.keytab$",
+            "abcdefghijklmnopqrst",
+            "wëb",
+        ];
+        for name in bad {
+            assert!(name.parse::<Account>().is_err(), "{name:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn domains_are_lower_cased_and_checked() {
+        let domain: Domain = "Corp.Example.COM.".parse().unwrap();
+        assert_eq!((domain.as_str(), domain.realm().as_str()), ("corp.example.com", "CORP.EXAMPLE.COM"));
+        assert_eq!(domain.base_dn(), "DC=corp,DC=example,DC=com");
+        for name in ["", ".", "a..b", "a b", "a\n.b", "-a.b", "a,DC=x", "[realms]", &"a".repeat(64)] {
+            assert!(name.parse::<Domain>().is_err(), "{name:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_refusal_quotes_control_characters_escaped() {
+        let error = "evil\n[libdefaults]".parse::<Domain>().unwrap_err().to_string();
+        assert_eq!(error, "domain `evil\\n[libdefaults]` is not made of DNS labels");
+    }
+
+    proptest! {
+        #[test]
+        fn an_accepted_account_is_one_plain_path_component(value in ".{0,30}") {
+            if let Ok(account) = value.parse::<Account>() {
+                let path = std::path::Path::new(account.as_str());
+                prop_assert_eq!(path.components().count(), 1);
+                prop_assert!(matches!(path.components().next(), Some(std::path::Component::Normal(_))));
+                prop_assert!(!account.as_str().contains(['(', ')', '*', '\\', '\0', '\n']));
+            }
+        }
+
+        #[test]
+        fn an_accepted_domain_holds_nothing_krb5_conf_could_read_as_syntax(value in ".{0,80}") {
+            if let Ok(domain) = value.parse::<Domain>() {
+                let syntax = b"[]{}=#;\"\\,";
+                let plain = domain.as_str().bytes().all(|b| b.is_ascii_graphic() && !syntax.contains(&b));
+                prop_assert!(plain);
+            }
+        }
+    }
+}
