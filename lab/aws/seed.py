@@ -10,8 +10,9 @@ import os
 import sys
 from pathlib import Path
 
-import boto3
-from botocore.config import Config
+if sys.argv[1:]:
+    print("usage: . lab/env.sh; lab/run build/venv/bin/python lab/aws/seed.py\n\n" + __doc__.strip())
+    sys.exit()
 
 env = os.environ
 REGION, ACCOUNT, BUCKET, FAMILY = env["LAB_AWS_REGION"], env["LAB_AWS_ACCOUNT"], env["LAB_BUCKET"], env["LAB_FAMILY"]
@@ -20,6 +21,9 @@ WEBAPP01 = f"credentialspecdomainless:arn:aws:s3:::{BUCKET}/webapp01.json"
 
 
 def client(service):
+    import boto3  # only build/venv has it, and --help should work without
+    from botocore.config import Config
+
     return boto3.client(
         service,
         endpoint_url=env["LAB_AWS_ENDPOINT"],
@@ -197,9 +201,6 @@ def write(path, value):
 
 
 def main():
-    if sys.argv[1:]:
-        print("usage: seed.py\n\n" + __doc__)
-        return
     arns = secrets()
     credspecs(arns["gmsa/login"])
     task_definition()

@@ -7,7 +7,7 @@ agent_answers() { in_netns curl -so /dev/null --max-time 2 "$LAB_ECS_ENDPOINT/";
 start_aws() {
   if ! pid_of "$LAB_STATE/run/moto.pid" moto_server >/dev/null; then
     log "starting moto"
-    daemon moto env MOTO_ECS_NEW_ARN=true "$LAB_VENV/bin/moto_server" -H "$LAB_AWS_IP" -p 5000
+    daemon moto "$LAB_VENV/bin/moto_server" -H "$LAB_AWS_IP" -p 5000
   fi
   if ! pid_of "$LAB_STATE/run/ecs-agent.pid" python3 >/dev/null; then
     log "starting the ECS agent stand-in"

@@ -23,13 +23,16 @@ pid_of() {
   echo "$pid"
 }
 
+# a zombie is gone too: some first processes take their time to reap
+alive() { local stat; read -r stat 2>/dev/null <"/proc/$1/stat" && [[ $stat != *') Z '* ]]; }
+
 # stop FILE COMM: end the process of that PID file and wait for it
 stop() {
   local pid
   if pid=$(pid_of "$1" "$2"); then
     kill "$pid"
-    for _ in $(seq 200); do [ -e "/proc/$pid" ] || break; sleep 0.05; done
-    [ ! -e "/proc/$pid" ] || die "$2 (process $pid) does not stop"
+    for _ in $(seq 400); do alive "$pid" || break; sleep 0.05; done
+    ! alive "$pid" || die "$2 (process $pid) does not stop"
   fi
   rm -f "$1"
 }
