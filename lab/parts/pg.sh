@@ -8,7 +8,8 @@ pg_bin() { find /usr/lib/postgresql/*/bin -maxdepth 0 | sort -V | tail -n 1; }
 as_postgres() {
   # shellcheck disable=SC2016 # for the inner shell
   in_netns unshare -m --propagation private bash -c 'mount --bind "$0" /var/lib/postgresql && exec "$@"' "$LAB_PG" \
-    setpriv --reuid=postgres --regid=postgres --init-groups env HOME=/var/lib/postgresql "$@"
+    setpriv --reuid=postgres --regid=postgres --init-groups \
+    env -C / HOME=/var/lib/postgresql KRB5_CONFIG=/var/lib/postgresql/krb5.conf "$@"
 }
 
 # as the database's administrator, over the socket
@@ -38,6 +39,7 @@ END
 start_pg() {
   local account role
   make_pg
+  cp "$LAB_CLIENT/krb5.conf" "$LAB_PG/"
   if ! pid_of "$LAB_PG/data/postmaster.pid" postgres >/dev/null; then
     log "starting PostgreSQL"
     rm -f "$LAB_PG/data/postmaster.pid"
