@@ -40,6 +40,7 @@ LAB_GMSA_LONG=WebApp-15-chars
 
 # services that tickets are used against
 LAB_DB=db.example.com LAB_DB_IP=127.0.10.5
+LAB_PG="$LAB_STATE/pg"      # psql -h "$LAB_PG" -U postgres: the database's administrator, as root
 LAB_SMB="//$LAB_DC1/app"
 
 # AWS stand-ins

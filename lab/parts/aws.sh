@@ -16,8 +16,8 @@ start_aws() {
 }
 
 seed_aws() {
-  wait_for moto 30 aws_answers
-  wait_for "the ECS agent stand-in" 10 agent_answers
+  wait_for moto 60 aws_answers
+  wait_for "the ECS agent stand-in" 60 agent_answers
   log "seeding the AWS stand-ins"
   in_netns "$LAB_VENV/bin/python" -B "$LAB_ROOT/aws/seed.py"
 }

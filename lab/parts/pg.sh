@@ -1,7 +1,6 @@
 # shellcheck shell=bash
 # PostgreSQL at db.example.com:5432, GSSAPI only. Sourced by lab/up and lab/down, after common.sh.
 
-LAB_PG="$LAB_STATE/pg"
 pg_bin() { find /usr/lib/postgresql/*/bin -maxdepth 0 | sort -V | tail -n 1; }
 
 # as the user postgres, who may not be let into the state folder: it sees $LAB_PG at its home
