@@ -1,0 +1,259 @@
+//! Sealed LDAP -> the gMSA's managed password.
+
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use crate::dc::LDAP_PORT;
+use crate::fault::{Code, Fault};
+use crate::kerberos::Password;
+use crate::ldap::{Connection, Entry, LdapError, Sealed};
+use crate::name::{Account, Domain, Host};
+
+/// A gMSA as its directory knows it.
+pub struct Gmsa {
+    /// `sAMAccountName` in the directory's spelling, with `$`: the principal's name, since the KDC keeps the case
+    /// that was asked for.
+    pub sam_account_name: String,
+    /// `msDS-KeyVersionNumber`, where the login may read it.
+    pub kvno: Option<u32>,
+    /// The managed password.
+    pub password: ManagedPassword,
+}
+
+impl Gmsa {
+    /// Searches the domain for the account and reads its password.
+    ///
+    /// `login` names who asks, for the fault: the directory answers a login without the right with success and just
+    /// leaves `msDS-ManagedPassword` out.
+    pub async fn read(
+        connection: &mut Connection<Sealed>,
+        domain: &Domain,
+        account: &Account,
+        login: &str,
+    ) -> Result<Self, Fault> {
+        let name = account.sam_account_name();
+        let base = domain.base_dn();
+        let found = connection.search(&base, "sAMAccountName", &name, ATTRIBUTES);
+        let entries = match tokio::time::timeout(LDAP_DEADLINE, found).await {
+            Ok(Ok(entries)) => entries,
+            Ok(Err(error)) => return Err(search_fault(&error, &name, domain)),
+            Err(_elapsed) => {
+                let what = format!("the search for the gMSA `{name}` in `{domain}` got no answer");
+                return Err(Fault::new(Code::GmsaConnectionLost, what).because(format!("waited {LDAP_DEADLINE:?}")));
+            }
+        };
+        let Some(entry) = entries.into_iter().find(|entry| is_account(entry, account)) else {
+            let what = format!("the domain `{domain}` has no gMSA `{name}`");
+            let why = format!("a search by sAMAccountName as `{login}` found nothing");
+            return Err(Fault::new(Code::GmsaNotFound, what).because(why));
+        };
+        let Some(blob) = entry.value("msDS-ManagedPassword") else {
+            let what = format!("the login `{login}` may not read the managed password of the gMSA `{name}`");
+            let why = "the directory shows the account without msDS-ManagedPassword: the login is not among the \
+                       PrincipalsAllowedToRetrieveManagedPassword (msDS-GroupMSAMembership)";
+            return Err(Fault::new(Code::GmsaReadDenied, what).because(why));
+        };
+        let password = ManagedPassword::parse(blob).map_err(|error| {
+            let what = format!("the managed password of the gMSA `{name}` cannot be read");
+            Fault::new(Code::GmsaBlobMalformed, what).because(error)
+        })?;
+        Ok(Self {
+            sam_account_name: entry.text("sAMAccountName").unwrap_or(&name).to_owned(),
+            kvno: entry.text("msDS-KeyVersionNumber").and_then(|kvno| kvno.parse().ok()),
+            password,
+        })
+    }
+}
+
+/// Binds a connection to a DC's LDAP service with the login's ticket.
+pub async fn bind(
+    stream: tokio::net::TcpStream,
+    ticket: &crate::kerberos::LdapTicket,
+    host: &Host,
+    login: &str,
+) -> Result<Connection<Sealed>, Fault> {
+    let what = format!("the login `{login}` cannot bind to LDAP on `{host}` port {LDAP_PORT}");
+    match tokio::time::timeout(LDAP_DEADLINE, Connection::new(stream).bind(ticket)).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error @ (LdapError::Closed | LdapError::Connection(_)))) => {
+            Err(Fault::new(Code::GmsaConnectionLost, what).because(error))
+        }
+        Ok(Err(error)) => Err(Fault::new(Code::GmsaBindRefused, what).because(error)),
+        Err(_elapsed) => {
+            Err(Fault::new(Code::GmsaConnectionLost, what).because(format!("no answer in {LDAP_DEADLINE:?}")))
+        }
+    }
+}
+
+/// A managed password: what `MSDS-MANAGEDPASSWORD_BLOB` holds (MS-ADTS 2.2.19). Wiped when dropped.
+#[derive(Debug)]
+pub struct ManagedPassword {
+    /// The password now. In the last minutes before it expires this is already the next one, which the KDC still
+    /// refuses: then [`previous`](Self::previous) is the one that works.
+    pub current: Password,
+    /// The password before.
+    pub previous: Option<Password>,
+    /// In how long the password should be read again.
+    pub query_interval: Duration,
+    /// For how long the password will surely not change.
+    pub unchanged_interval: Duration,
+}
+
+impl ManagedPassword {
+    /// Decodes the blob, little endian, by its offsets: Samba adds no padding, so nothing but them tells where a
+    /// field lies.
+    pub fn parse(blob: &[u8]) -> Result<Self, BlobError> {
+        let version = u16_at(blob, 0)?;
+        if version != 1 {
+            return Err(BlobError::Version(version));
+        }
+        let length = field(blob, 4).map(u32::from_le_bytes)?;
+        if usize::try_from(length).ok() != Some(blob.len()) {
+            return Err(BlobError::Length { told: length, found: blob.len() });
+        }
+        let previous = match u16_at(blob, 10)? {
+            0 => None,
+            offset => Some(password(blob, offset)?),
+        };
+        Ok(Self {
+            current: password(blob, u16_at(blob, 8)?)?,
+            previous,
+            query_interval: interval(blob, u16_at(blob, 12)?)?,
+            unchanged_interval: interval(blob, u16_at(blob, 14)?)?,
+        })
+    }
+}
+
+/// The blob is not one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BlobError {
+    /// Another version than 1.
+    #[error("version {0} of msDS-ManagedPassword is not known")]
+    Version(u16),
+    /// The length it tells is not the length it has.
+    #[error("msDS-ManagedPassword tells a length of {told} bytes and has {found}")]
+    Length {
+        /// What the blob tells.
+        told: u32,
+        /// What was received.
+        found: usize,
+    },
+    /// A field lies outside, or over the header.
+    #[error("msDS-ManagedPassword has a field at offset {0}, which is not inside it")]
+    Offset(usize),
+}
+
+/// A password is 256 octets, taken by length: they are random and may hold NULs and newlines.
+fn password(blob: &[u8], offset: u16) -> Result<Password, BlobError> {
+    let octets: Zeroizing<[u8; 256]> = Zeroizing::new(behind_header(blob, offset)?);
+    Ok(Password::from_utf16le(octets.as_slice()))
+}
+
+/// An interval is an unsigned number of 100 ns units.
+fn interval(blob: &[u8], offset: u16) -> Result<Duration, BlobError> {
+    let units = behind_header(blob, offset).map(u64::from_le_bytes)?;
+    Ok(Duration::from_micros(units / 10))
+}
+
+fn behind_header<const N: usize>(blob: &[u8], offset: u16) -> Result<[u8; N], BlobError> {
+    let offset = usize::from(offset);
+    if offset < HEADER_LENGTH { Err(BlobError::Offset(offset)) } else { field(blob, offset) }
+}
+
+fn u16_at(blob: &[u8], offset: usize) -> Result<u16, BlobError> {
+    field(blob, offset).map(u16::from_le_bytes)
+}
+
+fn field<const N: usize>(blob: &[u8], offset: usize) -> Result<[u8; N], BlobError> {
+    blob.get(offset..).and_then(<[u8]>::first_chunk).copied().ok_or(BlobError::Offset(offset))
+}
+
+fn is_account(entry: &Entry, account: &Account) -> bool {
+    entry.text("sAMAccountName").is_some_and(|name| account.same_as(name))
+}
+
+fn search_fault(error: &LdapError, name: &str, domain: &Domain) -> Fault {
+    let what = format!("the search for the gMSA `{name}` in `{domain}` failed");
+    let code = match error {
+        LdapError::Refused { .. } => Code::GmsaSearchFailed,
+        _ => Code::GmsaConnectionLost,
+    };
+    Fault::new(code, what).because(error)
+}
+
+const ATTRIBUTES: &[&str] = &["sAMAccountName", "msDS-ManagedPassword", "msDS-KeyVersionNumber"];
+
+/// Version, reserved, length and four offsets.
+const HEADER_LENGTH: usize = 16;
+
+/// For one operation. A DC answers in milliseconds.
+const LDAP_DEADLINE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn blob(previous: bool) -> Vec<u8> {
+        // As Samba lays it out: no padding, so the intervals lie unaligned.
+        let mut blob = vec![0; HEADER_LENGTH];
+        let mut offsets = [0; 4];
+        for (slot, octets) in [(0, vec![b'a'; 258]), (1, vec![b'b'; 258])] {
+            if slot == 0 || previous {
+                offsets[slot] = blob.len();
+                blob.extend(octets);
+            }
+        }
+        for (slot, units) in [(2, 600_000_000_u64), (3, 300_000_000)] {
+            offsets[slot] = blob.len();
+            blob.extend(units.to_le_bytes());
+        }
+        blob[0] = 1;
+        let length = u32::try_from(blob.len()).unwrap();
+        blob[4..8].copy_from_slice(&length.to_le_bytes());
+        for (slot, offset) in offsets.into_iter().enumerate() {
+            blob[8 + 2 * slot..10 + 2 * slot].copy_from_slice(&u16::try_from(offset).unwrap().to_le_bytes());
+        }
+        blob
+    }
+
+    #[test]
+    fn the_fields_are_found_by_their_offsets() {
+        let fresh = ManagedPassword::parse(&blob(false)).unwrap();
+        assert!(fresh.previous.is_none());
+        let rolled = ManagedPassword::parse(&blob(true)).unwrap();
+        assert!(rolled.previous.is_some());
+        assert_eq!(rolled.query_interval, Duration::from_secs(60));
+        assert_eq!(rolled.unchanged_interval, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_blob_that_lies_is_refused() {
+        let good = blob(true);
+        let changed = |at: usize, octet: u8| {
+            let mut blob = good.clone();
+            blob[at] = octet;
+            ManagedPassword::parse(&blob).unwrap_err()
+        };
+        assert_eq!(changed(0, 2), BlobError::Version(2));
+        assert_eq!(changed(8, 3), BlobError::Offset(3));
+        assert_eq!(changed(9, 0xff), BlobError::Offset(0xff10));
+        assert!(matches!(changed(4, 1), BlobError::Length { .. }));
+        assert!(ManagedPassword::parse(&[]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_blob_panics(blob in proptest::collection::vec(any::<u8>(), 0..700)) {
+            let _ = ManagedPassword::parse(&blob);
+        }
+
+        #[test]
+        fn no_offset_panics(offset in any::<u16>(), slot in 0_usize..4) {
+            let mut blob = blob(true);
+            blob[8 + 2 * slot..10 + 2 * slot].copy_from_slice(&offset.to_le_bytes());
+            let _ = ManagedPassword::parse(&blob);
+        }
+    }
+}

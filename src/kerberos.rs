@@ -1,0 +1,215 @@
+//! Kerberos: the AS exchange (RFC 4120 section 3.1) -> a ticket; a ticket -> a sealed GSS context.
+//!
+//! The exchange is a state machine over bytes: it has no socket and no clock, so every path of it is tested without
+//! a network. This is the only module that names the `krb5` crate, whose part is the cryptography, the GSS-API
+//! tokens and the file formats. Its own KDC client is not used: it needs twice the round trips, knows no salt
+//! beforehand and leaves the names in a reply unchecked (`docs/dependencies.md`).
+
+mod exchange;
+mod messages;
+mod tickets;
+
+/// Our side of GSS-SPNEGO, for the sealed LDAP connection.
+mod context;
+
+pub use context::{ContextError, Sealer, SecurityContext};
+pub use exchange::{AsError, AsExchange, KdcError, Proof, Step};
+pub use krb5::Principal;
+pub use tickets::{GmsaTgt, LdapTicket, Ticket};
+
+use krb5::Key;
+use zeroize::Zeroizing;
+
+use crate::clock;
+use crate::dc::KdcConnection;
+use crate::fault::{Code, Fault};
+use crate::name::{Account, Domain, Host};
+
+/// The enctypes asked for, best known first: what every AD since 2008 speaks, then AES with SHA-2 (RFC 8009).
+/// RC4 is left out on purpose: it is broken, and the directory's cure is one attribute.
+pub const ENCTYPES: [i32; 4] = [18, 17, 20, 19];
+
+/// A long-term key of one principal, with the salt it was derived with.
+#[derive(Clone)]
+pub struct ClientKey {
+    key: Key,
+    salt: Vec<u8>,
+}
+
+impl ClientKey {
+    /// Derives the key from a password (RFC 3962 section 4). Costs some milliseconds of CPU: 4096 rounds of PBKDF2.
+    fn derive(enctype: i32, password: &str, salt: &[u8], params: Option<[u8; 4]>) -> Result<Self, krb5::key::KeyError> {
+        Ok(Self { key: Key::from_password(enctype, password, salt, params)?, salt: salt.to_vec() })
+    }
+}
+
+impl std::fmt::Debug for ClientKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ClientKey(enctype {})", self.key.enctype())
+    }
+}
+
+/// A password in the form that string-to-key takes. Wiped when dropped, never shown.
+#[derive(Clone)]
+pub struct Password(Zeroizing<String>);
+
+impl Password {
+    /// A login's password.
+    pub fn new(password: Zeroizing<String>) -> Self {
+        Self(password)
+    }
+
+    /// A gMSA's password: 256 octets of UTF-16LE (MS-ADTS 2.2.19). They are random, so most hold lone surrogates;
+    /// the directory turns each into U+FFFD before it derives the AES keys, and so must we.
+    pub fn from_utf16le(octets: &[u8]) -> Self {
+        let units = octets.chunks_exact(2).map(|unit| u16::from_le_bytes([unit[0], unit[1]]));
+        let units: Zeroizing<Vec<u16>> = Zeroizing::new(units.collect());
+        Self(Zeroizing::new(String::from_utf16_lossy(&units)))
+    }
+
+    fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Password(redacted)")
+    }
+}
+
+/// Carries an exchange through over a kept connection to a KDC.
+pub async fn authenticate(
+    kdc: &mut KdcConnection,
+    client: &Principal,
+    server: &Principal,
+    proof: Proof,
+) -> Result<(Ticket, ClientKey), Refusal> {
+    let (client, server) = (client.clone(), server.clone());
+    let (mut exchange, mut request) = AsExchange::start(client, server, proof, rand::random(), clock::now())?;
+    loop {
+        let reply = kdc.ask(&request).await?;
+        match exchange.receive(&reply, clock::now())? {
+            Step::Send(next) => request = next,
+            Step::Done(ticket, key) => return Ok((*ticket, key)),
+        }
+    }
+}
+
+/// Why no ticket came.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The KDC could not be asked.
+    #[error("{0}")]
+    Unreachable(#[from] Fault),
+    /// The exchange failed.
+    #[error("{0}")]
+    Exchange(#[from] AsError),
+}
+
+impl Refusal {
+    /// The KDC takes the proof for wrong.
+    pub fn is_wrong_password(&self) -> bool {
+        matches!(self, Self::Exchange(AsError::Kdc(error)) if error.code == KdcError::PREAUTH_FAILED)
+    }
+
+    /// As a fault of the login's exchange for a DC's LDAP service.
+    pub fn of_login(self, login: &Principal, kdc: &Host) -> Fault {
+        let codes = ClientCodes {
+            unknown: Code::TicketLoginUnknown,
+            revoked: Code::TicketLoginRevoked,
+            password_expired: Code::TicketLoginPasswordExpired,
+            wrong_password: Code::TicketLoginRefused,
+        };
+        self.into_fault(&format!("the login `{login}`"), kdc, &codes)
+    }
+
+    /// As a fault of the gMSA's own exchange.
+    pub fn of_gmsa(self, gmsa: &Principal, kdc: &Host) -> Fault {
+        let codes = ClientCodes {
+            unknown: Code::TicketGmsaUnknown,
+            revoked: Code::TicketGmsaRevoked,
+            password_expired: Code::TicketGmsaRefused,
+            wrong_password: Code::TicketGmsaRefused,
+        };
+        self.into_fault(&format!("the gMSA `{gmsa}`"), kdc, &codes)
+    }
+
+    fn into_fault(self, client: &str, kdc: &Host, codes: &ClientCodes) -> Fault {
+        let error = match self {
+            Self::Unreachable(fault) => return fault,
+            Self::Exchange(error) => error,
+        };
+        const NO_AES: &str = "it offers no enctype that is allowed here";
+        const NO_PASSWORD: &str = "it does not take a password";
+        let (code, told) = match &error {
+            AsError::Invalid(_) => (Code::TicketReplyInvalid, "its reply cannot be believed"),
+            AsError::Encryption(_) => (Code::TicketEncryption, NO_AES),
+            AsError::Preauthentication(_) => (Code::TicketPreauth, NO_PASSWORD),
+            AsError::Kdc(refused) => match refused.code {
+                KdcError::CLIENT_UNKNOWN | KdcError::WRONG_REALM => (codes.unknown, "it does not know the account"),
+                KdcError::SERVICE_UNKNOWN => (Code::TicketServiceUnknown, "it does not know the service asked for"),
+                KdcError::ENCTYPE_UNSUPPORTED => (Code::TicketEncryption, NO_AES),
+                KdcError::CLIENT_REVOKED => (codes.revoked, "the account is disabled, locked or expired"),
+                KdcError::PASSWORD_EXPIRED => (codes.password_expired, "the password must be changed first"),
+                KdcError::PREAUTH_FAILED => (codes.wrong_password, "the password is wrong"),
+                KdcError::PREAUTH_REQUIRED => (Code::TicketPreauth, NO_PASSWORD),
+                KdcError::CLOCK_SKEW => (Code::TicketClockSkew, "the clocks differ too much"),
+                _ => (Code::TicketKdcFailed, "see its answer"),
+            },
+        };
+        let mut why = error.to_string();
+        if let AsError::Kdc(refused @ KdcError { code: KdcError::CLOCK_SKEW, .. }) = &error {
+            let (skew, ahead) = refused.skew(clock::now());
+            let skew = humantime::format_duration(std::time::Duration::from_secs(skew.as_secs()));
+            why = format!("{why}; its clock is {skew} {} of ours", if ahead { "ahead" } else { "behind" });
+        }
+        Fault::new(code, format!("no ticket for {client} from the KDC on `{kdc}`: {told}")).because(why)
+    }
+}
+
+/// The codes that tell whose account is at fault.
+struct ClientCodes {
+    unknown: Code,
+    revoked: Code,
+    password_expired: Code,
+    wrong_password: Code,
+}
+
+/// `account$@REALM`, with the account in the directory's own spelling: the KDC keeps the case that was asked for.
+pub fn gmsa_principal(sam_account_name: &str, domain: &Domain) -> Principal {
+    Principal::new(krb5::client::NT_PRINCIPAL, [sam_account_name], domain.realm())
+}
+
+/// `name@REALM` of a login.
+pub fn login_principal(name: &str, domain: &Domain) -> Principal {
+    Principal::new(krb5::client::NT_PRINCIPAL, [name], domain.realm())
+}
+
+/// `ldap/dc1.example.com@EXAMPLE.COM`, the DC's own SPN (MS-ADTS 2.2.21 by way of MS-DRSR).
+pub fn ldap_service(host: &Host, domain: &Domain) -> Principal {
+    Principal::new(krb5::client::NT_SRV_INST, ["ldap", host.as_str()], domain.realm())
+}
+
+/// `krbtgt/REALM@REALM`.
+pub fn ticket_granting_service(domain: &Domain) -> Principal {
+    Principal::krbtgt(&domain.realm())
+}
+
+/// The salt of a computer-like account, which a gMSA is: `REALMhostname.domain` with the name in lower case and
+/// without `$` (MS-KILE 3.1.1.2). It does not depend on dNSHostName.
+pub fn gmsa_salt(account: &Account, domain: &Domain) -> Vec<u8> {
+    format!("{}host{}.{}", domain.realm(), account.as_str().to_ascii_lowercase(), domain.as_str()).into_bytes()
+}
+
+/// What an enctype is called, as `klist` prints it.
+pub fn enctype_name(enctype: i32) -> String {
+    match enctype {
+        17 => "aes128-cts-hmac-sha1-96".into(),
+        18 => "aes256-cts-hmac-sha1-96".into(),
+        19 => "aes128-cts-hmac-sha256-128".into(),
+        20 => "aes256-cts-hmac-sha384-192".into(),
+        23 => "rc4-hmac".into(),
+        other => format!("enctype {other}"),
+    }
+}

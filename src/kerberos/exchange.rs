@@ -1,0 +1,354 @@
+//! One AS exchange, from the first request to the verified ticket.
+
+use std::time::{Duration, SystemTime};
+
+use der::asn1::{BitString, OctetString};
+use der::{Decode, Encode};
+use krb5::ccache::Entry;
+use krb5::{CCache, Principal};
+
+use super::messages::{
+    AS_REP, AS_REQ, AsRep, AsReq, Checksum, EncKdcRepPart, EncryptedData, EtypeInfo2Entry, KRB_ERROR, KdcReqBody,
+    KerberosString, KrbError, PA_ENC_TIMESTAMP, PA_ETYPE_INFO2, PA_REQ_ENC_PA_REP, PaData, PaEncTsEnc, PrincipalName,
+    Reply, flags, time,
+};
+use super::{ClientKey, ENCTYPES, Password, Ticket};
+use crate::clock;
+
+/// What proves the client to the KDC.
+pub enum Proof {
+    /// A password whose salt the KDC shall tell. The first request carries no pre-authentication: it counts as no
+    /// failed login, where a wrongly guessed salt would.
+    Password(Password),
+    /// A password whose salt is known beforehand, which saves a round trip.
+    SaltedPassword(Password, Vec<u8>),
+    /// A key kept from an earlier exchange.
+    Key(ClientKey),
+}
+
+/// What to do after a reply of the KDC.
+pub enum Step {
+    /// Send this request and hand the reply to [`AsExchange::receive`].
+    Send(Vec<u8>),
+    /// The ticket, verified, and the key that it was got with.
+    Done(Box<Ticket>, ClientKey),
+}
+
+/// An AS exchange (RFC 4120 section 3.1): bytes in, bytes and a ticket out.
+pub struct AsExchange {
+    client: Principal,
+    server: Principal,
+    password: Option<Password>,
+    key: Option<ClientKey>,
+    nonce: u32,
+    sent: Vec<u8>,
+    /// Whether the KDC has already told how to derive the key: it is asked once, so that a confused KDC cannot make
+    /// us send proofs for ever.
+    informed: bool,
+}
+
+impl AsExchange {
+    /// Begins an exchange; returns it with the first request.
+    ///
+    /// `nonce` is random, 31 bits; `now` is the KDC's time as far as known.
+    pub fn start(
+        client: Principal,
+        server: Principal,
+        proof: Proof,
+        nonce: u32,
+        now: SystemTime,
+    ) -> Result<(Self, Vec<u8>), AsError> {
+        let (password, key) = match proof {
+            Proof::Password(password) => (Some(password), None),
+            Proof::SaltedPassword(password, salt) => {
+                let key = ClientKey::derive(ENCTYPES[0], password.as_str(), &salt, None)?;
+                (Some(password), Some(key))
+            }
+            Proof::Key(key) => (None, Some(key)),
+        };
+        // Some KDCs read the nonce as a signed number (RFC 4120 section 5.4.1 note).
+        let nonce = nonce & 0x7fff_ffff;
+        let mut exchange = Self { client, server, password, key, nonce, sent: Vec::new(), informed: false };
+        let request = exchange.request(now)?;
+        Ok((exchange, request))
+    }
+
+    /// Takes the KDC's reply to the last request.
+    pub fn receive(&mut self, reply: &[u8], now: SystemTime) -> Result<Step, AsError> {
+        match Reply::decode(reply)? {
+            Reply::AsRep(reply) => self.verify(&reply),
+            Reply::Error(error) => {
+                if error.msg_type != KRB_ERROR {
+                    return Err(AsError::Invalid("a KRB-ERROR with another message type".into()));
+                }
+                self.refused(&error, now)
+            }
+        }
+    }
+
+    fn request(&mut self, now: SystemTime) -> Result<Vec<u8>, AsError> {
+        let mut padata = Vec::new();
+        if let Some(ClientKey { key, .. }) = &self.key {
+            let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let stamp = PaEncTsEnc { patimestamp: time(now)?, pausec: Some(since.subsec_micros()) }.to_der()?;
+            let cipher = OctetString::new(key.encrypt(USAGE_PA_ENC_TIMESTAMP, &stamp)?)?;
+            let proof = EncryptedData { etype: key.enctype(), kvno: None, cipher }.to_der()?;
+            padata.push(PaData { padata_type: PA_ENC_TIMESTAMP, padata_value: OctetString::new(proof)? });
+        }
+        // Asks the KDC to prove in its reply which request it answered (RFC 6806 section 11).
+        padata.push(PaData { padata_type: PA_REQ_ENC_PA_REP, padata_value: OctetString::new(Vec::new())? });
+
+        // With the end far away the KDC gives as long a ticket as its policy allows.
+        let far = time(clock::from_unix(FAR_FUTURE))?;
+        let req_body = KdcReqBody {
+            kdc_options: BitString::from_bytes(&(FORWARDABLE | RENEWABLE).to_be_bytes())?,
+            cname: PrincipalName::from(&self.client),
+            realm: KerberosString(self.client.realm.clone()),
+            sname: PrincipalName::from(&self.server),
+            till: far,
+            rtime: far,
+            nonce: self.nonce,
+            etype: ENCTYPES.to_vec(),
+        };
+        self.sent = AsReq { pvno: 5, msg_type: AS_REQ, padata, req_body }.encode()?;
+        Ok(self.sent.clone())
+    }
+
+    /// PREAUTH_REQUIRED and the salt it brings are a step; everything else ends the exchange.
+    fn refused(&mut self, error: &KrbError, now: SystemTime) -> Result<Step, AsError> {
+        let told = KdcError::from(error);
+        let asks = matches!(told.code, KdcError::PREAUTH_REQUIRED | KdcError::PREAUTH_FAILED);
+        let (Some(data), true, false, Some(password)) = (&error.e_data, asks, self.informed, &self.password) else {
+            return Err(AsError::Kdc(told));
+        };
+        // A PREAUTH_FAILED without METHOD-DATA is just a refusal.
+        let Ok(methods) = Vec::<PaData>::from_der(data.as_bytes()) else {
+            return Err(AsError::Kdc(told));
+        };
+        let Some(entry) = etype_info(&methods)? else {
+            // With no AES on offer the KDC sends an ETYPE-INFO2 without any of ours, or none.
+            let offered = methods.iter().any(|method| method.padata_type == PA_ENC_TIMESTAMP);
+            return Err(if offered { AsError::Encryption(told) } else { AsError::Preauthentication(told) });
+        };
+        let salt = entry.salt.map_or_else(|| self.client.default_salt(), |salt| salt.0.into_bytes());
+        if self.key.as_ref().is_some_and(|used| used.key.enctype() == entry.etype && used.salt == salt) {
+            // The KDC has seen a proof made in just this way: it is the password that is wrong.
+            return Err(AsError::Kdc(told));
+        }
+        if told.code == KdcError::PREAUTH_REQUIRED && !methods.iter().any(|m| m.padata_type == PA_ENC_TIMESTAMP) {
+            return Err(AsError::Preauthentication(told));
+        }
+        let params = entry.s2kparams.map(|params| <[u8; 4]>::try_from(params.as_bytes())).transpose();
+        let params = params.map_err(|_| AsError::Invalid("string-to-key parameters of a strange length".into()))?;
+        self.key = Some(ClientKey::derive(entry.etype, password.as_str(), &salt, params)?);
+        self.informed = true;
+        self.request(now).map(Step::Send)
+    }
+
+    /// A reply is believed only if it decrypts, answers our nonce and request, and names the client and server that
+    /// were asked for (RFC 4120 section 3.1.5).
+    fn verify(&mut self, reply: &AsRep) -> Result<Step, AsError> {
+        let invalid = |what: &str| Err(AsError::Invalid(what.into()));
+        if reply.pvno != 5 || reply.msg_type != AS_REP {
+            return invalid("an AS-REP with another version or message type");
+        }
+        if !reply.cname.is(&reply.crealm, &self.client) {
+            return invalid(&format!("a ticket for `{}` was sent", reply.cname.display(&reply.crealm)));
+        }
+        let Some(client_key) = self.key.take() else {
+            // We sent no proof and the KDC asked for none: the account does not require pre-authentication, so the
+            // reply itself tells how to derive the key.
+            return self.verify_without_preauthentication(reply);
+        };
+        if reply.enc_part.etype != client_key.key.enctype() {
+            return invalid("the reply is encrypted in another enctype than the proof");
+        }
+        let part = client_key.key.decrypt(USAGE_AS_REP, reply.enc_part.cipher.as_bytes())?;
+        let part = zeroize::Zeroizing::new(part);
+        let part = EncKdcRepPart::decode(&part)?;
+        if part.nonce != self.nonce {
+            return invalid("the reply answers another request (nonce)");
+        }
+        if !part.sname.is(&part.srealm, &self.server) {
+            return invalid(&format!("a ticket for the service `{}` was sent", part.sname.display(&part.srealm)));
+        }
+        self.verify_request_checksum(&part, &client_key)?;
+        let ticket = self.ticket(reply, &part)?;
+        Ok(Step::Done(Box::new(ticket), client_key))
+    }
+
+    fn verify_without_preauthentication(&mut self, reply: &AsRep) -> Result<Step, AsError> {
+        let Some(password) = &self.password else {
+            return Err(AsError::Invalid("a reply that no proof was sent for".into()));
+        };
+        let info = match &reply.padata {
+            Some(padata) => etype_info(padata)?,
+            None => None,
+        };
+        let salt = info.and_then(|entry| entry.salt).map(|salt| salt.0.into_bytes());
+        let salt = salt.unwrap_or_else(|| self.client.default_salt());
+        self.key = Some(ClientKey::derive(reply.enc_part.etype, password.as_str(), &salt, None)?);
+        self.verify(reply)
+    }
+
+    /// RFC 6806 section 11: with the flag enc-pa-rep the KDC proves which request it answered, so that nobody can
+    /// have changed it on the way (say, to weaker enctypes).
+    fn verify_request_checksum(&self, part: &EncKdcRepPart, client_key: &ClientKey) -> Result<(), AsError> {
+        if flags(&part.flags) & ENC_PA_REP == 0 {
+            return Ok(());
+        }
+        let changed = || AsError::Invalid("the KDC answered a request that was changed on its way".into());
+        let padata = part.encrypted_pa_data.as_deref().unwrap_or_default();
+        let proof = padata.iter().find(|data| data.padata_type == PA_REQ_ENC_PA_REP).ok_or_else(changed)?;
+        let proof = Checksum::from_der(proof.padata_value.as_bytes())?;
+        let key = &client_key.key;
+        let good = proof.cksumtype == key.checksum_type()
+            && key.verify_checksum(USAGE_AS_REQ, &self.sent, proof.checksum.as_bytes())?;
+        if good { Ok(()) } else { Err(changed()) }
+    }
+
+    /// The `krb5` crate has no constructor for credentials: they are made through a cache entry, and that is what
+    /// they end up as.
+    fn ticket(&self, reply: &AsRep, part: &EncKdcRepPart) -> Result<Ticket, AsError> {
+        let seconds = |time: &der::asn1::GeneralizedTime| {
+            u32::try_from(time.to_unix_duration().as_secs()).map_err(|_| AsError::Invalid("a time after 2106".into()))
+        };
+        let authtime = seconds(&part.authtime)?;
+        let endtime = seconds(&part.endtime)?;
+        let mut entry = blank_entry(&self.client)?;
+        entry.server = self.server.clone();
+        entry.enctype = part.key.keytype;
+        entry.key = part.key.keyvalue.as_bytes().to_vec();
+        entry.authtime = authtime;
+        entry.starttime = part.starttime.as_ref().map(seconds).transpose()?.unwrap_or(authtime);
+        entry.endtime = endtime;
+        entry.renew_till = part.renew_till.as_ref().map(seconds).transpose()?.unwrap_or(0);
+        entry.flags = flags(&part.flags);
+        entry.ticket = reply.ticket.to_der()?;
+        let credentials = entry.credentials();
+        let credentials =
+            credentials.ok_or_else(|| AsError::Invalid("a ticket or session key that is not understood".into()))?;
+        Ok(Ticket(credentials))
+    }
+}
+
+/// Why an AS exchange failed.
+#[derive(Debug, thiserror::Error)]
+pub enum AsError {
+    /// The KDC refused.
+    #[error("{0}")]
+    Kdc(KdcError),
+    /// The KDC wants a pre-authentication that a password cannot give.
+    #[error("the KDC offers no pre-authentication by password: {0}")]
+    Preauthentication(KdcError),
+    /// The KDC has no AES key for the account.
+    #[error("the KDC offers no AES encryption for this account: {0}")]
+    Encryption(KdcError),
+    /// A reply that cannot be believed or read.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl From<der::Error> for AsError {
+    fn from(error: der::Error) -> Self {
+        Self::Invalid(format!("a Kerberos message that cannot be read: {error}"))
+    }
+}
+
+impl From<krb5::key::KeyError> for AsError {
+    fn from(error: krb5::key::KeyError) -> Self {
+        Self::Invalid(format!("the reply does not verify: {error}"))
+    }
+}
+
+/// A KRB-ERROR (RFC 4120 section 5.9.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KdcError {
+    /// The error code (section 7.5.9).
+    pub code: i32,
+    /// The KDC's own words, if any.
+    pub text: Option<String>,
+    /// The KDC's clock.
+    pub kdc_time: SystemTime,
+}
+
+impl KdcError {
+    /// KDC_ERR_C_PRINCIPAL_UNKNOWN
+    pub const CLIENT_UNKNOWN: i32 = 6;
+    /// KDC_ERR_S_PRINCIPAL_UNKNOWN
+    pub const SERVICE_UNKNOWN: i32 = 7;
+    /// KDC_ERR_ETYPE_NOSUPP
+    pub const ENCTYPE_UNSUPPORTED: i32 = 14;
+    /// KDC_ERR_CLIENT_REVOKED: disabled, locked or expired
+    pub const CLIENT_REVOKED: i32 = 18;
+    /// KDC_ERR_KEY_EXPIRED: the password must be changed
+    pub const PASSWORD_EXPIRED: i32 = 23;
+    /// KDC_ERR_PREAUTH_FAILED: a wrong password
+    pub const PREAUTH_FAILED: i32 = 24;
+    /// KDC_ERR_PREAUTH_REQUIRED: a step, not a fault
+    pub const PREAUTH_REQUIRED: i32 = 25;
+    /// KRB_AP_ERR_SKEW
+    pub const CLOCK_SKEW: i32 = 37;
+    /// KDC_ERR_WRONG_REALM
+    pub const WRONG_REALM: i32 = 68;
+
+    /// How far the KDC's clock is from `now`, and whether it is ahead.
+    pub fn skew(&self, now: SystemTime) -> (Duration, bool) {
+        match self.kdc_time.duration_since(now) {
+            Ok(ahead) => (ahead, true),
+            Err(behind) => (behind.duration(), false),
+        }
+    }
+}
+
+impl From<&KrbError> for KdcError {
+    fn from(error: &KrbError) -> Self {
+        let text = error.e_text.as_ref().map(|text| text.0.trim_end_matches('\0').escape_debug().to_string());
+        Self {
+            code: error.error_code,
+            text: text.filter(|text| !text.is_empty()).map(|text| text.chars().take(200).collect()),
+            kdc_time: error.stime.to_system_time(),
+        }
+    }
+}
+
+impl std::fmt::Display for KdcError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the KDC answered {} ({})", krb5::client::kdc_error_name(self.code), self.code)?;
+        match &self.text {
+            Some(text) => write!(f, ": {text}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The first enctype of the KDC's list that we speak (RFC 4120 section 5.2.7.5: the KDC's order is its preference).
+fn etype_info(padata: &[PaData]) -> Result<Option<EtypeInfo2Entry>, AsError> {
+    let Some(info) = padata.iter().find(|data| data.padata_type == PA_ETYPE_INFO2) else {
+        return Ok(None);
+    };
+    let entries = Vec::<EtypeInfo2Entry>::from_der(info.padata_value.as_bytes())?;
+    Ok(entries.into_iter().find(|entry| ENCTYPES.contains(&entry.etype)))
+}
+
+/// A cache entry to be filled. `Entry` has no constructor: a configuration entry is taken and every field set.
+fn blank_entry(client: &Principal) -> Result<Entry, AsError> {
+    let mut cache = CCache::new(client.clone());
+    cache.set_config("", None, &[]);
+    cache.entries.pop().ok_or_else(|| AsError::Invalid("no cache entry could be made".into()))
+}
+
+/// Key usage numbers (RFC 4120 section 7.5.1, RFC 6806 section 11).
+const USAGE_PA_ENC_TIMESTAMP: u32 = 1;
+const USAGE_AS_REP: u32 = 3;
+const USAGE_AS_REQ: u32 = 56;
+
+/// KDCOptions, bit 0 the most significant (RFC 4120 section 5.4.1).
+const FORWARDABLE: u32 = 1 << 30;
+const RENEWABLE: u32 = 1 << 23;
+
+/// TicketFlags enc-pa-rep, bit 15 (RFC 6806 section 11).
+const ENC_PA_REP: u32 = 1 << 16;
+
+/// 2037-09-13, what Windows clients ask for.
+const FAR_FUTURE: i64 = 2_136_422_885;

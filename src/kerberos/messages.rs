@@ -1,0 +1,313 @@
+//! The ASN.1 messages of the AS exchange (RFC 4120 section 5), encoded and decoded as DER.
+
+use std::time::SystemTime;
+
+use der::asn1::{Any, AnyRef, BitString, GeneralizedTime, OctetString};
+use der::{Decode, DecodeValue, Encode, EncodeValue, FixedTag, Header, Length, Reader, Sequence, Tag, TagNumber, Tagged, Writer};
+use krb5::Principal;
+
+/// Message types (RFC 4120 section 7.5.7), which are also their APPLICATION tags.
+pub(crate) const AS_REQ: u8 = 10;
+pub(crate) const AS_REP: u8 = 11;
+pub(crate) const KRB_ERROR: u8 = 30;
+/// EncASRepPart and EncTGSRepPart: some KDCs answer an AS-REQ with the latter's tag, and RFC 4120 section 5.4.2
+/// tells clients to accept it.
+const ENC_AS_REP_PART: u8 = 25;
+const ENC_TGS_REP_PART: u8 = 26;
+
+/// Pre-authentication data types (RFC 4120 section 7.5.2, RFC 6806 section 11).
+pub(crate) const PA_ENC_TIMESTAMP: i32 = 2;
+pub(crate) const PA_ETYPE_INFO2: i32 = 19;
+pub(crate) const PA_REQ_ENC_PA_REP: i32 = 149;
+
+/// `KerberosString`: a GeneralString that AD fills with UTF-8.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KerberosString(pub(crate) String);
+
+impl FixedTag for KerberosString {
+    const TAG: Tag = Tag::GeneralString;
+}
+
+impl<'a> DecodeValue<'a> for KerberosString {
+    type Error = der::Error;
+
+    fn decode_value<R: Reader<'a>>(reader: &mut R, header: Header) -> der::Result<Self> {
+        let bytes = reader.read_vec(header.length())?;
+        String::from_utf8(bytes).map(Self).map_err(|_| Self::TAG.value_error().into())
+    }
+}
+
+impl EncodeValue for KerberosString {
+    fn value_len(&self) -> der::Result<Length> {
+        Length::try_from(self.0.len())
+    }
+
+    fn encode_value(&self, writer: &mut impl Writer) -> der::Result<()> {
+        writer.write(self.0.as_bytes())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Sequence)]
+pub(crate) struct PrincipalName {
+    #[asn1(context_specific = "0")]
+    pub(crate) name_type: i32,
+    #[asn1(context_specific = "1")]
+    pub(crate) name_string: Vec<KerberosString>,
+}
+
+impl From<&Principal> for PrincipalName {
+    fn from(principal: &Principal) -> Self {
+        Self {
+            name_type: principal.name_type,
+            name_string: principal.components.iter().map(|name| KerberosString(name.clone())).collect(),
+        }
+    }
+}
+
+impl PrincipalName {
+    /// The same name in the same realm; the name type is only a hint (RFC 4120 section 6.2).
+    pub(crate) fn is(&self, realm: &KerberosString, principal: &Principal) -> bool {
+        realm.0 == principal.realm && self.name_string.iter().map(|name| &name.0).eq(&principal.components)
+    }
+
+    /// For people: `ldap/dc1.example.com@EXAMPLE.COM`.
+    pub(crate) fn display(&self, realm: &KerberosString) -> String {
+        let names: Vec<_> = self.name_string.iter().map(|name| name.0.as_str()).collect();
+        format!("{}@{}", names.join("/"), realm.0)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Sequence)]
+pub(crate) struct PaData {
+    #[asn1(context_specific = "1")]
+    pub(crate) padata_type: i32,
+    #[asn1(context_specific = "2")]
+    pub(crate) padata_value: OctetString,
+}
+
+#[derive(Debug, Clone, Sequence)]
+pub(crate) struct EncryptedData {
+    #[asn1(context_specific = "0")]
+    pub(crate) etype: i32,
+    #[asn1(context_specific = "1", optional = "true")]
+    pub(crate) kvno: Option<u32>,
+    #[asn1(context_specific = "2")]
+    pub(crate) cipher: OctetString,
+}
+
+#[derive(Debug, Sequence)]
+pub(crate) struct PaEncTsEnc {
+    #[asn1(context_specific = "0")]
+    pub(crate) patimestamp: GeneralizedTime,
+    #[asn1(context_specific = "1", optional = "true")]
+    pub(crate) pausec: Option<u32>,
+}
+
+#[derive(Debug, Sequence)]
+pub(crate) struct AsReq {
+    #[asn1(context_specific = "1")]
+    pub(crate) pvno: u8,
+    #[asn1(context_specific = "2")]
+    pub(crate) msg_type: u8,
+    #[asn1(context_specific = "3")]
+    pub(crate) padata: Vec<PaData>,
+    #[asn1(context_specific = "4")]
+    pub(crate) req_body: KdcReqBody,
+}
+
+#[derive(Debug, Clone, Sequence)]
+pub(crate) struct KdcReqBody {
+    #[asn1(context_specific = "0")]
+    pub(crate) kdc_options: BitString,
+    #[asn1(context_specific = "1")]
+    pub(crate) cname: PrincipalName,
+    #[asn1(context_specific = "2")]
+    pub(crate) realm: KerberosString,
+    #[asn1(context_specific = "3")]
+    pub(crate) sname: PrincipalName,
+    #[asn1(context_specific = "5")]
+    pub(crate) till: GeneralizedTime,
+    #[asn1(context_specific = "6")]
+    pub(crate) rtime: GeneralizedTime,
+    #[asn1(context_specific = "7")]
+    pub(crate) nonce: u32,
+    #[asn1(context_specific = "8")]
+    pub(crate) etype: Vec<i32>,
+}
+
+#[derive(Debug, Sequence)]
+pub(crate) struct AsRep {
+    #[asn1(context_specific = "0")]
+    pub(crate) pvno: u8,
+    #[asn1(context_specific = "1")]
+    pub(crate) msg_type: u8,
+    #[asn1(context_specific = "2", optional = "true")]
+    pub(crate) padata: Option<Vec<PaData>>,
+    #[asn1(context_specific = "3")]
+    pub(crate) crealm: KerberosString,
+    #[asn1(context_specific = "4")]
+    pub(crate) cname: PrincipalName,
+    /// The Ticket, opaque to a client and sent on as it came.
+    #[asn1(context_specific = "5")]
+    pub(crate) ticket: Any,
+    #[asn1(context_specific = "6")]
+    pub(crate) enc_part: EncryptedData,
+}
+
+#[derive(Sequence)]
+pub(crate) struct EncryptionKey {
+    #[asn1(context_specific = "0")]
+    pub(crate) keytype: i32,
+    #[asn1(context_specific = "1")]
+    pub(crate) keyvalue: OctetString,
+}
+
+#[derive(Debug, Sequence)]
+pub(crate) struct LastReq {
+    #[asn1(context_specific = "0")]
+    pub(crate) lr_type: i32,
+    #[asn1(context_specific = "1")]
+    pub(crate) lr_value: GeneralizedTime,
+}
+
+#[derive(Debug, Sequence)]
+pub(crate) struct HostAddress {
+    #[asn1(context_specific = "0")]
+    pub(crate) addr_type: i32,
+    #[asn1(context_specific = "1")]
+    pub(crate) address: OctetString,
+}
+
+#[derive(Sequence)]
+pub(crate) struct EncKdcRepPart {
+    #[asn1(context_specific = "0")]
+    pub(crate) key: EncryptionKey,
+    #[asn1(context_specific = "1")]
+    pub(crate) last_req: Vec<LastReq>,
+    #[asn1(context_specific = "2")]
+    pub(crate) nonce: u32,
+    #[asn1(context_specific = "3", optional = "true")]
+    pub(crate) key_expiration: Option<GeneralizedTime>,
+    #[asn1(context_specific = "4")]
+    pub(crate) flags: BitString,
+    #[asn1(context_specific = "5")]
+    pub(crate) authtime: GeneralizedTime,
+    #[asn1(context_specific = "6", optional = "true")]
+    pub(crate) starttime: Option<GeneralizedTime>,
+    #[asn1(context_specific = "7")]
+    pub(crate) endtime: GeneralizedTime,
+    #[asn1(context_specific = "8", optional = "true")]
+    pub(crate) renew_till: Option<GeneralizedTime>,
+    #[asn1(context_specific = "9")]
+    pub(crate) srealm: KerberosString,
+    #[asn1(context_specific = "10")]
+    pub(crate) sname: PrincipalName,
+    #[asn1(context_specific = "11", optional = "true")]
+    pub(crate) caddr: Option<Vec<HostAddress>>,
+    /// RFC 6806 section 11.
+    #[asn1(context_specific = "12", optional = "true")]
+    pub(crate) encrypted_pa_data: Option<Vec<PaData>>,
+}
+
+#[derive(Debug, Sequence)]
+pub(crate) struct Checksum {
+    #[asn1(context_specific = "0")]
+    pub(crate) cksumtype: i32,
+    #[asn1(context_specific = "1")]
+    pub(crate) checksum: OctetString,
+}
+
+#[derive(Debug, Sequence)]
+pub(crate) struct KrbError {
+    #[asn1(context_specific = "0")]
+    pub(crate) pvno: u8,
+    #[asn1(context_specific = "1")]
+    pub(crate) msg_type: u8,
+    #[asn1(context_specific = "2", optional = "true")]
+    pub(crate) ctime: Option<GeneralizedTime>,
+    #[asn1(context_specific = "3", optional = "true")]
+    pub(crate) cusec: Option<u32>,
+    #[asn1(context_specific = "4")]
+    pub(crate) stime: GeneralizedTime,
+    #[asn1(context_specific = "5")]
+    pub(crate) susec: u32,
+    #[asn1(context_specific = "6")]
+    pub(crate) error_code: i32,
+    #[asn1(context_specific = "7", optional = "true")]
+    pub(crate) crealm: Option<KerberosString>,
+    #[asn1(context_specific = "8", optional = "true")]
+    pub(crate) cname: Option<PrincipalName>,
+    #[asn1(context_specific = "9")]
+    pub(crate) realm: KerberosString,
+    #[asn1(context_specific = "10")]
+    pub(crate) sname: PrincipalName,
+    #[asn1(context_specific = "11", optional = "true")]
+    pub(crate) e_text: Option<KerberosString>,
+    #[asn1(context_specific = "12", optional = "true")]
+    pub(crate) e_data: Option<OctetString>,
+}
+
+#[derive(Debug, Clone, Sequence)]
+pub(crate) struct EtypeInfo2Entry {
+    #[asn1(context_specific = "0")]
+    pub(crate) etype: i32,
+    #[asn1(context_specific = "1", optional = "true")]
+    pub(crate) salt: Option<KerberosString>,
+    #[asn1(context_specific = "2", optional = "true")]
+    pub(crate) s2kparams: Option<OctetString>,
+}
+
+/// A KDC's answer to an AS-REQ.
+pub(crate) enum Reply {
+    AsRep(Box<AsRep>),
+    Error(Box<KrbError>),
+}
+
+impl Reply {
+    pub(crate) fn decode(bytes: &[u8]) -> der::Result<Self> {
+        let any = AnyRef::from_der(bytes)?;
+        match any.tag() {
+            tag if tag == application(AS_REP) => Ok(Self::AsRep(Box::new(AsRep::from_der(any.value())?))),
+            tag if tag == application(KRB_ERROR) => Ok(Self::Error(Box::new(KrbError::from_der(any.value())?))),
+            tag => Err(tag.value_error().into()),
+        }
+    }
+}
+
+impl AsReq {
+    pub(crate) fn encode(&self) -> der::Result<Vec<u8>> {
+        Any::new(application(AS_REQ), self.to_der()?)?.to_der()
+    }
+}
+
+impl EncKdcRepPart {
+    /// Block ciphers may leave padding behind the value (RFC 4120 section 5.4.2 via RFC 3961), so trailing octets
+    /// are let pass: what counts was under the integrity check.
+    pub(crate) fn decode(bytes: &[u8]) -> der::Result<Self> {
+        let (any, _padding) = AnyRef::from_der_partial(bytes)?;
+        if any.tag() != application(ENC_AS_REP_PART) && any.tag() != application(ENC_TGS_REP_PART) {
+            return Err(any.tag().value_error().into());
+        }
+        Self::from_der(any.value())
+    }
+}
+
+/// `[APPLICATION n]`, constructed.
+fn application(number: u8) -> Tag {
+    Tag::Application { constructed: true, number: TagNumber(u32::from(number)) }
+}
+
+/// The 32 flags of a KDCOptions or TicketFlags, bit 0 the most significant. A longer string's further bits have no
+/// meaning here, a shorter one's missing bits are zero (RFC 4120 section 5.2.8).
+pub(crate) fn flags(bits: &BitString) -> u32 {
+    let mut octets = [0; 4];
+    for (octet, given) in octets.iter_mut().zip(bits.raw_bytes()) {
+        *octet = *given;
+    }
+    u32::from_be_bytes(octets)
+}
+
+/// A KerberosTime: whole seconds (RFC 4120 section 5.2.3).
+pub(crate) fn time(time: SystemTime) -> der::Result<GeneralizedTime> {
+    GeneralizedTime::from_system_time(time)
+}

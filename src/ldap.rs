@@ -1,0 +1,268 @@
+//! The sealed LDAP connection (RFC 4511 over RFC 4422 with GSS-SPNEGO) and the one search that is made on it.
+//!
+//! A connection is [`Connection<Plain>`](Connection) until the bind has succeeded; only [`Connection<Sealed>`]
+//! can search, so nothing but the bind is ever sent in the clear and no password arrives on an open line.
+
+use std::io;
+
+use bytes::{Buf, BytesMut};
+use futures_util::{SinkExt, StreamExt};
+use ldap3_proto::LdapCodec;
+use ldap3_proto::proto::{
+    LdapBindCred, LdapBindRequest, LdapDerefAliases, LdapFilter, LdapMsg, LdapOp, LdapResult, LdapResultCode,
+    LdapSearchRequest, LdapSearchScope, SaslCredentials,
+};
+use tokio::net::TcpStream;
+use tokio_util::codec::{Decoder, Encoder, Framed};
+use zeroize::Zeroize;
+
+use crate::kerberos::{ContextError, LdapTicket, Sealer, SecurityContext};
+
+/// An LDAP connection to a DC. Callers put deadlines around its operations.
+pub struct Connection<State> {
+    framed: Framed<TcpStream, State>,
+    last_id: i32,
+}
+
+/// Not bound yet: messages travel in the clear.
+pub struct Plain(LdapCodec);
+
+/// Bound, signed and sealed.
+pub struct Sealed {
+    sealer: Sealer,
+    ldap: LdapCodec,
+    opened: BytesMut,
+}
+
+impl Connection<Plain> {
+    /// A connection over a stream to port 389.
+    pub fn new(stream: TcpStream) -> Self {
+        Self { framed: Framed::new(stream, Plain(codec())), last_id: 0 }
+    }
+
+    /// Binds as the ticket's client by GSS-SPNEGO: one round trip, with mutual authentication.
+    pub async fn bind(mut self, ticket: &LdapTicket) -> Result<Connection<Sealed>, LdapError> {
+        let (mut context, token) = SecurityContext::initiate(ticket)?;
+        let mut token = Some(token);
+        loop {
+            let credentials = token.take().unwrap_or_default();
+            let cred = LdapBindCred::SASL(SaslCredentials { mechanism: "GSS-SPNEGO".into(), credentials });
+            let bind = LdapOp::BindRequest(LdapBindRequest { version: 3, dn: String::new(), cred });
+            let LdapOp::BindResponse(response) = self.ask(bind).await? else {
+                return Err(LdapError::Protocol("an answer to the bind that is none".into()));
+            };
+            let finished = match response.res.code {
+                LdapResultCode::Success => true,
+                LdapResultCode::SaslBindInProgress => false,
+                _ => return Err(LdapError::from(response.res)),
+            };
+            if let Some(answer) = response.saslcreds {
+                token = context.step(&answer)?;
+            }
+            if finished {
+                break;
+            }
+            if token.is_none() {
+                return Err(LdapError::Protocol("the server waits for a token that there is none of".into()));
+            }
+        }
+        let sealed = Sealed { sealer: context.into_sealer()?, ldap: codec(), opened: BytesMut::new() };
+        Ok(Connection { framed: self.framed.map_codec(|_plain| sealed), last_id: self.last_id })
+    }
+}
+
+impl Connection<Sealed> {
+    /// Finds the entries below `base` whose `attribute` is `value`, with the attributes asked for.
+    ///
+    /// The value travels as a BER octet string, so nothing in it can be read as filter syntax (RFC 4511 section
+    /// 4.5.1.7). References to other domains are skipped.
+    pub async fn search(
+        &mut self,
+        base: &str,
+        attribute: &str,
+        value: &str,
+        attributes: &[&str],
+    ) -> Result<Vec<Entry>, LdapError> {
+        let request = LdapOp::SearchRequest(LdapSearchRequest {
+            base: base.to_owned(),
+            scope: LdapSearchScope::Subtree,
+            aliases: LdapDerefAliases::Never,
+            sizelimit: 2,
+            timelimit: 0,
+            typesonly: false,
+            filter: LdapFilter::Equality(attribute.to_owned(), value.to_owned()),
+            attrs: attributes.iter().map(ToString::to_string).collect(),
+        });
+        let mut answer = self.ask(request).await?;
+        let mut entries = Vec::new();
+        loop {
+            match answer {
+                LdapOp::SearchResultEntry(entry) => {
+                    let attributes = entry.attributes.into_iter().map(|given| (given.atype, given.vals)).collect();
+                    entries.push(Entry { attributes });
+                }
+                LdapOp::SearchResultReference(_) => {}
+                LdapOp::SearchResultDone(result) if result.code == LdapResultCode::Success => return Ok(entries),
+                LdapOp::SearchResultDone(result) => return Err(LdapError::from(result)),
+                _ => return Err(LdapError::Protocol("an answer to the search that is none".into())),
+            }
+            answer = self.answer().await?;
+        }
+    }
+}
+
+impl<State> Connection<State>
+where
+    State: Decoder<Item = LdapMsg, Error = io::Error> + Encoder<LdapMsg, Error = io::Error>,
+{
+    async fn ask(&mut self, request: LdapOp) -> Result<LdapOp, LdapError> {
+        self.last_id += 1;
+        self.framed.send(LdapMsg::new(self.last_id, request)).await?;
+        self.answer().await
+    }
+
+    /// The next message for the last request. Message id 0 is a notice that the server disconnects (RFC 4511 section
+    /// 4.4.1).
+    async fn answer(&mut self) -> Result<LdapOp, LdapError> {
+        let message = self.framed.next().await.ok_or(LdapError::Closed)??;
+        match message.op {
+            LdapOp::ExtendedResponse(notice) if message.msgid == 0 => Err(LdapError::from(notice.res)),
+            op if message.msgid == self.last_id => Ok(op),
+            _ => Err(LdapError::Protocol("an answer to another request".into())),
+        }
+    }
+}
+
+impl Decoder for Plain {
+    type Item = LdapMsg;
+    type Error = io::Error;
+
+    fn decode(&mut self, source: &mut BytesMut) -> io::Result<Option<LdapMsg>> {
+        decode(&mut self.0, source)
+    }
+}
+
+impl Encoder<LdapMsg> for Plain {
+    type Error = io::Error;
+
+    fn encode(&mut self, message: LdapMsg, target: &mut BytesMut) -> io::Result<()> {
+        self.0.encode(message, target)
+    }
+}
+
+impl Decoder for Sealed {
+    type Item = LdapMsg;
+    type Error = io::Error;
+
+    /// Frames of a 4-byte length and a wrap token (RFC 4422 section 3.7). Messages and frames need not coincide.
+    fn decode(&mut self, source: &mut BytesMut) -> io::Result<Option<LdapMsg>> {
+        loop {
+            if let Some(message) = decode(&mut self.ldap, &mut self.opened)? {
+                return Ok(Some(message));
+            }
+            let Some(length) = source.first_chunk().map(|length| u32::from_be_bytes(*length)) else {
+                return Ok(None);
+            };
+            let length = usize::try_from(length).map_err(io::Error::other)?;
+            if length > MESSAGE_LIMIT {
+                return Err(io::Error::other(format!("a sealed frame of {length} bytes, more than is allowed")));
+            }
+            if source.len() < 4 + length {
+                return Ok(None);
+            }
+            source.advance(4);
+            let token = source.split_to(length);
+            let mut message = self.sealer.unseal(&token).map_err(io::Error::other)?;
+            self.opened.extend_from_slice(&message);
+            message.zeroize();
+        }
+    }
+}
+
+impl Encoder<LdapMsg> for Sealed {
+    type Error = io::Error;
+
+    fn encode(&mut self, message: LdapMsg, target: &mut BytesMut) -> io::Result<()> {
+        let mut plain = BytesMut::new();
+        self.ldap.encode(message, &mut plain)?;
+        let token = self.sealer.seal(&plain).map_err(io::Error::other)?;
+        let length = u32::try_from(token.len()).map_err(io::Error::other)?;
+        target.extend_from_slice(&length.to_be_bytes());
+        target.extend_from_slice(&token);
+        Ok(())
+    }
+}
+
+/// An entry of a search result. It has no `Debug`: one of its values may be a password.
+pub struct Entry {
+    attributes: Vec<(String, Vec<Vec<u8>>)>,
+}
+
+impl Entry {
+    /// The first value of an attribute; attribute names compare without case.
+    pub fn value(&self, attribute: &str) -> Option<&[u8]> {
+        let (_, values) = self.attributes.iter().find(|(name, _)| name.eq_ignore_ascii_case(attribute))?;
+        values.first().map(Vec::as_slice)
+    }
+
+    /// The first value of an attribute as text.
+    pub fn text(&self, attribute: &str) -> Option<&str> {
+        std::str::from_utf8(self.value(attribute)?).ok()
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        for (_, values) in &mut self.attributes {
+            values.zeroize();
+        }
+    }
+}
+
+/// Why an LDAP operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LdapError {
+    /// The server refused, with the result code and its words.
+    #[error("the LDAP server answered {code:?} ({}){}", .code.clone() as i64, words(.message))]
+    Refused {
+        /// RFC 4511 section 4.1.9.
+        code: LdapResultCode,
+        /// The server's diagnostic message; AD puts its own sub-code here.
+        message: String,
+    },
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Connection(#[from] io::Error),
+    /// The server closed the connection.
+    #[error("the server closed the connection")]
+    Closed,
+    /// The security context failed.
+    #[error("{0}")]
+    Context(#[from] ContextError),
+    /// The server does not keep to the protocol.
+    #[error("{0}")]
+    Protocol(String),
+}
+
+impl From<LdapResult> for LdapError {
+    fn from(result: LdapResult) -> Self {
+        let message = result.message.trim_end_matches('\0').escape_debug().to_string();
+        Self::Refused { code: result.code, message: message.chars().take(300).collect() }
+    }
+}
+
+fn words(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!(": {message}") }
+}
+
+fn codec() -> LdapCodec {
+    LdapCodec::new(Some(MESSAGE_LIMIT), None)
+}
+
+/// The codec takes an empty buffer for a malformed message.
+fn decode(codec: &mut LdapCodec, source: &mut BytesMut) -> io::Result<Option<LdapMsg>> {
+    if source.is_empty() { Ok(None) } else { codec.decode(source) }
+}
+
+/// No answer to our one search comes near it: a blob is under a kilobyte.
+const MESSAGE_LIMIT: usize = 1 << 20;
