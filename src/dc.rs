@@ -49,9 +49,8 @@ impl Locator {
     /// A locator that asks `servers`, or those of `/etc/resolv.conf` where none are given.
     pub fn new(servers: &[SocketAddr], configured: DomainControllers) -> Result<Self, Fault> {
         let (config, mut options) = if servers.is_empty() {
-            read_system_conf().map_err(|error| {
-                Fault::new(Code::DcDnsUnreachable, "no DNS server is known").caused_by(&error)
-            })?
+            read_system_conf()
+                .map_err(|error| Fault::new(Code::DcDnsUnreachable, "no DNS server is known").caused_by(&error))?
         } else {
             let servers = servers.iter().map(name_server).collect();
             (ResolverConfig::from_parts(None, Vec::new(), servers), ResolverOpts::default())

@@ -9,6 +9,9 @@ mod exchange;
 mod messages;
 mod tickets;
 
+#[cfg(test)]
+mod tests;
+
 /// Our side of GSS-SPNEGO, for the sealed LDAP connection.
 mod context;
 

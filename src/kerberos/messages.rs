@@ -3,7 +3,10 @@
 use std::time::SystemTime;
 
 use der::asn1::{Any, AnyRef, BitString, GeneralizedTime, OctetString};
-use der::{Decode, DecodeValue, Encode, EncodeValue, FixedTag, Header, Length, Reader, Sequence, Tag, TagNumber, Tagged, Writer};
+use der::{
+    Decode, DecodeValue, Encode, EncodeValue, FixedTag, Header, Length, Reader, Sequence, Tag, TagNumber, Tagged,
+    Writer,
+};
 use krb5::Principal;
 
 /// Message types (RFC 4120 section 7.5.7), which are also their APPLICATION tags.
