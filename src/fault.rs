@@ -162,6 +162,9 @@ registry! {
     TaskDefinitionUnreachable "task-definition-unreachable" Unavailable Platform
         "let the task reach the ECS API (NAT, proxy or the VPC endpoint com.amazonaws.REGION.ecs), or set the label gmsa-sidecar.credential-specs"
 
+    TaskStartTimeout "task-start-timeout" Unavailable Platform
+        "see the log for the step that takes so long, or give more time with GMSA_START_TIMEOUT"
+
     CredSpecNotFound "credspec-not-found" Data Platform
         "check bucket and key against the ARN, character for character: keys are used raw, never URL-decoded"
     CredSpecDenied "credspec-denied" Denied Platform
@@ -223,6 +226,8 @@ registry! {
         "enable the gMSA (Set-ADServiceAccount NAME -Enabled $true)"
     TicketServiceUnknown "ticket-service-unknown" Data Directory
         "the KDC does not know the service; check the domain controller's name and the SPN (setspn -Q SERVICE/HOST)"
+    TicketTrust "ticket-trust" Config Directory
+        "use a login of the gMSA's own domain: put one into the secret, with its domainName"
     TicketClockSkew "ticket-clock-skew" Unavailable Platform
         "set the clock of this host or of the domain controller; Kerberos allows five minutes of difference"
     TicketEncryption "ticket-encryption" Config Directory

@@ -193,6 +193,7 @@ const LDAP_DEADLINE: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kerberos::unhex;
     use proptest::prelude::*;
 
     fn blob(previous: bool) -> Vec<u8> {
@@ -226,6 +227,19 @@ mod tests {
         assert!(rolled.previous.is_some());
         assert_eq!(rolled.query_interval, Duration::from_secs(60));
         assert_eq!(rolled.unchanged_interval, Duration::from_secs(30));
+    }
+
+    /// `lab/gmsa.py vectors` lays the blob out as Samba does; the password holds a newline, a NUL and lone surrogates.
+    #[test]
+    fn a_real_layout_is_read_to_the_last_octet() {
+        let vectors: serde_json::Value = serde_json::from_str(include_str!("../lab/vectors.json")).unwrap();
+        let read = ManagedPassword::parse(&unhex(&vectors["blob"])).unwrap();
+        assert_eq!(read.current.as_str().as_bytes(), unhex(&vectors["current"]["utf8"]));
+        assert_eq!(read.previous.unwrap().as_str().as_bytes(), unhex(&vectors["previous"]["utf8"]));
+        assert_eq!(read.query_interval, Duration::from_secs(12 * 3600));
+        assert_eq!(read.unchanged_interval, Duration::from_secs(12 * 3600 - 300));
+        let fresh = ManagedPassword::parse(&unhex(&vectors["blob_without_previous"])).unwrap();
+        assert!(fresh.previous.is_none());
     }
 
     #[test]

@@ -11,6 +11,8 @@ mod tickets;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::unhex;
 
 /// Our side of GSS-SPNEGO, for the sealed LDAP connection.
 mod context;
@@ -70,7 +72,7 @@ impl Password {
         Self(Zeroizing::new(String::from_utf16_lossy(&units)))
     }
 
-    fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }

@@ -1,10 +1,203 @@
 //! The lease: this task's duty to keep one gMSA's ticket fresh at one path.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::fault::Fault;
-use crate::name::{Account, Host};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::Level;
+
+use crate::clock;
+use crate::directory::Directory;
+use crate::fault::{Code, Fault};
+use crate::log;
+use crate::metrics::Metrics;
+use crate::name::{Account, Domain, Host};
+use crate::outlet::Outlet;
+use crate::schedule::{Patience, renewal};
+
+/// One lease: whose ticket, from where, to where.
+pub struct Lease {
+    /// Its place among the leases; the first one's ticket is copied to the volume's root.
+    pub id: LeaseId,
+    /// Whose ticket it keeps.
+    pub identity: Identity,
+    /// The gMSA's domain, with the login.
+    pub directory: Arc<Directory>,
+    /// The volume.
+    pub outlet: Arc<Outlet>,
+}
+
+impl Lease {
+    /// Keeps the ticket fresh for ever. Returns only on a fault that nothing outside can cure.
+    pub async fn keep(self, board: Board, metrics: Arc<Metrics>, mut patience: Patience) -> Fault {
+        if let Some(held) = self.outlet.warm(&self.identity).await {
+            let expires_at = clock::rfc3339(held.expires_at);
+            tracing::info!(event = "lease.warm", expires_at, "a valid ticket was found on the volume");
+            board.lease(self.id, |lease| lease.state = LeaseState::Held(held));
+        }
+        loop {
+            let wake = match self.attempt(&board, &metrics).await {
+                Ok(held) => {
+                    patience.succeeded();
+                    renewal(clock::now(), held.expires_at, rand::random())
+                }
+                Err(fault) => match patience.failed(&fault) {
+                    Ok(wake) => wake,
+                    Err(_given_up) => return fault,
+                },
+            };
+            board.lease(self.id, |lease| lease.next_renewal_at = Some(wake));
+            patience.pause_until(wake).await;
+        }
+    }
+
+    /// Gets the ticket once. Tries again what may pass, as long as `patience` lasts.
+    pub async fn get(self, board: Board, metrics: Arc<Metrics>, mut patience: Patience) -> Result<(), Fault> {
+        loop {
+            match self.attempt(&board, &metrics).await {
+                Ok(_held) => return Ok(()),
+                Err(fault) => {
+                    let wake = patience.failed(&fault)?;
+                    patience.pause_until(wake).await;
+                }
+            }
+        }
+    }
+
+    /// For the log lines of this lease.
+    pub fn span(&self) -> tracing::Span {
+        tracing::info_span!("lease", gmsa = %self.identity.account, realm = self.identity.domain.realm())
+    }
+
+    /// One attempt, told to everyone who wants to know.
+    async fn attempt(&self, board: &Board, metrics: &Metrics) -> Result<Held, Fault> {
+        let start = Instant::now();
+        let outcome = self.renew(start).await;
+        let took = start.elapsed();
+        match &outcome {
+            Ok(held) => {
+                metrics.renewed(&self.identity, took);
+                tracing::info!(
+                    event = "lease.renewed",
+                    expires_at = clock::rfc3339(held.expires_at),
+                    dc = held.dc.as_ref().map(Host::as_str),
+                    took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                    "the ticket is on the volume"
+                );
+            }
+            Err(fault) => metrics.failed(&self.identity, took, fault.code),
+        }
+        board.lease(self.id, |lease| {
+            lease.attempts += 1;
+            match &outcome {
+                Ok(held) => lease.state = LeaseState::Held(held.clone()),
+                Err(fault) => {
+                    let known = lease.state.fault().is_some_and(|known| known == fault);
+                    lease.state.fail(fault.clone());
+                    // One line for a change of state: a fault that stays is not told again.
+                    let event = if lease.state.held().is_some() { "lease.overdue" } else { "lease.pending" };
+                    log::fault(if known { Level::DEBUG } else { Level::ERROR }, event, fault);
+                }
+            }
+        });
+        outcome
+    }
+
+    async fn renew(&self, start: Instant) -> Result<Held, Fault> {
+        let renewal = self.directory.renew(&self.identity.account).await?;
+        let held = Held {
+            expires_at: renewal.ticket.expires_at(),
+            renewed_at: clock::now(),
+            dc: Some(renewal.dc.clone()),
+            kvno: renewal.kvno,
+            took: Some(start.elapsed()),
+        };
+        if !held.valid_at(clock::now()) {
+            let what = format!("the ticket of the gMSA `{}` has expired already", self.identity.account);
+            let why = format!("it ends at {} and our clock says {}", clock::rfc3339(held.expires_at), clock::rfc3339(clock::now()));
+            return Err(Fault::new(Code::TicketClockSkew, what).because(why));
+        }
+        self.outlet.publish(self.id, &self.identity, renewal).await?;
+        Ok(held)
+    }
+}
+
+/// Where the state of all leases is published.
+#[derive(Clone, Default)]
+pub struct Board(watch::Sender<Status>);
+
+impl Board {
+    /// For those who read it.
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.0.subscribe()
+    }
+
+    /// The CredSpecs could not be found.
+    pub fn not_discovered(&self, fault: &Fault) {
+        self.0.send_modify(|status| {
+            let known = status.discovery.as_ref() == Some(fault);
+            log::fault(if known { Level::DEBUG } else { Level::ERROR }, "task.pending", fault);
+            status.discovery = Some(fault.clone());
+        });
+    }
+
+    /// The CredSpecs are known by name, in this order.
+    pub fn discovered(&self, specs: impl Iterator<Item = String>) {
+        let leases = specs.enumerate().map(|(spec, name)| LeaseStatus::new(LeaseId { spec, account: 0 }, name, None));
+        let leases = leases.collect();
+        self.0.send_replace(Status { discovery: None, leases });
+    }
+
+    /// A CredSpec could not be read; it will be tried again at `wake`.
+    pub fn not_read(&self, spec: usize, fault: &Fault, wake: SystemTime) {
+        self.lease(LeaseId { spec, account: 0 }, |lease| {
+            let known = lease.state.fault().is_some_and(|known| known == fault);
+            log::fault(if known { Level::DEBUG } else { Level::ERROR }, "credspec.pending", fault);
+            lease.state = LeaseState::Pending(Some(fault.clone()));
+            lease.attempts += 1;
+            lease.next_renewal_at = Some(wake);
+        });
+    }
+
+    /// A CredSpec was read: it is these leases.
+    pub fn read(&self, spec: usize, identities: impl Iterator<Item = Identity>) {
+        self.0.send_modify(|status| {
+            let Some(at) = status.leases.iter().position(|lease| lease.id.spec == spec) else { return };
+            let name = status.leases[at].spec.clone();
+            let leases = identities.enumerate().map(|(account, identity)| {
+                LeaseStatus::new(LeaseId { spec, account }, name.clone(), Some(identity))
+            });
+            status.leases.splice(at..=at, leases.collect::<Vec<_>>());
+        });
+    }
+
+    /// Changes what is known of one lease.
+    fn lease(&self, id: LeaseId, change: impl FnOnce(&mut LeaseStatus)) {
+        self.0.send_modify(|status| {
+            if let Some(lease) = status.leases.iter_mut().find(|lease| lease.id == id) {
+                change(lease);
+            }
+        });
+    }
+}
+
+/// The place of a lease: its CredSpec among the CredSpecs, its account among that CredSpec's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LeaseId {
+    /// The CredSpec's place.
+    pub spec: usize,
+    /// The account's place in it.
+    pub account: usize,
+}
+
+impl LeaseId {
+    /// Whether this lease's ticket is the one at the volume's root.
+    pub fn is_first(self) -> bool {
+        self == Self::default()
+    }
+}
 
 /// All that the sidecar knows of its work; published by `watch`, read by readiness.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +218,8 @@ impl Status {
 /// One lease as others see it.
 #[derive(Debug, Clone)]
 pub struct LeaseStatus {
+    /// Its place.
+    pub id: LeaseId,
     /// Where the CredSpec comes from: an ARN, `file:///path`, or `inline`.
     pub spec: String,
     /// Whose ticket and where it lies; unknown until the CredSpec is read.
@@ -37,13 +232,19 @@ pub struct LeaseStatus {
     pub attempts: u64,
 }
 
+impl LeaseStatus {
+    fn new(id: LeaseId, spec: String, identity: Option<Identity>) -> Self {
+        Self { id, spec, identity, state: LeaseState::Pending(None), next_renewal_at: None, attempts: 0 }
+    }
+}
+
 /// Whose ticket a lease keeps, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The gMSA.
     pub account: Account,
-    /// Its realm, upper case.
-    pub realm: String,
+    /// Its domain.
+    pub domain: Domain,
     /// The ccache on the volume.
     pub path: PathBuf,
 }
@@ -75,6 +276,14 @@ impl LeaseState {
             Self::Held(_) => None,
             Self::Overdue(_, fault) => Some(fault),
         }
+    }
+
+    /// An attempt failed; a ticket that is held stays.
+    fn fail(&mut self, fault: Fault) {
+        *self = match std::mem::replace(self, Self::Pending(None)) {
+            Self::Pending(_) => Self::Pending(Some(fault)),
+            Self::Held(held) | Self::Overdue(held, _) => Self::Overdue(held, fault),
+        };
     }
 
     /// Whether the app finds a valid ticket on the volume.

@@ -287,7 +287,7 @@ fn nothing_secret_is_shown() {
     assert_eq!(shown, "Password(redacted) ClientKey(enctype 17)");
 }
 
-pub(super) fn unhex(value: &serde_json::Value) -> Vec<u8> {
+pub(crate) fn unhex(value: &serde_json::Value) -> Vec<u8> {
     let text = value.as_str().unwrap().as_bytes();
     text.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }

@@ -1,0 +1,134 @@
+//! When to act again: pure functions of times and failures, and the one place that waits.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use crate::clock;
+use crate::fault::{Code, Exit, Fault};
+use crate::refresh::Requests;
+
+/// When to renew a ticket that was got at `now`: after 70 to 80 percent of its life, so that the tickets of a fleet
+/// that started together are not renewed together, and never sooner than in a minute.
+///
+/// `jitter` is random in `0.0..1.0`.
+pub fn renewal(now: SystemTime, expires_at: SystemTime, jitter: f64) -> SystemTime {
+    let life = expires_at.duration_since(now).unwrap_or_default();
+    now + life.mul_f64(0.7 + 0.1 * jitter.clamp(0.0, 1.0)).max(Duration::from_secs(60).min(life / 2))
+}
+
+/// How long to wait after the `failures`-th failure in a row: doubling from two seconds to five minutes, at random
+/// between half of it and all of it. What the directory or AWS denied starts at half a minute: it is not cured by
+/// asking, and asking quickly does harm.
+pub fn retry(code: Code, failures: u32, jitter: f64) -> Duration {
+    let (first, last) = match code.exit() {
+        Exit::Denied => (Duration::from_secs(30), Duration::from_secs(600)),
+        _ => (Duration::from_secs(2), Duration::from_secs(300)),
+    };
+    let full = first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(last);
+    full.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
+}
+
+/// How long somebody goes on trying, and what wakes them.
+pub struct Patience {
+    failures: u32,
+    limit: Limit,
+}
+
+enum Limit {
+    /// `run`: for ever, except on what only another configuration can cure. A refresh wakes.
+    Never(Requests),
+    /// `init`: what may pass by itself, until then.
+    At(Instant),
+}
+
+impl Patience {
+    /// That of `run`.
+    pub fn endless(requests: Requests) -> Self {
+        Self { failures: 0, limit: Limit::Never(requests) }
+    }
+
+    /// That of `init`.
+    pub fn until(deadline: Instant) -> Self {
+        Self { failures: 0, limit: Limit::At(deadline) }
+    }
+
+    /// Begins to count anew.
+    pub fn succeeded(&mut self) {
+        self.failures = 0;
+    }
+
+    /// Takes note of a failure: when to try again, or the fault itself if that is the end of it.
+    pub fn failed(&mut self, fault: &Fault) -> Result<SystemTime, Fault> {
+        self.failures = self.failures.saturating_add(1);
+        let mut wait = retry(fault.code, self.failures, rand::random());
+        match self.limit {
+            Limit::Never(_) if fault.code.is_config() => return Err(fault.clone()),
+            Limit::Never(_) => {}
+            Limit::At(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if fault.code.exit() != Exit::Unavailable || left.is_zero() {
+                    return Err(fault.clone());
+                }
+                wait = wait.min(left);
+            }
+        }
+        Ok(clock::now() + wait)
+    }
+
+    /// Waits until the wall clock says `wake`, or until a refresh is asked for. It looks at the clock at least once
+    /// a minute: the timer stands still while a machine sleeps and knows nothing of a clock that is set.
+    pub async fn pause_until(&mut self, wake: SystemTime) {
+        while let Ok(left) = wake.duration_since(clock::now())
+            && !left.is_zero()
+        {
+            let sleep = tokio::time::sleep(left.min(Duration::from_secs(60)));
+            match &mut self.limit {
+                Limit::Never(requests) => tokio::select! {
+                    () = sleep => {}
+                    () = requests.next() => return,
+                },
+                Limit::At(_) => sleep.await,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_ticket_of_ten_hours_is_renewed_after_seven_to_eight() {
+        let now = clock::from_unix(0);
+        let end = clock::from_unix(36_000);
+        assert_eq!(renewal(now, end, 0.0), clock::from_unix(25_200));
+        assert_eq!(renewal(now, end, 1.0), clock::from_unix(28_800));
+    }
+
+    #[test]
+    fn retries_slow_down_and_denials_start_slowly() {
+        let seconds = |code, failures| retry(code, failures, 1.0).as_secs();
+        assert_eq!([1, 2, 3, 9, 99].map(|n| seconds(Code::DcUnreachable, n)), [2, 4, 8, 300, 300]);
+        assert_eq!([1, 2, 9].map(|n| seconds(Code::TicketLoginRefused, n)), [30, 60, 600]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_renewal_is_before_the_end_and_never_at_once(life in 1_u64..1_000_000, jitter in 0.0..1.0_f64) {
+            let now = clock::from_unix(1_000_000);
+            let end = now + Duration::from_secs(life);
+            let at = renewal(now, end, jitter);
+            prop_assert!(at > now && at < end);
+        }
+
+        #[test]
+        fn a_retry_is_never_at_once_and_never_far(failures in 1_u32.., jitter in 0.0..1.0_f64) {
+            for entry in Code::ALL {
+                let wait = retry(entry.code, failures, jitter);
+                prop_assert!((Duration::from_secs(1)..=Duration::from_secs(600)).contains(&wait));
+            }
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! A sidecar under test, and the lab around it.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A name of the lab, as `lab/env.sh` prints them.
+pub fn lab(name: &str) -> &'static str {
+    static NAMES: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
+        let output = Command::new(root().join("lab/env.sh")).output().expect("lab/env.sh runs");
+        let lines = String::from_utf8(output.stdout).expect("names are text");
+        let names: BTreeMap<_, _> = lines.lines().filter_map(|line| line.split_once('=')).map(|(a, b)| (a.into(), b.into())).collect();
+        let names: BTreeMap<String, String> = names;
+        let agent = (names["LAB_ECS_IP"].as_str(), 80);
+        assert!(TcpStream::connect(agent).is_ok(), "not in the lab: start it with lab/up and run the tests by lab/run");
+        names
+    });
+    NAMES.get(name).unwrap_or_else(|| panic!("lab/env.sh has no {name}"))
+}
+
+/// The project's root.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The binary under test: the static one where `scripts/test` built it.
+pub fn binary() -> PathBuf {
+    #[expect(clippy::disallowed_methods, reason = "a test reads what the test command says")]
+    let given = std::env::var_os("GMSA_SIDECAR_UNDER_TEST");
+    given.map_or_else(|| env!("CARGO_BIN_EXE_gmsa-sidecar").into(), |path| root().join(path))
+}
+
+/// A sidecar to be run: a volume of its own, an address of its own, an environment that holds nothing else.
+pub struct Sidecar {
+    pub volume: TempDir,
+    pub listen: SocketAddr,
+    environment: BTreeMap<String, String>,
+    wrapper: Vec<String>,
+}
+
+impl Sidecar {
+    /// One that finds S3 and Secrets Manager of the lab with credentials of its environment.
+    pub fn new() -> Self {
+        let volume = TempDir::new().expect("a folder for the volume");
+        // Every process has its own address of the loopback range, so that tests can run side by side.
+        let [_, a, b, c] = std::process::id().to_be_bytes();
+        static COUNT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(8488);
+        let port = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let listen = SocketAddr::from((Ipv4Addr::new(127, 64 | a, b, c), port));
+        let sidecar = Self { volume, listen, environment: BTreeMap::new(), wrapper: Vec::new() };
+        sidecar
+            .with("GMSA_LISTEN", &listen.to_string())
+            .with("AWS_ACCESS_KEY_ID", "testing")
+            .with("AWS_SECRET_ACCESS_KEY", "testing")
+            .with("AWS_REGION", lab("LAB_AWS_REGION"))
+            .with("AWS_ENDPOINT_URL", lab("LAB_AWS_ENDPOINT"))
+            .with("AWS_EC2_METADATA_DISABLED", "true")
+    }
+
+    /// One that keeps the tickets of a CredSpec in the lab's bucket.
+    pub fn of(key: &str) -> Self {
+        Self::new().with("GMSA_CREDENTIAL_SPECS", &format!("arn:aws:s3:::{}/{key}", lab("LAB_BUCKET")))
+    }
+
+    /// One that keeps the tickets of a CredSpec made of `account` and the secret called `secret`.
+    pub fn inline(account: &str, secret: &str) -> Self {
+        Self::new().with("GMSA_CREDENTIAL_SPECS", &cred_spec(account, lab("LAB_DOMAIN"), &secret_arn(secret)))
+    }
+
+    /// Sets a variable.
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.environment.insert(name.into(), value.into());
+        self
+    }
+
+    /// Takes a variable away.
+    pub fn without(mut self, name: &str) -> Self {
+        self.environment.remove(name);
+        self
+    }
+
+    /// Runs it through another command, such as `setpriv --reuid 65532 --`.
+    pub fn through(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// A path on its volume.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.volume.path().join(name)
+    }
+
+    /// Its command line with this environment.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut words: Vec<_> = self.wrapper.iter().map(Into::into).collect();
+        words.push(binary().into_os_string());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(arguments).env_clear().envs(&self.environment);
+        command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("GMSA_DIR", self.volume.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command that ends by itself.
+    pub fn call(&self, arguments: &[&str]) -> Ended {
+        let output = self.command(arguments).output().expect("the sidecar starts");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("output is UTF-8");
+        let ended = Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
+        assert_no_secret(&ended.stdout);
+        assert_no_secret(&ended.stderr);
+        ended
+    }
+
+    /// Runs `init`.
+    pub fn init(&self) -> Ended {
+        self.call(&["init"])
+    }
+
+    /// Starts `run`.
+    pub fn run(&self) -> Running<'_> {
+        let mut command = self.command(&["run"]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the sidecar starts");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+        let lines = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                lines.lock().expect("nobody panicked").push(line);
+            }
+        });
+        Running { sidecar: self, child, log }
+    }
+
+    /// An HTTP request to it: status and body. `None` while nobody listens.
+    pub fn http(&self, method: &str, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(self.listen).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.listen).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        Some((status, body.to_owned()))
+    }
+
+    /// The body of `GET path` as JSON.
+    pub fn json(&self, path: &str) -> Value {
+        let (_, body) = self.http("GET", path).expect("the sidecar listens");
+        serde_json::from_str(&body).expect("JSON")
+    }
+
+    /// An app's command in the lab: with our ticket and our krb5.conf, as another user where `uid` is one.
+    pub fn app(&self, uid: u32, command: &[&str]) -> Ended {
+        let mut app = Command::new("setpriv");
+        app.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".into()]).args(command);
+        app.env("KRB5CCNAME", self.path("krb5cc")).env("KRB5_CONFIG", self.path("krb5.conf"));
+        let output = app.env("HOME", "/nonexistent").output().expect("the app starts");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    /// Every file on the volume.
+    pub fn files(&self) -> Vec<PathBuf> {
+        fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+            for entry in std::fs::read_dir(folder).expect("the folder is there") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() { walk(&path, found) } else { found.push(path) }
+            }
+        }
+        let mut found = Vec::new();
+        walk(self.volume.path(), &mut found);
+        found.sort();
+        found
+    }
+}
+
+/// A command that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ended {
+    /// The JSON log lines.
+    pub fn log(&self) -> Vec<Value> {
+        self.stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Checks that it worked and returns what it printed.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "{self:#?}");
+        self.stdout
+    }
+
+    /// The first fault told, as the user reads it.
+    #[track_caller]
+    pub fn fault(&self) -> String {
+        let log = self.log();
+        let fault = log.iter().find(|line| line["code"].is_string());
+        let fault = fault.unwrap_or_else(|| panic!("no fault was told: {self:#?}"));
+        let part = |name: &str| fault[name].as_str().unwrap_or("-").to_owned();
+        format!("{} exit {}\nwhat: {}\nwhy:  {}", part("code"), self.code.unwrap_or(-1), part("what"), part("why"))
+    }
+}
+
+/// A sidecar that runs until it is dropped.
+pub struct Running<'a> {
+    pub sidecar: &'a Sidecar,
+    pub child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Running<'_> {
+    /// Waits until `GET /ready` says yes.
+    #[track_caller]
+    pub fn wait_ready(&self) {
+        self.wait("ready", || self.sidecar.http("GET", "/ready").is_some_and(|(status, _)| status == 200));
+    }
+
+    /// Waits until a log line has this event, and returns it.
+    #[track_caller]
+    pub fn wait_event(&self, event: &str) -> Value {
+        self.wait_line(&format!("the event {event}"), |line| line["event"] == event)
+    }
+
+    /// Waits until a log line tells this fault, and returns it.
+    #[track_caller]
+    pub fn wait_fault(&self, code: &str) -> Value {
+        self.wait_line(&format!("the fault {code}"), |line| line["code"] == code)
+    }
+
+    #[track_caller]
+    fn wait_line(&self, what: &str, good: impl Fn(&Value) -> bool) -> Value {
+        let find = || self.log().into_iter().find(&good);
+        self.wait(what, || find().is_some());
+        find().expect("just seen")
+    }
+
+    /// Waits until `condition` holds; fails with the log after half a minute.
+    #[track_caller]
+    pub fn wait(&self, what: &str, condition: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !condition() {
+            assert!(start.elapsed() < PATIENCE, "waited in vain for {what}:\n{}", self.text());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The log lines so far.
+    pub fn log(&self) -> Vec<Value> {
+        let lines = self.log.lock().expect("nobody panicked");
+        lines.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"))).collect()
+    }
+
+    /// The log as written.
+    pub fn text(&self) -> String {
+        self.log.lock().expect("nobody panicked").join("\n")
+    }
+
+    /// Sends a signal by PID.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
+    /// Waits for its end; returns the exit code.
+    #[track_caller]
+    pub fn wait_end(&mut self) -> Option<i32> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status.code();
+            }
+            assert!(start.elapsed() < PATIENCE, "it does not end:\n{}", self.text());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if !std::thread::panicking() {
+            assert_no_secret(&self.text());
+        }
+    }
+}
+
+/// No password of the lab stands in `text`.
+#[track_caller]
+pub fn assert_no_secret(text: &str) {
+    for name in ["LAB_USER_PW", "LAB_OUTSIDER_PW", "LAB_DISABLED_PW", "LAB_MUSTCHANGE_PW", "LAB_EXPIRED_PW"] {
+        assert!(!text.contains(lab(name)), "{name} was printed:\n{text}");
+    }
+}
+
+/// The ARN of a secret of the lab, by its name.
+pub fn secret_arn(name: &str) -> String {
+    let arns = std::fs::read_to_string(lab("LAB_ARNS")).expect("the seed wrote the ARNs");
+    let arns: Value = serde_json::from_str(&arns).expect("JSON");
+    let found = arns.pointer(&format!("/{}", name.replace('/', "~1"))).or_else(|| arns["secrets"].get(name));
+    found.and_then(Value::as_str).unwrap_or_else(|| panic!("no secret {name} in {arns}")).to_owned()
+}
+
+/// A CredSpec as New-CredentialSpec and the AWS documentation write it.
+pub fn cred_spec(account: &str, domain: &str, secret_arn: &str) -> String {
+    let netbios = domain.split('.').next().unwrap_or_default().to_uppercase();
+    serde_json::json!({
+        "CmsPlugins": ["ActiveDirectory"],
+        "DomainJoinConfig": {
+            "Sid": "S-1-5-21-2126449477-2524075714-3094792973", "MachineAccountName": account,
+            "Guid": "498c4f2c-3e0c-4d3f-8d3c-1d1d9c0f7a4e", "DnsTreeName": domain, "DnsName": domain,
+            "NetBiosName": netbios
+        },
+        "ActiveDirectoryConfig": {
+            "GroupManagedServiceAccounts": [
+                {"Name": account, "Scope": domain}, {"Name": account, "Scope": netbios}
+            ],
+            "HostAccountConfig": {
+                "PortableCcgVersion": "1", "PluginGUID": "{859E1386-BDB4-49E8-85C7-3070B13920E1}",
+                "PluginInput": {"CredentialArn": secret_arn}
+            }
+        }
+    })
+    .to_string()
+}
+
+/// How long a test waits for a condition. Far more than anything takes; it only ends a test that hangs.
+pub const PATIENCE: Duration = Duration::from_secs(30);
