@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod fault;
+pub mod klist;
 pub mod lease;
 pub mod name;
 pub mod volume;
