@@ -143,7 +143,7 @@ registry! {
     ConfigAccountTwice "config-account-twice" Config Platform
         "give each gMSA one CredSpec: two leases cannot share one folder of the volume"
     ConfigOwnerDenied "config-owner-denied" Config Platform
-        "run the sidecar as the owner it shall write for (`user` in the task definition), or grant it CAP_CHOWN"
+        "run the sidecar as the owner it shall write for (`user` in the task definition), or as root with CAP_CHOWN and CAP_DAC_OVERRIDE"
     ConfigListen "config-listen" Config Platform
         "choose a free address and port with GMSA_LISTEN; all containers of a task share one network"
     ConfigLoginMissing "config-login-missing" Config Platform
@@ -256,6 +256,8 @@ registry! {
         "make GMSA_DIR writable for the sidecar's user: the image's volume belongs to 65532:65532 with mode 0775, so run as 65532:GID or UID:65532"
     VolumeWriteFailed "volume-write-failed" CannotCreate Platform
         "free space on the volume or mount it writable; the old tickets stay until new ones are written"
+    VolumePathTaken "volume-path-taken" CannotCreate Platform
+        "remove from the volume what stands there, and mount the volume read-only into every other container"
 
     InternalBug "internal-bug" Software Us
         "report it with this line and the version"
