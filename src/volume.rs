@@ -9,7 +9,7 @@
 mod ccache;
 mod krb5_conf;
 
-pub use ccache::{CacheImage, KeytabImage, Warm, warm};
+pub use ccache::{CacheImage, Warm, warm};
 pub use krb5_conf::{Kdc, Krb5Conf, RealmEntry};
 
 #[cfg(test)]
@@ -69,12 +69,13 @@ impl Volume {
 
     /// Writes `<account>/krb5cc` and then, for the first lease, its copy `krb5cc`.
     pub fn write_ccache(&self, account: &Account, first: bool, image: &CacheImage) -> Result<(), Fault> {
-        self.write(account, first, CCACHE, image.bytes())
-    }
-
-    /// Writes `<account>/krb5.keytab` and then, for the first lease, its copy `krb5.keytab`.
-    pub fn write_keytab(&self, account: &Account, first: bool, image: &KeytabImage) -> Result<(), Fault> {
-        self.write(account, first, KEYTAB, image.bytes())
+        let root = self.root().map_err(|error| failed(&self.path, error))?;
+        let folder = self.account_folder(&root, account)?;
+        self.replace(&folder, CCACHE, image.bytes(), self.mode)?;
+        if first {
+            self.replace(&root, CCACHE, image.bytes(), self.mode)?;
+        }
+        Ok(())
     }
 
     /// Writes `krb5.conf`, readable by everyone, unless it stands there already; tells whether it was written.
@@ -94,16 +95,6 @@ impl Volume {
         let folder = self.root().and_then(|root| root.enter(account.as_str())).ok()?;
         let (bytes, stat) = read(&folder.fd, CCACHE, OFlags::NOFOLLOW).ok()?;
         self.is_ours(&stat).then_some(bytes)
-    }
-
-    fn write(&self, account: &Account, first: bool, name: &str, bytes: &[u8]) -> Result<(), Fault> {
-        let root = self.root().map_err(|error| failed(&self.path, error))?;
-        let folder = self.account_folder(&root, account)?;
-        self.replace(&folder, name, bytes, self.mode)?;
-        if first {
-            self.replace(&root, name, bytes, self.mode)?;
-        }
-        Ok(())
     }
 
     /// Opened anew for each use: a folder that was unmounted and mounted again is found again. Links on the way to
@@ -409,7 +400,6 @@ fn words(error: &io::Error) -> String {
 pub(crate) const CCACHE: &str = "krb5cc";
 /// The name of the app's configuration.
 pub(crate) const KRB5_CONF: &str = "krb5.conf";
-const KEYTAB: &str = "krb5.keytab";
 
 /// No ccache is larger: a ticket is 64 KiB at most (its PAC), and an app asks for a few.
 const LIMIT: u64 = 1024 * 1024;

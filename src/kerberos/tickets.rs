@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use krb5::{CCache, Credentials, Principal};
 
 use crate::clock;
+use crate::volume::CacheImage;
 
 /// A ticket that an AS exchange brought, before it is told apart by its use.
 pub struct Ticket(pub(super) Credentials);
@@ -36,8 +37,8 @@ impl GmsaTgt {
     }
 
     /// A FILE ccache, version 4, with this TGT (MIT's `ccache_file_format`).
-    pub fn ccache(&self) -> Vec<u8> {
-        CCache::with_credentials(&self.0).encode()
+    pub fn ccache(&self) -> CacheImage {
+        CacheImage::of_gmsa(CCache::with_credentials(&self.0).encode())
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the volume takes: images made from a gMSA's own tickets and keys. And what it gives back at a warm start.
+//! What the volume takes: images made from a gMSA's own tickets. And what it gives back at a warm start.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -10,39 +10,24 @@ use zeroize::Zeroizing;
 use crate::clock;
 use crate::name::Account;
 
-macro_rules! image {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        pub struct $name(Zeroizing<Vec<u8>>);
+/// A FILE ccache with a gMSA's own tickets, the only kind of ticket that reaches the volume.
+pub struct CacheImage(Zeroizing<Vec<u8>>);
 
-        impl $name {
-            /// For `kerberos` only, which makes it from a gMSA's own ticket or key and from nothing else.
-            #[cfg_attr(not(test), expect(dead_code, reason = "`kerberos` is not there yet"))]
-            pub(crate) fn of_gmsa(image: Vec<u8>) -> Self {
-                Self(Zeroizing::new(image))
-            }
+impl CacheImage {
+    /// For `kerberos` only, which makes it from a gMSA's own ticket and from nothing else.
+    pub(crate) fn of_gmsa(image: Vec<u8>) -> Self {
+        Self(Zeroizing::new(image))
+    }
 
-            pub(super) fn bytes(&self) -> &[u8] {
-                &self.0
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "({} bytes)"), self.0.len())
-            }
-        }
-    };
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
-image! {
-    /// A FILE ccache with a gMSA's own tickets, the only kind of ticket that reaches the volume.
-    CacheImage
-}
-
-image! {
-    /// A keytab with a gMSA's own keys.
-    KeytabImage
+impl fmt::Debug for CacheImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CacheImage({} bytes)", self.0.len())
+    }
 }
 
 /// A ticket found on the volume that is good still.
@@ -183,7 +168,6 @@ mod tests {
     #[test]
     fn images_print_no_bytes() {
         assert_eq!(format!("{:?}", CacheImage::of_gmsa(b"secret".to_vec())), "CacheImage(6 bytes)");
-        assert_eq!(format!("{:?}", KeytabImage::of_gmsa(b"secret".to_vec())), "KeytabImage(6 bytes)");
     }
 
     proptest! {

@@ -95,9 +95,8 @@ fn the_first_lease_is_written_twice_and_nothing_else_is_left() {
     let volume = open(&folder);
     volume.write_ccache(&"WebApp02".parse().unwrap(), false, &image(b"two")).unwrap();
     volume.write_ccache(&account(), true, &image(b"one")).unwrap();
-    volume.write_keytab(&account(), true, &KeytabImage::of_gmsa(b"key".to_vec())).unwrap();
-    let names = ["WebApp01", "WebApp01/krb5.keytab", "WebApp01/krb5cc", "WebApp02", "WebApp02/krb5cc"];
-    assert_eq!(tree(folder.path()), [&names[..], &["krb5.keytab", "krb5cc"]].concat());
+    let names = ["WebApp01", "WebApp01/krb5cc", "WebApp02", "WebApp02/krb5cc"];
+    assert_eq!(tree(folder.path()), [&names[..], &["krb5cc"]].concat());
     assert_eq!(fs::read(folder.path().join("krb5cc")).unwrap(), b"one");
     assert_eq!(volume.ccache_path(&account()), folder.path().join("WebApp01/krb5cc"));
     assert_eq!(**volume.read_ccache(&account()).unwrap(), *b"one");

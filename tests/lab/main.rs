@@ -3,5 +3,19 @@
 //! `scripts/test` starts the lab and runs these inside its network namespace; by hand: `lab/up`, then
 //! `lab/run cargo nextest run --test lab`.
 
+/// real clients use the ticket
 mod clients;
+
+/// every bad input has its fault and leaves nothing behind
+mod faults;
+
+/// starting, renewing, stopping, starting again
+mod life;
+
+/// what the first ticket costs on the wire
+mod round_trips;
+
+/// every place a CredSpec may come from
+mod sources;
+
 mod support;

@@ -1,10 +1,12 @@
 //! A sidecar under test, and the lab around it.
 
 use std::collections::BTreeMap;
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
@@ -16,8 +18,8 @@ pub fn lab(name: &str) -> &'static str {
     static NAMES: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
         let output = Command::new(root().join("lab/env.sh")).output().expect("lab/env.sh runs");
         let lines = String::from_utf8(output.stdout).expect("names are text");
-        let names: BTreeMap<_, _> = lines.lines().filter_map(|line| line.split_once('=')).map(|(a, b)| (a.into(), b.into())).collect();
-        let names: BTreeMap<String, String> = names;
+        let pairs = lines.lines().filter_map(|line| line.split_once('='));
+        let names: BTreeMap<String, String> = pairs.map(|(name, value)| (name.into(), value.into())).collect();
         let agent = (names["LAB_ECS_IP"].as_str(), 80);
         assert!(TcpStream::connect(agent).is_ok(), "not in the lab: start it with lab/up and run the tests by lab/run");
         names
@@ -49,6 +51,8 @@ impl Sidecar {
     /// One that finds S3 and Secrets Manager of the lab with credentials of its environment.
     pub fn new() -> Self {
         let volume = TempDir::new().expect("a folder for the volume");
+        // Like the image's: whoever mounts it may look into the folder itself.
+        std::fs::set_permissions(volume.path(), Permissions::from_mode(0o755)).expect("a mode");
         // Every process has its own address of the loopback range, so that tests can run side by side.
         let [_, a, b, c] = std::process::id().to_be_bytes();
         static COUNT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(8488);
@@ -109,17 +113,18 @@ impl Sidecar {
 
     /// Runs a command that ends by itself.
     pub fn call(&self, arguments: &[&str]) -> Ended {
-        let output = self.command(arguments).output().expect("the sidecar starts");
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("output is UTF-8");
-        let ended = Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
-        assert_no_secret(&ended.stdout);
-        assert_no_secret(&ended.stderr);
-        ended
+        Ended::of(self.command(arguments).output().expect("the sidecar starts"))
     }
 
     /// Runs `init`.
     pub fn init(&self) -> Ended {
         self.call(&["init"])
+    }
+
+    /// Runs `init` with one variable more.
+    pub fn init_with(&self, name: &str, value: &str) -> Ended {
+        let output = self.command(&["init"]).env(name, value).output().expect("the sidecar starts");
+        Ended::of(output)
     }
 
     /// Starts `run`.
@@ -160,9 +165,7 @@ impl Sidecar {
         let mut app = Command::new("setpriv");
         app.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".into()]).args(command);
         app.env("KRB5CCNAME", self.path("krb5cc")).env("KRB5_CONFIG", self.path("krb5.conf"));
-        let output = app.env("HOME", "/nonexistent").output().expect("the app starts");
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+        Ended::of(app.env("HOME", "/nonexistent").output().expect("the app starts"))
     }
 
     /// Every file on the volume.
@@ -189,6 +192,14 @@ pub struct Ended {
 }
 
 impl Ended {
+    fn of(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("output is UTF-8");
+        let ended = Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
+        assert_no_secret(&ended.stdout);
+        assert_no_secret(&ended.stderr);
+        ended
+    }
+
     /// The JSON log lines.
     pub fn log(&self) -> Vec<Value> {
         self.stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
@@ -308,8 +319,48 @@ pub fn assert_no_secret(text: &str) {
 pub fn secret_arn(name: &str) -> String {
     let arns = std::fs::read_to_string(lab("LAB_ARNS")).expect("the seed wrote the ARNs");
     let arns: Value = serde_json::from_str(&arns).expect("JSON");
-    let found = arns.pointer(&format!("/{}", name.replace('/', "~1"))).or_else(|| arns["secrets"].get(name));
-    found.and_then(Value::as_str).unwrap_or_else(|| panic!("no secret {name} in {arns}")).to_owned()
+    arns[name].as_str().unwrap_or_else(|| panic!("no secret {name} in {arns}")).to_owned()
+}
+
+/// Puts an object into the lab's bucket, whose name it returns.
+pub fn put_object(key: &str, body: &[u8]) {
+    use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .credentials_provider(Credentials::for_tests())
+        .region(Region::new(lab("LAB_AWS_REGION")))
+        .endpoint_url(lab("LAB_AWS_ENDPOINT"))
+        .force_path_style(true)
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .build();
+    let put = aws_sdk_s3::Client::from_conf(config).put_object().bucket(lab("LAB_BUCKET")).key(key).body(body.to_vec().into());
+    block_on(put.send()).expect("the object is stored");
+}
+
+/// Makes a secret, or gives it a new value; returns its ARN.
+pub fn put_secret(name: &str, value: &str) -> String {
+    use aws_sdk_secretsmanager::config::{BehaviorVersion, Credentials, Region};
+    let config = aws_sdk_secretsmanager::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .credentials_provider(Credentials::for_tests())
+        .region(Region::new(lab("LAB_AWS_REGION")))
+        .endpoint_url(lab("LAB_AWS_ENDPOINT"))
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .build();
+    let client = aws_sdk_secretsmanager::Client::from_conf(config);
+    let create = client.create_secret().name(name).secret_string(value);
+    let arn = match block_on(create.send()) {
+        Ok(made) => made.arn,
+        Err(_exists) => {
+            let put = client.put_secret_value().secret_id(name).secret_string(value);
+            block_on(put.send()).expect("the secret is stored").arn
+        }
+    };
+    arn.expect("a secret has an ARN")
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
 }
 
 /// A CredSpec as New-CredentialSpec and the AWS documentation write it.

@@ -1,0 +1,189 @@
+use crate::support::{Sidecar, cred_spec, lab, put_object, root, secret_arn};
+
+fn arn() -> String {
+    format!("arn:aws:s3:::{}/webapp01.json", lab("LAB_BUCKET"))
+}
+
+fn gets_a_ticket(sidecar: &Sidecar) -> String {
+    let ended = sidecar.init();
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    assert!(sidecar.path("WebApp01/krb5cc").exists());
+    ended.stderr
+}
+
+/// Documents of the ECS agent for a task of this test alone; returns the metadata URI.
+fn task(id: &str, container: &serde_json::Value, task: &serde_json::Value) -> String {
+    let folder = std::path::Path::new(lab("LAB_ECS_DOCS")).join(id);
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("container.json"), container.to_string()).unwrap();
+    std::fs::write(folder.join("task.json"), task.to_string()).unwrap();
+    format!("{}/v4/{id}", lab("LAB_ECS_ENDPOINT"))
+}
+
+fn documents() -> (serde_json::Value, serde_json::Value) {
+    let read = |name: &str| {
+        let path = std::path::Path::new(lab("LAB_ECS_DOCS")).join("bare").join(name);
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    };
+    (read("container.json"), read("task.json"))
+}
+
+#[test]
+fn an_arn_with_each_prefix_and_without() {
+    for prefix in ["", "credentialspecdomainless:", "credentialspec:"] {
+        gets_a_ticket(&Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &format!("{prefix}{}", arn())));
+    }
+}
+
+#[test]
+fn an_inline_document_and_a_file() {
+    gets_a_ticket(&Sidecar::inline("WebApp01", "gmsa/login"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let bom = format!("\u{feff}{}", cred_spec("WebApp01", lab("LAB_DOMAIN"), &secret_arn("gmsa/login")));
+    std::fs::write(file.path(), bom).unwrap();
+    gets_a_ticket(&Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &format!("file://{}", file.path().display())));
+}
+
+#[test]
+fn a_json_array_of_keys_that_hold_spaces_and_commas() {
+    let bucket = lab("LAB_BUCKET");
+    let keys = ["teams/a b+c%20d/wëbapp01.json", "a, b.json"];
+    put_object(keys[1], cred_spec("WebApp02", lab("LAB_DOMAIN"), &secret_arn("gmsa/login")).as_bytes());
+    let specs: Vec<_> = keys.iter().map(|key| format!("arn:aws:s3:::{bucket}/{key}")).collect();
+    let specs = serde_json::to_string(&specs).unwrap();
+    let sidecar = Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &specs);
+    gets_a_ticket(&sidecar);
+    assert!(sidecar.path("WebApp02/krb5cc").exists());
+}
+
+#[test]
+fn every_form_of_the_secrets_arn_and_of_its_keys() {
+    let full = secret_arn("gmsa/login");
+    let without_suffix = full.rsplit_once('-').unwrap().0.to_owned();
+    let value_from = format!("{full}::AWSCURRENT:");
+    for arn in [without_suffix, value_from, secret_arn("gmsa/alias-keys")] {
+        let spec = cred_spec("WebApp01", lab("LAB_DOMAIN"), &arn);
+        gets_a_ticket(&Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &spec));
+    }
+}
+
+/// As on Fargate: nothing but task metadata and the task role's credentials.
+#[test]
+fn the_label_on_the_sidecars_own_container() {
+    let sidecar = Sidecar::new()
+        .without("AWS_ACCESS_KEY_ID")
+        .without("AWS_SECRET_ACCESS_KEY")
+        .without("AWS_REGION")
+        .with("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/credentials/sidecar")
+        .with("ECS_CONTAINER_METADATA_URI_V4", &format!("{}/v4/sidecar", lab("LAB_ECS_ENDPOINT")));
+    gets_a_ticket(&sidecar);
+}
+
+#[test]
+fn the_label_on_another_container_of_the_task() {
+    let (container, mut document) = documents();
+    let label = format!("credentialspecdomainless:{}", arn());
+    let mut other = container.clone();
+    other["Name"] = "app".into();
+    other["Labels"]["gmsa-sidecar.credential-specs"] = label.into();
+    document["Containers"].as_array_mut().unwrap().push(other);
+    gets_a_ticket(&Sidecar::new().with("ECS_CONTAINER_METADATA_URI_V4", &task("label-on-app", &container, &document)));
+}
+
+#[test]
+fn credential_specs_in_the_metadata_in_any_casing() {
+    let (container, document) = documents();
+    for name in ["credentialSpecs", "CredentialSpecs"] {
+        let mut document = document.clone();
+        document["Containers"][0][name] = serde_json::json!([format!("credentialspecdomainless:{}", arn())]);
+        let uri = task(&format!("shows-{name}"), &container, &document);
+        gets_a_ticket(&Sidecar::new().with("ECS_CONTAINER_METADATA_URI_V4", &uri));
+    }
+}
+
+#[test]
+fn the_task_definition_with_a_warning() {
+    let uri = format!("{}/v4/bare", lab("LAB_ECS_ENDPOINT"));
+    let log = gets_a_ticket(&Sidecar::new().with("ECS_CONTAINER_METADATA_URI_V4", &uri));
+    let warning = log.lines().find(|line| line.contains("\"WARN\"")).expect("a warning");
+    assert!(warning.contains("fetcher") && warning.contains("same path"), "{warning}");
+}
+
+/// A stand-in between us and S3 or Secrets Manager that breaks what its rules say.
+pub struct FaultProxy {
+    child: std::process::Child,
+    pub address: String,
+    log: tempfile::NamedTempFile,
+}
+
+impl FaultProxy {
+    pub fn start(rules: &serde_json::Value, arguments: &[&str]) -> Self {
+        use std::io::BufRead;
+        let file = |text: &str| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), text).unwrap();
+            file
+        };
+        let (rules, log) = (file(&rules.to_string()), file(""));
+        let upstream = lab("LAB_AWS_ENDPOINT").trim_start_matches("http://");
+        let mut command = std::process::Command::new("/usr/bin/python3");
+        command.arg("-B").arg(root().join("lab/aws/fault_proxy.py"));
+        command.args(["--listen", "127.0.0.1:0", "--upstream", upstream]);
+        command.arg("--rules").arg(rules.path()).arg("--log").arg(log.path()).args(arguments);
+        let pipe = std::process::Stdio::piped;
+        let mut child = command.stdin(pipe()).stdout(pipe()).spawn().unwrap();
+        let mut line = String::new();
+        std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().rsplit(' ').next().unwrap().to_owned();
+        rules.keep().unwrap();
+        Self { child, address, log }
+    }
+
+    /// One line a request.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log.path()).unwrap()
+    }
+}
+
+impl Drop for FaultProxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_bucket_in_another_region_is_found_by_its_redirect() {
+    let redirect = serde_json::json!([
+        {"path": "/gmsa-specs/webapp01.json", "times": 1, "action": "status", "status": 301,
+         "headers": {"x-amz-bucket-region": "us-west-2"}, "body": "<Error><Code>PermanentRedirect</Code></Error>"}
+    ]);
+    let proxy = FaultProxy::start(&redirect, &[]);
+    let endpoint = format!("http://{}", proxy.address);
+    gets_a_ticket(&Sidecar::of("webapp01.json").with("AWS_ENDPOINT_URL_S3", &endpoint));
+    let asked = proxy.log();
+    assert_eq!(asked.lines().filter(|line| line.contains("webapp01.json")).count(), 2, "{asked}");
+}
+
+#[test]
+fn a_private_ca_and_a_proxy_are_honoured_and_metadata_is_never_proxied() {
+    let state = lab("LAB_STATE");
+    let (certificate, key) = (format!("{state}/ca/aws.pem"), format!("{state}/ca/aws.key"));
+    let tls = FaultProxy::start(&serde_json::json!([]), &["--tls-cert", &certificate, "--tls-key", &key]);
+    let tunnel = FaultProxy::start(&serde_json::json!([]), &["--connect-to", &tls.address]);
+    let proxied = Sidecar::new()
+        .without("AWS_ENDPOINT_URL")
+        .without("AWS_ACCESS_KEY_ID")
+        .without("AWS_SECRET_ACCESS_KEY")
+        .with("HTTPS_PROXY", &format!("http://{}", tunnel.address))
+        .with("HTTP_PROXY", &format!("http://{}", tunnel.address))
+        .with("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/credentials/sidecar")
+        .with("ECS_CONTAINER_METADATA_URI_V4", &format!("{}/v4/sidecar", lab("LAB_ECS_ENDPOINT")));
+    let untrusted = proxied.init_with("GMSA_INIT_TIMEOUT", "1s");
+    assert_eq!(untrusted.code, Some(69), "{untrusted:#?}");
+    assert!(untrusted.fault().contains("credspec-unreachable"), "{untrusted:#?}");
+    gets_a_ticket(&proxied.with("AWS_CA_BUNDLE", lab("LAB_CA")));
+    let asked = tunnel.log();
+    assert!(asked.contains("CONNECT") && asked.contains("amazonaws.com"), "{asked}");
+    assert!(!asked.contains("169.254."), "{asked}");
+}
