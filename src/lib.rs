@@ -1,5 +1,7 @@
 //! Kerberos tickets of group Managed Service Accounts for Linux containers, from a sidecar.
 
+pub mod arn;
+pub mod aws;
 pub mod clock;
 pub mod fault;
 pub mod lease;
