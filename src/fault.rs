@@ -177,6 +177,8 @@ registry! {
         "set AWS_REGION"
     CredSpecUnreadable "credspec-unreadable" Data Platform
         "check path and permissions of the CredSpec file as the sidecar's user sees them"
+    CredSpecUnsupported "credspec-unsupported" Data Platform
+        "put the CredSpec into S3 and name the object's ARN; this version does not read SSM parameters"
     CredSpecTooLarge "credspec-too-large" Data Platform
         "check that the reference names a CredSpec; a CredSpec has at most 64 KiB"
     CredSpecMalformed "credspec-malformed" Data Platform

@@ -1,0 +1,346 @@
+//! The task: what the ECS agent tells of it, and where in it the CredSpecs are named.
+//!
+//! Task metadata endpoint version 4:
+//! <https://docs.aws.amazon.com/AmazonECS/latest/developerguide/task-metadata-endpoint-v4.html>
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::arn::Arn;
+use crate::aws::{Aws, Failure, Kind, Place, json_reason};
+use crate::credspec::{Reference, ReferenceError, parse_label};
+use crate::fault::{Code, Fault};
+
+/// What the documents of the ECS agent say. They gain fields and lack some by platform: whatever is not there, or
+/// not of the expected type, is empty.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Task {
+    /// From `TaskARN`: `eu-central-1`.
+    pub region: Option<String>,
+    /// From `TaskARN`: `aws`, `aws-cn`, ...
+    pub partition: Option<String>,
+    /// From `TaskARN`: twelve digits.
+    pub account: Option<String>,
+    /// The task definition's family.
+    pub family: Option<String>,
+    /// The task definition's revision.
+    pub revision: Option<String>,
+    /// The labels (`dockerLabels`) of the sidecar's own container.
+    pub own_labels: BTreeMap<String, String>,
+    /// The labels of every container that ECS has created so far, in its order, the own one too.
+    pub container_labels: Vec<BTreeMap<String, String>>,
+    /// Every `credentialSpecs` in the documents, in any casing. ECS shows none today.
+    pub credential_specs: Vec<String>,
+    /// How well the host keeps time, if it is told: Kerberos dies of skew.
+    pub clock: Option<ClockDrift>,
+}
+
+/// `ClockDrift` of the task document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClockDrift {
+    /// `ClockErrorBound`: milliseconds.
+    pub error_bound: Option<f64>,
+    /// `ClockSynchronizationStatus` is `SYNCHRONIZED`.
+    pub synchronized: bool,
+}
+
+impl Task {
+    /// Reads the own container's document (`${ECS_CONTAINER_METADATA_URI_V4}`) and the task's (`/task`).
+    pub fn parse(container: &[u8], task: &[u8]) -> Result<Self, Fault> {
+        let read = |which, document| -> Result<Value, Fault> {
+            let what = format!("the {which} metadata is malformed");
+            let fault = |why: String| Fault::new(Code::TaskMetadataMalformed, what.clone()).because(why);
+            let value: Value = serde_json::from_slice(document).map_err(|error| fault(json_reason(&error)))?;
+            if value.is_object() { Ok(value) } else { Err(fault("it is no JSON object".into())) }
+        };
+        let (container, task) = (read("container", container)?, read("task", task)?);
+        let arn = task["TaskARN"].as_str().and_then(|arn| Arn::parse(arn).ok());
+        let part = |part: fn(Arn<'_>) -> &str| arn.map(part).filter(|part| !part.is_empty()).map(str::to_owned);
+        let mut credential_specs = Vec::new();
+        collect_specs(&container, &mut credential_specs);
+        collect_specs(&task, &mut credential_specs);
+        Ok(Self {
+            region: part(|arn| arn.region),
+            partition: part(|arn| arn.partition),
+            account: part(|arn| arn.account),
+            family: task["Family"].as_str().map(str::to_owned),
+            revision: match &task["Revision"] {
+                Value::String(revision) => Some(revision.clone()),
+                Value::Number(revision) => Some(revision.to_string()),
+                _ => None,
+            },
+            own_labels: labels(&container),
+            container_labels: task["Containers"].as_array().into_iter().flatten().map(labels).collect(),
+            credential_specs,
+            clock: task["ClockDrift"].as_object().map(|clock| ClockDrift {
+                error_bound: clock.get("ClockErrorBound").and_then(Value::as_f64),
+                synchronized: clock.get("ClockSynchronizationStatus").and_then(Value::as_str) == Some("SYNCHRONIZED"),
+            }),
+        })
+    }
+}
+
+fn labels(container: &Value) -> BTreeMap<String, String> {
+    let labels = container["Labels"].as_object().into_iter().flatten();
+    labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+}
+
+/// Every text in a field called `credentialSpecs`, however deep; labels are free text and not looked into.
+fn collect_specs(value: &Value, specs: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                if key.eq_ignore_ascii_case("credentialSpecs") {
+                    let found = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+                    specs.extend(found.iter().filter_map(Value::as_str).map(str::to_owned));
+                } else if key != "Labels" {
+                    collect_specs(value, specs);
+                }
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| collect_specs(value, specs)),
+        _ => {}
+    }
+}
+
+/// Where a task that names no CredSpecs in its environment names them, first hit wins: the label of the sidecar's
+/// own container, that of any other, `credentialSpecs` in the agent's documents, and the task definition.
+///
+/// One attempt: trying again is the caller's.
+pub async fn discover(aws: &Aws) -> Result<Vec<Reference>, Fault> {
+    let container = aws.metadata("").await?;
+    let task = Task::parse(&container, &aws.metadata("/task").await?)?;
+    if let Some(label) = task.own_labels.get(LABEL) {
+        return parse_label(label).map_err(label_fault);
+    }
+    // The containers' labels may differ: every app may name its own. ECS lists a container only once it is created.
+    let labels: Vec<_> = task.container_labels.iter().filter_map(|labels| labels.get(LABEL)).collect();
+    if !labels.is_empty() {
+        return union(labels, parse_label).map_err(label_fault);
+    }
+    if !task.credential_specs.is_empty() {
+        return union(&task.credential_specs, one).map_err(definition_fault);
+    }
+    from_definition(&task, aws).await
+}
+
+/// `credentialSpecs` of the task's own definition (`ecs:DescribeTaskDefinition`).
+async fn from_definition(task: &Task, aws: &Aws) -> Result<Vec<Reference>, Fault> {
+    let not_found = |why: &str| Fault::new(Code::TaskCredSpecNotFound, "the task names no CredSpec").because(why);
+    let (Some(family), Some(revision)) = (&task.family, &task.revision) else {
+        return Err(not_found("no container has the label, and the task metadata names no task definition"));
+    };
+    let (Some(region), Some(partition)) = (&task.region, &task.partition) else {
+        return Err(not_found("no container has the label, and the task metadata has no TaskARN"));
+    };
+    let body = json!({"taskDefinition": format!("{family}:{revision}")}).to_string();
+    let answer = aws.ecs("DescribeTaskDefinition", body, Place { region, partition }).await;
+    let answer = answer.map_err(|failure| {
+        let code = match &failure {
+            Failure::Credentials(_) => Code::TaskDefinitionDenied,
+            Failure::Refused(refusal) => match refusal.kind {
+                Kind::Denied | Kind::Credentials => Code::TaskDefinitionDenied,
+                Kind::NotFound | Kind::Unusable => Code::TaskCredSpecNotFound,
+                Kind::Transient => Code::TaskDefinitionUnreachable,
+            },
+            Failure::Unreachable(_) | Failure::Strange(..) => Code::TaskDefinitionUnreachable,
+        };
+        let what = format!("no container has the label {LABEL}, and `{family}:{revision}` could not be described");
+        Fault::new(code, what).because(failure)
+    })?;
+    let what = || format!("the answer about task definition `{family}:{revision}` is malformed");
+    let answer: Value = serde_json::from_slice(&answer)
+        .map_err(|error| Fault::new(Code::TaskDefinitionUnreachable, what()).because(json_reason(&error)))?;
+    let mut specs = Vec::new();
+    collect_specs(&answer["taskDefinition"]["containerDefinitions"], &mut specs);
+    if specs.is_empty() {
+        return Err(not_found("neither a label nor the task definition names one"));
+    }
+    let references = union(&specs, one).map_err(definition_fault)?;
+    tracing::warn!(
+        task_definition = format!("{family}:{revision}"),
+        "the task definition has native credentialSpecs: the platform's own fetcher is at work in this task too; the \
+         two must not mount the same path. Name the CredSpecs in the label {LABEL} instead",
+    );
+    Ok(references)
+}
+
+/// One element of `credentialSpecs` is one reference, spaces and commas included.
+fn one(spec: &str) -> Result<Vec<Reference>, Vec<ReferenceError>> {
+    parse_label(&json!([spec]).to_string())
+}
+
+/// All references of all texts, each once; or all errors.
+fn union<T: AsRef<str>>(
+    texts: impl IntoIterator<Item = T>,
+    parse: impl Fn(&str) -> Result<Vec<Reference>, Vec<ReferenceError>>,
+) -> Result<Vec<Reference>, Vec<ReferenceError>> {
+    let (mut references, mut errors) = (Vec::new(), Vec::new());
+    for text in texts {
+        match parse(text.as_ref()) {
+            Ok(found) => {
+                for reference in found {
+                    if !references.contains(&reference) {
+                        references.push(reference);
+                    }
+                }
+            }
+            Err(found) => errors.extend(found),
+        }
+    }
+    if errors.is_empty() { Ok(references) } else { Err(errors) }
+}
+
+fn label_fault(errors: Vec<ReferenceError>) -> Fault {
+    Fault::new(Code::TaskLabelInvalid, format!("the label {LABEL} cannot be used")).because(listed(errors))
+}
+
+fn definition_fault(errors: Vec<ReferenceError>) -> Fault {
+    let fault = Fault::new(Code::TaskCredSpecNotFound, "the task's credentialSpecs are not for a sidecar");
+    fault.because(listed(errors))
+}
+
+fn listed(errors: Vec<ReferenceError>) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// The label that names CredSpecs, in the syntax of `GMSA_CREDENTIAL_SPECS`.
+pub const LABEL: &str = "gmsa-sidecar.credential-specs";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use proptest::prelude::*;
+
+    use crate::aws::tests::{aws_at, http, server};
+
+    /// A real document of a Fargate task, shortened.
+    const TASK: &str = r#"{"Cluster":"arn:aws:ecs:ap-northeast-1:123456789012:cluster/simple-ecs-cluster",
+        "TaskARN":"arn:aws:ecs:ap-northeast-1:123456789012:task/simple-ecs-cluster/e40860c2b55a4200b03c3197f6c59714",
+        "Family":"dev-yamada","Revision":"3","DesiredStatus":"RUNNING","Limits":{"CPU":1,"Memory":3072},
+        "Containers":[{"DockerId":"e408-2886439692","Name":"dev-yamada","Labels":{
+            "com.amazonaws.ecs.task-definition-family":"dev-yamada","com.amazonaws.ecs.task-definition-version":"3"},
+            "Networks":[{"NetworkMode":"awsvpc","IPv4Addresses":["172.31.2.72"]}]}],
+        "ClockDrift":{"ClockErrorBound":0.556966,"ReferenceTimestamp":"2024-07-29T07:57:08Z","ClockSynchronizationStatus":"SYNCHRONIZED"}}"#;
+
+    fn container(labels: Value) -> Value {
+        json!({"Name": "gmsa-sidecar", "Labels": labels})
+    }
+
+    fn ok(body: impl ToString) -> Vec<u8> {
+        http(200, "", body.to_string().as_bytes())
+    }
+
+    async fn discover_from(answers: Vec<Vec<u8>>) -> Result<Vec<String>, Fault> {
+        let found = discover(&aws_at(&server(answers))).await?;
+        Ok(found.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_fargate_task_is_read() {
+        let task = Task::parse(br#"{"Labels":{"a":"b","c":7}}"#, TASK.as_bytes()).unwrap();
+        assert_eq!(task.region.as_deref(), Some("ap-northeast-1"));
+        assert_eq!((task.partition.as_deref(), task.account.as_deref()), (Some("aws"), Some("123456789012")));
+        assert_eq!((task.family.as_deref(), task.revision.as_deref()), (Some("dev-yamada"), Some("3")));
+        assert_eq!(task.own_labels, BTreeMap::from([("a".to_owned(), "b".to_owned())]));
+        assert_eq!(task.container_labels.len(), 1);
+        assert_eq!(task.clock, Some(ClockDrift { error_bound: Some(0.556966), synchronized: true }));
+    }
+
+    #[test]
+    fn fields_that_are_missing_or_odd_are_empty() {
+        assert_eq!(Task::parse(b"{}", b"{}").unwrap(), Task::default());
+        let odd = br#"{"TaskARN":7,"Family":[],"Revision":3,"Containers":{"x":1},"ClockDrift":"no","New":{"a":[]}}"#;
+        let expected = Task { revision: Some("3".into()), ..Task::default() };
+        assert_eq!(Task::parse(br#"{"Labels":[]}"#, odd).unwrap(), expected);
+        for (container, task) in [("", "{}"), ("{}", "no"), ("[]", "{}"), ("{}", "null")] {
+            let fault = Task::parse(container.as_bytes(), task.as_bytes()).unwrap_err();
+            assert_eq!(fault.code, Code::TaskMetadataMalformed);
+        }
+    }
+
+    #[test]
+    fn credential_specs_are_found_in_any_casing_but_not_in_labels() {
+        let task = json!({"Containers": [
+            {"CredentialSpecs": ["a", 7]}, {"credentialspecs": "b", "Labels": {"credentialSpecs": "no"}}
+        ]});
+        let task = Task::parse(br#"{"credentialSpecs":["c"]}"#, task.to_string().as_bytes()).unwrap();
+        assert_eq!(task.credential_specs, ["c", "a", "b"]);
+    }
+
+    #[tokio::test]
+    async fn the_own_label_wins() {
+        let own = container(json!({LABEL: "arn:aws:s3:::bucket/own"}));
+        let task = json!({"Containers": [container(json!({LABEL: "arn:aws:s3:::bucket/other"}))]});
+        assert_eq!(discover_from(vec![ok(own), ok(task)]).await.unwrap(), ["arn:aws:s3:::bucket/own"]);
+    }
+
+    #[tokio::test]
+    async fn other_containers_labels_are_joined() {
+        let labelled = |label: &str| container(json!({LABEL: label}));
+        let task = json!({"Containers": [
+            labelled("arn:aws:s3:::bucket/a"), container(json!({})), labelled("arn:aws:s3:::bucket/a arn:aws:s3:::bucket/b")
+        ]});
+        let found = discover_from(vec![ok("{}"), ok(task)]).await.unwrap();
+        assert_eq!(found, ["arn:aws:s3:::bucket/a", "arn:aws:s3:::bucket/b"]);
+        let wrong = container(json!({LABEL: "file:///etc/passwd"}));
+        let fault = discover_from(vec![ok(wrong), ok("{}")]).await.unwrap_err();
+        assert_eq!(fault.code, Code::TaskLabelInvalid);
+    }
+
+    #[tokio::test]
+    async fn specs_shown_by_the_agent_come_before_the_task_definition() {
+        let own = json!({"CredentialSpecs": ["credentialspecdomainless:arn:aws:s3:::bucket/a b,c"]});
+        assert_eq!(discover_from(vec![ok(own), ok(TASK)]).await.unwrap(), ["arn:aws:s3:::bucket/a b,c"]);
+    }
+
+    #[tokio::test]
+    async fn the_task_definition_is_asked_last() {
+        let spec = "credentialspecdomainless:arn:aws:s3:::bucket/a";
+        let definition = json!({"taskDefinition": {"containerDefinitions": [
+            {"name": "sidecar"}, {"name": "app", "credentialSpecs": [spec]}, {"name": "app2", "credentialSpecs": [spec]}
+        ]}});
+        let found = discover_from(vec![ok("{}"), ok(TASK), ok(definition)]).await.unwrap();
+        assert_eq!(found, ["arn:aws:s3:::bucket/a"]);
+        let none = json!({"taskDefinition": {"containerDefinitions": [{"name": "app"}]}});
+        let host_file = json!({"taskDefinition": {"containerDefinitions": [{"credentialSpecs": ["credentialspec:file://a.json"]}]}});
+        let denied = r#"{"__type":"com.amazonaws.ecs#AccessDeniedException","Message":"User: arn:aws:sts::123456789012:assumed-role/r/s is not authorized to perform: ecs:DescribeTaskDefinition on resource: * because no identity-based policy allows the ecs:DescribeTaskDefinition action"}"#;
+        for (answer, code) in [
+            (ok(none), Code::TaskCredSpecNotFound),
+            (ok(host_file), Code::TaskCredSpecNotFound),
+            (ok("garbage"), Code::TaskDefinitionUnreachable),
+            (http(400, "", denied.as_bytes()), Code::TaskDefinitionDenied),
+            (http(400, "", br#"{"__type":"ClientException"}"#), Code::TaskCredSpecNotFound),
+            (http(500, "", b""), Code::TaskDefinitionUnreachable),
+        ] {
+            let fault = discover_from(vec![ok("{}"), ok(TASK), answer]).await.unwrap_err();
+            assert_eq!(fault.code, code, "{fault}");
+        }
+        insta::assert_snapshot!(
+            discover_from(vec![ok("{}"), ok(TASK), http(400, "", denied.as_bytes())]).await.unwrap_err(), @r"
+        code=task-definition-denied
+          what: no container has the label gmsa-sidecar.credential-specs, and `dev-yamada:3` could not be described
+          why:  AccessDeniedException, status 400: arn:aws:sts::123456789012:assumed-role/r/s may not ecs:DescribeTaskDefinition (no identity-based policy allows)
+          next: allow ecs:DescribeTaskDefinition to the task role, or set the label gmsa-sidecar.credential-specs so that it is not needed; see docs/faults.md#task-definition-denied
+        
+");
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_does_not_know_the_container_yet_is_asked_again() {
+        let fault = discover_from(vec![http(404, "", b"\"V4 container metadata handler: unable\"")]).await.unwrap_err();
+        assert_eq!(
+            (fault.code, fault.why.as_deref()),
+            (Code::TaskMetadataUnreachable, Some("it answered with status 404"))
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_document_is_read_or_refused(text in "\\PC{0,200}") {
+            let _ = Task::parse(text.as_bytes(), text.as_bytes());
+        }
+    }
+}
