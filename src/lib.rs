@@ -3,4 +3,5 @@
 pub mod clock;
 pub mod fault;
 pub mod lease;
+pub mod log;
 pub mod name;
