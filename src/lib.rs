@@ -4,4 +4,6 @@ pub mod clock;
 pub mod fault;
 pub mod lease;
 pub mod log;
+pub mod metrics;
 pub mod name;
+pub mod refresh;
