@@ -2,8 +2,10 @@
 
 pub mod clock;
 pub mod fault;
+pub mod health;
 pub mod lease;
 pub mod log;
 pub mod metrics;
 pub mod name;
+pub mod readiness;
 pub mod refresh;
