@@ -47,7 +47,7 @@ use crate::fault::{Code, Fault};
 
 /// What the environment says about AWS. Credentials are not here: the SDK's own chain finds them (environment, web
 /// identity, profile files, the container's endpoint by relative or full URI, the instance's role).
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct AwsSettings {
     /// `AWS_REGION`, else `AWS_DEFAULT_REGION`.
     pub region: Option<String>,

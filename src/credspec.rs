@@ -26,7 +26,7 @@ pub struct CredSpec {
 }
 
 /// Where the login comes from. The document decides, not the prefix of its reference.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum LoginSource {
     /// Domainless: `HostAccountConfig.PluginInput.CredentialArn`.
     Secret(SecretArn),

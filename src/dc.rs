@@ -3,7 +3,6 @@
 //! Names are asked for as they are, with a final dot: no search list, never a reverse look-up. What a DC is called
 //! is what its SRV record says.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -19,6 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::config::DomainControllers;
 use crate::fault::{Code, Fault};
 use crate::name::{Domain, Host};
 
@@ -28,21 +28,6 @@ pub struct Locator {
     /// For the faults: who was asked.
     servers: String,
     configured: DomainControllers,
-}
-
-/// `GMSA_DOMAIN_CONTROLLERS`: what the platform engineer set instead of SRV records.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DomainControllers {
-    /// For every domain without an entry of its own.
-    pub any: Vec<Host>,
-    /// For single domains.
-    pub by_domain: HashMap<Domain, Vec<Host>>,
-}
-
-impl DomainControllers {
-    fn of(&self, domain: &Domain) -> &[Host] {
-        self.by_domain.get(domain).unwrap_or(&self.any)
-    }
 }
 
 impl Locator {
@@ -278,6 +263,8 @@ pub const LDAP_PORT: u16 = 389;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashMap;
+
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 

@@ -6,7 +6,6 @@
 use std::sync::{Arc, Weak};
 
 use tokio::sync::Mutex;
-use zeroize::Zeroizing;
 
 use crate::aws::Aws;
 use crate::credspec::LoginSource;
@@ -16,7 +15,7 @@ use crate::gmsa::{self, Gmsa};
 use crate::kerberos::{self, ClientKey, GmsaTgt, Password, Principal, Proof, Refusal};
 use crate::ldap::{Connection, Sealed};
 use crate::name::{Account, Domain, Host};
-use crate::secret::{self, Secret};
+use crate::secret::{self, Secret, Stage};
 
 /// A domain as one login sees it.
 pub struct Directory {
@@ -90,7 +89,7 @@ impl Directory {
         };
         // Secret and DNS are asked at the same time; of two faults the earlier step's is told.
         let (secret, hosts) =
-            tokio::join!(secret::fetch(arn, &self.domain, &self.aws), self.locator.locate(&self.domain));
+            tokio::join!(secret::fetch(arn, &self.domain, &self.aws, Stage::Current), self.locator.locate(&self.domain));
         let (secret, mut hosts) = (secret?, hosts?);
         if secret.login.domain != self.domain {
             let what = format!("the login belongs to `{}`, the gMSA to `{}`", secret.login.domain, self.domain);
@@ -143,9 +142,9 @@ impl Directory {
             KdcConnection::open(host.clone(), addresses.clone()),
             dc::dial(host, &addresses, LDAP_PORT)
         )?;
-        let login = kerberos::login_principal(&secret.login.name, &self.domain);
+        let login = kerberos::login_principal(&secret.login.user, &self.domain);
         let service = kerberos::ldap_service(host, &self.domain);
-        let password = Password::new(Zeroizing::new(secret.login.password.to_string()));
+        let password = Password::new(secret.login.password.clone());
         let (ticket, _key) = kerberos::authenticate(&mut kdc, &login, &service, Proof::Password(password))
             .await
             .map_err(|refusal| refusal.of_login(&login, host))?;

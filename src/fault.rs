@@ -7,6 +7,8 @@
 use std::error::Error;
 use std::fmt;
 
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+
 /// One failure. It names principals, hosts, ARNs and files, never a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -65,6 +67,18 @@ impl fmt::Display for Fault {
 }
 
 impl Error for Fault {}
+
+impl Serialize for Fault {
+    /// The form for programs: `{"code","what","why","next"}`, `why` null where it is not known.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Fault", 4)?;
+        fields.serialize_field("code", self.code.name())?;
+        fields.serialize_field("what", &self.what)?;
+        fields.serialize_field("why", &self.why)?;
+        fields.serialize_field("next", self.next())?;
+        fields.end()
+    }
+}
 
 /// Who can cure a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -214,17 +214,17 @@ impl Sidecar {
     }
 
     fn leases_of(&self, spec: usize, reference: &Reference, cred_spec: &CredSpec) -> Result<Vec<Lease>, Fault> {
-        let directory = self.directory(&cred_spec.domain, &cred_spec.login);
+        let directory = self.directory(cred_spec.domain(), cred_spec.login());
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
         let mut leases = Vec::new();
-        for (place, account) in cred_spec.accounts.iter().enumerate() {
+        for (place, account) in cred_spec.accounts().iter().enumerate() {
             let taken = folders.insert(account.as_str().to_ascii_lowercase(), reference.to_string());
             if let Some(other) = taken {
                 let what = format!("two CredSpecs name the gMSA `{account}`");
                 return Err(Fault::new(Code::ConfigAccountTwice, what).because(format!("{other} and {reference}")));
             }
             let path = self.outlet.volume().ccache_path(account);
-            let identity = Identity { account: account.clone(), domain: cred_spec.domain.clone(), path };
+            let identity = Identity { account: account.clone(), domain: cred_spec.domain().clone(), path };
             let id = LeaseId { spec, account: place };
             leases.push(Lease { id, identity, directory: Arc::clone(&directory), outlet: Arc::clone(&self.outlet) });
         }

@@ -1,3 +1,116 @@
-//! The `gmsa-sidecar` command.
+//! The `gmsa-sidecar` command: arguments -> a command of the library -> an exit code.
 
-fn main() {}
+use std::future::Future;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use gmsa_sidecar::config::{Command, Environment, Invocation};
+use gmsa_sidecar::fault::{Code, Fault};
+use gmsa_sidecar::refresh::Refresh;
+use gmsa_sidecar::{clock, health, klist, log};
+use mimalloc::MiMalloc;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+use tracing::Level;
+use zeroizing_alloc::ZeroAlloc;
+
+/// Freed memory is wiped: keys and passwords pass through buffers of crates that do not do it themselves.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<MiMalloc> = ZeroAlloc(MiMalloc);
+
+fn main() -> ExitCode {
+    let invocation = match Invocation::new(std::env::args_os(), &Environment::of_process()) {
+        Ok(invocation) => invocation,
+        Err(usage) => {
+            // If this fails, nobody is left to tell.
+            let _ = usage.print();
+            return if usage.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    log::start(invocation.log);
+    if matches!(invocation.command, Command::Run(_) | Command::Init(_)) {
+        for unknown in &invocation.unknown {
+            let (variable, nearest) = (&unknown.variable, unknown.nearest);
+            tracing::warn!(event = "config.unknown-variable", variable, nearest);
+        }
+    }
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(obey(invocation.command)).unwrap_or_else(failed),
+        Err(error) => failed(system("the runtime cannot start", &error)),
+    }
+}
+
+async fn obey(command: Command) -> Result<ExitCode, Fault> {
+    match command {
+        Command::Run(config) => {
+            let (config, shutdown, refresh) = (config?, shutdown()?, Refresh::default());
+            tokio::spawn(refresh_on_hangup(refresh.clone())?);
+            gmsa_sidecar::run(config, refresh, shutdown).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Init(config) => {
+            let (config, shutdown) = (config?, shutdown()?);
+            tokio::select! {
+                done = gmsa_sidecar::init(config) => done.map(|()| ExitCode::SUCCESS),
+                () = shutdown => Ok(TERMINATED.into()),
+            }
+        }
+        Command::Health { listen, wait } => {
+            let answer = match listen {
+                Ok(listen) => health::health(listen, wait).await,
+                Err(fault) => Err(fault.why.unwrap_or(fault.what)),
+            };
+            Ok(answer.map_or_else(no, |()| ExitCode::SUCCESS))
+        }
+        Command::Klist { path, json } => {
+            let shown = klist::klist(&path, json, clock::now(), &mut io::stdout().lock());
+            Ok(if shown.unwrap_or(false) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}
+
+/// Completes on SIGTERM or SIGINT.
+fn shutdown() -> Result<impl Future<Output = ()>, Fault> {
+    let listen = |kind| signal(kind).map_err(|error| system("signals cannot be received", &error));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// SIGHUP asks for a refresh, as `POST /refresh` does.
+fn refresh_on_hangup(refresh: Refresh) -> Result<impl Future<Output = ()>, Fault> {
+    let mut hangup = signal(SignalKind::hangup()).map_err(|error| system("signals cannot be received", &error))?;
+    Ok(async move {
+        while hangup.recv().await.is_some() {
+            match refresh.ask(Instant::now()) {
+                Ok(()) => tracing::info!(event = "refresh.asked"),
+                Err(wait) => tracing::warn!(event = "refresh.too-soon", wait = format!("{}s", wait.as_secs() + 1)),
+            }
+        }
+    })
+}
+
+fn system(what: &str, error: &io::Error) -> Fault {
+    Fault::new(Code::InternalBug, what).caused_by(error)
+}
+
+fn failed(fault: Fault) -> ExitCode {
+    log::fault(Level::ERROR, "sidecar.failed", &fault);
+    ExitCode::from(fault.code.exit() as u8)
+}
+
+/// A no, in one line.
+fn no(why: String) -> ExitCode {
+    let _ = writeln!(io::stderr(), "{why}");
+    ExitCode::FAILURE
+}
+
+/// sysexits.h: EX_USAGE.
+const USAGE: u8 = 64;
+
+/// What a shell reports for a process that SIGTERM ended.
+const TERMINATED: u8 = 128 + 15;

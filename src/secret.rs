@@ -77,7 +77,7 @@ impl fmt::Debug for Login {
 ///
 /// With a JSON key the login is the object under that key of the secret (or a string that holds such an object), so
 /// that one secret can hold several logins. A key whose value is a plain text, as ECS injects it, is no login.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SecretArn {
     arn: String,
     region: String,

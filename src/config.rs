@@ -1,0 +1,497 @@
+//! Arguments and environment -> [`Invocation`]. The process environment is read here and nowhere else.
+//!
+//! Every `GMSA_` variable is one row of `settings::SETTINGS`, from which its flag, its help and its name in
+//! messages are made. Values that cannot be used are all told at once, in one fault.
+
+mod settings;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, ArgMatches, Command as Parser};
+use hyper::Uri;
+
+use crate::aws::AwsSettings;
+use crate::credspec::{Reference, ReferenceError, parse_references};
+use crate::fault::{Code, Fault};
+use crate::log;
+use crate::name::{Domain, Host};
+use crate::volume::{Mode, Owner};
+
+/// What the process was started to do.
+#[derive(Debug)]
+pub struct Invocation {
+    /// The command, with all it needs.
+    pub command: Command,
+    /// What is logged; the defaults stand in for values that cannot be used.
+    pub log: log::Settings,
+    /// `GMSA_` variables that mean nothing: misspelt, as a rule.
+    pub unknown: Vec<Unknown>,
+}
+
+/// The commands. Each tells the faults of its configuration in its own way.
+#[derive(Debug)]
+pub enum Command {
+    /// Keep every ticket fresh until SIGTERM.
+    Run(Result<Config, Fault>),
+    /// Get every ticket once.
+    Init(Result<Config, Fault>),
+    /// Ask the sidecar whether the app may start.
+    Health {
+        /// Where the sidecar listens.
+        listen: Result<SocketAddr, Fault>,
+        /// How long to wait for a yes.
+        wait: Duration,
+    },
+    /// Show what is in the caches.
+    Klist {
+        /// A ccache, or a folder of them.
+        path: PathBuf,
+        /// For programs.
+        json: bool,
+    },
+}
+
+/// Everything `run` and `init` are told from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where the CredSpecs are; discovered if absent.
+    pub cred_specs: Option<Vec<Reference>>,
+    /// The way to AWS, and to the task's metadata.
+    pub aws: AwsSettings,
+    /// The shared volume.
+    pub dir: PathBuf,
+    /// The owner of everything written; the process's own if absent.
+    pub owner: Option<Owner>,
+    /// The mode of files with tickets or keys.
+    pub mode: Mode,
+    /// The HTTP address.
+    pub listen: SocketAddr,
+    /// The domain controllers to use instead of those that DNS names.
+    pub domain_controllers: DomainControllers,
+    /// The DNS servers for AD names; those of the system if empty.
+    pub dns_servers: Vec<SocketAddr>,
+    /// How the choice of a domain controller looks at AD sites.
+    pub site: Site,
+    /// How long `init` tries.
+    pub init_timeout: Duration,
+    /// How long `run` may take to be ready for the first time.
+    pub start_timeout: Option<Duration>,
+}
+
+/// The domain controllers somebody named, in order of preference.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DomainControllers {
+    any: Vec<Host>,
+    by_domain: BTreeMap<Domain, Vec<Host>>,
+}
+
+/// How the choice of a domain controller looks at AD sites.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Site {
+    /// The site that the directory puts this task's address into.
+    #[default]
+    Auto,
+    /// Not at all.
+    Off,
+}
+
+/// A `GMSA_` variable that means nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unknown {
+    /// As it is set.
+    pub variable: String,
+    /// The one that looks most like it.
+    pub nearest: &'static str,
+}
+
+impl Invocation {
+    /// Reads the arguments, the program's name first; what they leave open is looked up in the environment.
+    ///
+    /// # Errors
+    /// What clap has to say: a usage error, or the help and version that were asked for.
+    pub fn new(arguments: impl IntoIterator<Item = OsString>, environment: &Environment) -> Result<Self, clap::Error> {
+        let matches = parser().try_get_matches_from(arguments)?;
+        let (name, matches) = matches.subcommand().unwrap_or((RUN, &matches));
+        let mut values = Values::new(matches, environment);
+        let log = values.log();
+        let command = match name {
+            HEALTH => {
+                let mut values = Values::new(matches, environment);
+                let listen = values.listen();
+                let wait = matches.get_one(WAIT).copied().unwrap_or_default();
+                Command::Health { listen: values.sound(listen), wait }
+            }
+            KLIST => {
+                let path = matches.get_one::<PathBuf>(PATH).cloned();
+                Command::Klist { path: path.unwrap_or_else(|| values.dir()), json: matches.get_flag(JSON) }
+            }
+            INIT => Command::Init(values.config()),
+            _ => Command::Run(values.config()),
+        };
+        Ok(Self { command, log, unknown: unknown(environment) })
+    }
+}
+
+const RUN: &str = "run";
+const INIT: &str = "init";
+const HEALTH: &str = "health";
+const KLIST: &str = "klist";
+const WAIT: &str = "wait";
+const PATH: &str = "path";
+const JSON: &str = "json";
+
+/// The command line.
+fn parser() -> Parser {
+    let every = || settings::SETTINGS.iter().map(settings::Setting::arg);
+    Parser::new("gmsa-sidecar")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(env!("CARGO_PKG_DESCRIPTION"))
+        .after_help("Every option can be set in the environment; `help run` lists them all.")
+        .subcommand_required(true)
+        .subcommand(
+            Parser::new(RUN)
+                .about("Get every ticket and keep it fresh until SIGTERM")
+                .long_about(ABOUT_RUN)
+                .args(every()),
+        )
+        .subcommand(
+            Parser::new(INIT).about("Get every ticket once, write it and exit").long_about(ABOUT_INIT).args(every()),
+        )
+        .subcommand(
+            Parser::new(HEALTH)
+                .about("Ask the sidecar whether the app may run, for a container health check")
+                .long_about(ABOUT_HEALTH)
+                .arg(settings::setting("GMSA_LISTEN").arg())
+                .arg(
+                    Arg::new(WAIT)
+                        .long(WAIT)
+                        .value_name("DURATION")
+                        .help("Wait that long for a yes, e.g. 30s")
+                        .value_parser(duration),
+                ),
+        )
+        .subcommand(
+            Parser::new(KLIST)
+                .about("Show the tickets in the caches: principals, times left, never keys")
+                .long_about(ABOUT_KLIST)
+                .arg(
+                    Arg::new(PATH)
+                        .value_name("DIR or FILE")
+                        .help("A cache, or a folder of caches [default: the shared volume]")
+                        .value_parser(clap::value_parser!(PathBuf)),
+                )
+                .arg(Arg::new(JSON).long(JSON).action(ArgAction::SetTrue).help("Print JSON"))
+                .arg(settings::setting("GMSA_DIR").arg()),
+        )
+}
+
+const ABOUT_RUN: &str = "\
+Get every ticket and keep it fresh until SIGTERM.
+
+The sidecar finds the CredSpecs of its ECS task, reads each gMSA's password from Active Directory with the login \
+that the CredSpec names, gets a Kerberos ticket with it and writes the ticket to the shared volume, where the app \
+finds it (KRB5CCNAME=DIR/krb5cc, KRB5_CONFIG=DIR/krb5.conf). It renews every ticket long before it expires, and \
+serves /health, /ready, /metrics and a status page over HTTP. Faults outside are logged and tried again; it ends by \
+itself only if its configuration or its volume cannot be used.
+
+Each option can be set in the environment too; an option wins over its variable, an empty value is no value.";
+
+const ABOUT_INIT: &str = "\
+Get every ticket once, write it and exit.
+
+For a container that others wait for (dependsOn: SUCCESS), cron or systemd. Nothing renews the tickets afterwards: \
+they die after some hours, ten as a rule. Every CredSpec is tried, and the good tickets are written even if another \
+one fails.
+
+Exit codes: 0 all written; 65 something is not found, malformed or misnamed; 69 a network or service could not be \
+reached in time; 70 a bug; 73 the volume cannot be written; 77 denied; 78 the configuration.";
+
+const ABOUT_HEALTH: &str = "\
+Ask the sidecar whether the app may run, for a container health check.
+
+Asks GET /gate of the sidecar at --listen. Exit code 0 is a yes, 1 a no with one line that says why.";
+
+const ABOUT_KLIST: &str = "\
+Show the tickets in the caches: principals, times left, encryption type and flags, never keys.
+
+Exit code 0 if a valid ticket-granting ticket is there, else 1.";
+
+impl Config {
+    // What holds where nothing is set; a test compares it with what the help says.
+    const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8488);
+    const DIR: &str = "/var/credentials-fetcher/krbdir";
+    const INIT_TIMEOUT: Duration = Duration::from_secs(60);
+}
+
+/// The values given by flags or, where there is none, by the environment; notes those that cannot be used.
+struct Values<'a> {
+    flags: &'a ArgMatches,
+    environment: &'a Environment,
+    problems: Vec<String>,
+}
+
+impl<'a> Values<'a> {
+    fn new(flags: &'a ArgMatches, environment: &'a Environment) -> Self {
+        Self { flags, environment, problems: Vec::new() }
+    }
+
+    fn config(mut self) -> Result<Config, Fault> {
+        self.refuse_what_is_not_built_yet();
+        for variable in self.environment.not_unicode() {
+            self.problems.push(format!("{variable}: is not UTF-8"));
+        }
+        let config = Config {
+            cred_specs: self.parsed("GMSA_CREDENTIAL_SPECS", cred_specs),
+            aws: self.aws(),
+            dir: self.dir(),
+            owner: self.parsed("GMSA_OWNER", described),
+            mode: self.parsed("GMSA_MODE", described).unwrap_or_default(),
+            listen: self.listen(),
+            domain_controllers: self.parsed("GMSA_DOMAIN_CONTROLLERS", str::parse).unwrap_or_default(),
+            dns_servers: self.parsed("GMSA_DNS_SERVERS", dns_servers).unwrap_or_default(),
+            site: self.parsed("GMSA_SITE", str::parse).unwrap_or_default(),
+            init_timeout: self.parsed("GMSA_INIT_TIMEOUT", duration).unwrap_or(Config::INIT_TIMEOUT),
+            start_timeout: self.parsed("GMSA_START_TIMEOUT", timeout_or_off).flatten(),
+        };
+        let config = self.sound(config)?;
+        if config.cred_specs.is_none() && config.aws.metadata_uri.is_none() {
+            let fault =
+                Fault::new(Code::ConfigNoCredSpec, "no CredSpec is named, and there is no ECS task to ask for one");
+            return Err(fault.because("neither GMSA_CREDENTIAL_SPECS nor ECS_CONTAINER_METADATA_URI_V4 is set"));
+        }
+        Ok(config)
+    }
+
+    /// Variables of the interface whose feature is not there yet are never ignored in silence.
+    fn refuse_what_is_not_built_yet(&mut self) {
+        let unsupported = |value: &str| Err::<(), _>(format!("{} is not supported by this version", quoted(value)));
+        for variable in ["GMSA_SERVICE_TICKETS", "GMSA_LDAP_CA_FILE", "GMSA_LOGIN_KEYTAB", "GMSA_LOGIN_PRINCIPAL"] {
+            self.parsed(variable, unsupported);
+        }
+        self.parsed("GMSA_KEYTAB", |value| if boolean(value)? { unsupported(value) } else { Ok(()) });
+        self.parsed("GMSA_LDAP", |value| match value {
+            "sasl" => Ok(()),
+            "ldaps" => unsupported(value),
+            _ => Err(format!("{} is neither `sasl` nor `ldaps`", quoted(value))),
+        });
+    }
+
+    fn log(&mut self) -> log::Settings {
+        log::Settings {
+            filter: self.parsed("GMSA_LOG", str::parse).unwrap_or_default(),
+            format: self.parsed("GMSA_LOG_FORMAT", str::parse),
+            colour: self.environment.get("NO_COLOR").is_none(),
+        }
+    }
+
+    fn listen(&mut self) -> SocketAddr {
+        let address = |value: &str| value.parse().map_err(|_| format!("{} is not `address:port`", quoted(value)));
+        self.parsed("GMSA_LISTEN", address).unwrap_or(Config::LISTEN)
+    }
+
+    fn dir(&mut self) -> PathBuf {
+        self.text("GMSA_DIR").unwrap_or_else(|| Config::DIR.to_owned()).into()
+    }
+
+    fn aws(&mut self) -> AwsSettings {
+        let aws = AwsSettings::from_lookup(|name| self.environment.get(name).map(str::to_owned));
+        let usable = |uri: Uri| uri.scheme_str() == Some("http") && uri.host().is_some();
+        if let Some(url) = aws.metadata_uri.as_deref().filter(|url| !url.parse().is_ok_and(usable)) {
+            self.problems.push(format!("{METADATA}: {} is not an http URL", quoted(url)));
+        }
+        aws
+    }
+
+    /// The value of a variable, parsed. `None` if it is not set, or cannot be used and is noted.
+    fn parsed<T, E: fmt::Display>(&mut self, variable: &str, parse: impl Fn(&str) -> Result<T, E>) -> Option<T> {
+        let value = self.text(variable)?;
+        parse(&value).map_err(|problem| self.problems.push(format!("{variable}: {problem}"))).ok()
+    }
+
+    /// The value of a variable. Empty is the same as not set.
+    fn text(&self, variable: &str) -> Option<String> {
+        let flag = self.flags.try_get_one::<String>(variable).ok().flatten();
+        let flag = flag.map(String::as_str).filter(|value| !value.is_empty());
+        flag.or_else(|| self.environment.get(variable)).map(str::to_owned)
+    }
+
+    /// What was read, if all of it can be used.
+    fn sound<T>(&self, read: T) -> Result<T, Fault> {
+        match self.problems.as_slice() {
+            [] => Ok(read),
+            problems => {
+                let fault = Fault::new(Code::ConfigInvalid, "the configuration cannot be used");
+                Err(fault.because(problems.join("; ")))
+            }
+        }
+    }
+}
+
+/// Set by the ECS agent in every container of a task.
+const METADATA: &str = "ECS_CONTAINER_METADATA_URI_V4";
+
+impl DomainControllers {
+    /// The hosts named for a domain, in order of preference; none if DNS shall say.
+    pub fn of(&self, domain: &Domain) -> &[Host] {
+        self.by_domain.get(domain).unwrap_or(&self.any)
+    }
+}
+
+impl FromStr for DomainControllers {
+    type Err = String;
+
+    /// `host, host` for every domain, `domain=host host` for one; several separated by `;`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut controllers = Self::default();
+        for group in text.split(';').map(str::trim).filter(|group| !group.is_empty()) {
+            let (domain, list) = match group.split_once('=') {
+                Some((domain, list)) => (Some(domain.trim().parse::<Domain>().map_err(|e| e.to_string())?), list),
+                None => (None, group),
+            };
+            let hosts = items(list).map(controller).collect::<Result<Vec<_>, _>>()?;
+            if hosts.is_empty() {
+                return Err(format!("{} names no host", quoted(group)));
+            }
+            let before = match domain {
+                Some(domain) => controllers.by_domain.insert(domain, hosts),
+                None => Some(std::mem::replace(&mut controllers.any, hosts)),
+            };
+            if before.is_some_and(|hosts| !hosts.is_empty()) {
+                return Err(format!("{} comes after other hosts for the same domain", quoted(group)));
+            }
+        }
+        Ok(controllers)
+    }
+}
+
+fn controller(name: &str) -> Result<Host, String> {
+    if name.parse::<IpAddr>().is_ok() {
+        // The name is part of the service principal, ldap/HOST.
+        return Err(format!("{} is an address, but Kerberos needs the domain controller's name", quoted(name)));
+    }
+    name.parse::<Host>().map_err(|e| e.to_string())
+}
+
+impl FromStr for Site {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            name => Err(format!("{}: a site's name is not supported by this version", quoted(name))),
+        }
+    }
+}
+
+fn dns_servers(text: &str) -> Result<Vec<SocketAddr>, String> {
+    items(text).map(dns_server).collect()
+}
+
+/// `192.0.2.1`, `192.0.2.1:5353`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:5353`.
+fn dns_server(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let standard_port = || bare.parse::<IpAddr>().map(|address| SocketAddr::new(address, 53));
+    text.parse().or_else(|_| standard_port()).map_err(|_| format!("{} is not `ip` or `ip:port`", quoted(text)))
+}
+
+/// The members of a list separated by white space or commas.
+fn items(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| c.is_whitespace() || c == ',').filter(|item| !item.is_empty())
+}
+
+fn cred_specs(text: &str) -> Result<Vec<Reference>, String> {
+    let told = |errors: Vec<ReferenceError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    parse_references(text).map_err(told)
+}
+
+/// A value whose parser tells only the reason.
+fn described<T: FromStr<Err = &'static str>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|reason| format!("{} {reason}", quoted(text)))
+}
+
+fn boolean(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| format!("{} is neither `true` nor `false`", quoted(text)))
+}
+
+fn timeout_or_off(text: &str) -> Result<Option<Duration>, String> {
+    if text == "off" { Ok(None) } else { duration(text).map(Some) }
+}
+
+/// `90s`, `2m`; more than nothing and at most a day.
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration =
+        humantime::parse_duration(text).map_err(|_| format!("{} is not like `90s` or `2m`", quoted(text)))?;
+    let sane = Duration::from_millis(1)..=Duration::from_secs(24 * 60 * 60);
+    if sane.contains(&duration) { Ok(duration) } else { Err(format!("{} is not between 1ms and 1day", quoted(text))) }
+}
+
+/// A value for a message: escaped, and cut after 80 characters.
+fn quoted(value: &str) -> String {
+    let start: String = value.chars().take(80).collect();
+    let cut = if start.len() < value.len() { ".." } else { "" };
+    format!("`{}{cut}`", start.escape_debug())
+}
+
+/// The `GMSA_` variables in the environment that this version does not know.
+fn unknown(environment: &Environment) -> Vec<Unknown> {
+    let known = |name: &str| settings::SETTINGS.iter().any(|setting| setting.variable == name);
+    let ours = environment.0.keys().filter(|name| name.starts_with("GMSA_") && !known(name));
+    let nearest = |name: &str| {
+        let known = settings::SETTINGS.iter().map(|setting| setting.variable);
+        // What looks like a beginning of a name is one.
+        known.min_by_key(|known| (!known.starts_with(name), distance(name, known)))
+    };
+    ours.filter_map(|name| Some(Unknown { variable: name.clone(), nearest: nearest(name)? })).collect()
+}
+
+/// The least number of letters to add, drop or change to get from one word to the other (Levenshtein).
+fn distance(from: &str, to: &str) -> usize {
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in to.bytes().enumerate() {
+            let changed = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[to.len()]
+}
+
+/// The environment of the process. It may hold credentials: only names are ever shown.
+pub struct Environment(BTreeMap<String, OsString>);
+
+impl Environment {
+    /// As the process got it.
+    pub fn of_process() -> Self {
+        let unicode = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
+        Self(std::env::vars_os().filter_map(unicode).collect())
+    }
+
+    /// The value of a variable. Empty is the same as not set.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name)?.to_str().filter(|value| !value.is_empty())
+    }
+
+    /// The variables of ours whose value is not text.
+    fn not_unicode(&self) -> impl Iterator<Item = &str> {
+        let ours = |name: &str| name == METADATA || settings::SETTINGS.iter().any(|setting| setting.variable == name);
+        self.0.iter().filter(move |(name, value)| ours(name) && value.to_str().is_none()).map(|(name, _)| name.as_str())
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+use super::*;
+
+const SPEC: (&str, &str) = ("GMSA_CREDENTIAL_SPECS", "file:///spec.json");
+
+fn environment(variables: &[(&str, &str)]) -> Environment {
+    Environment(variables.iter().map(|(name, value)| ((*name).to_owned(), OsString::from(value))).collect())
+}
+
+fn invoke(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Invocation, clap::Error> {
+    let arguments = ["gmsa-sidecar"].iter().chain(arguments).map(OsString::from);
+    Invocation::new(arguments, &environment(variables))
+}
+
+fn run(flags: &[&str], variables: &[(&str, &str)]) -> Result<Config, Fault> {
+    let arguments: Vec<_> = ["run"].iter().chain(flags).copied().collect();
+    match invoke(&arguments, variables).unwrap().command {
+        Command::Run(config) => config,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn why(flags: &[&str], variables: &[(&str, &str)]) -> String {
+    let fault = run(flags, &[&[SPEC], variables].concat()).unwrap_err();
+    assert_eq!(fault.code, Code::ConfigInvalid);
+    fault.why.unwrap()
+}
+
+#[test]
+fn every_value_that_cannot_be_used_is_told_at_once() {
+    let variables = [
+        SPEC,
+        ("ECS_CONTAINER_METADATA_URI_V4", "169.254.170.2/v4"),
+        ("GMSA_DNS_SERVERS", "10.0.0.2,dns.example.com"),
+        ("GMSA_DOMAIN_CONTROLLERS", "dc1.corp.example.com 10.0.0.1"),
+        ("GMSA_INIT_TIMEOUT", "soon"),
+        ("GMSA_KEYTAB", "yes"),
+        ("GMSA_LDAP", "ldaps"),
+        ("GMSA_LISTEN", "localhost"),
+        ("GMSA_LOG", "inof"),
+        ("GMSA_LOG_FORMAT", "xml"),
+        ("GMSA_LOGIN_KEYTAB", "/etc/krb5.keytab"),
+        ("GMSA_SERVICE_TICKETS", "MSSQLSvc/db.corp.example.com:1433"),
+        ("GMSA_SITE", "Default-First-Site-Name"),
+        ("GMSA_START_TIMEOUT", "0s"),
+    ];
+    let fault = run(&[], &variables).unwrap_err();
+    insta::assert_snapshot!(fault.to_string().replace("; ", ";\n        "), @r"
+    code=config-invalid
+      what: the configuration cannot be used
+      why:  GMSA_LOG: `inof` is not a level: off, error, warn, info, debug, trace;
+            GMSA_LOG_FORMAT: must be `json` or `text`;
+            GMSA_SERVICE_TICKETS: `MSSQLSvc/db.corp.example.com:1433` is not supported by this version;
+            GMSA_LOGIN_KEYTAB: `/etc/krb5.keytab` is not supported by this version;
+            GMSA_KEYTAB: `yes` is neither `true` nor `false`;
+            GMSA_LDAP: `ldaps` is not supported by this version;
+            ECS_CONTAINER_METADATA_URI_V4: `169.254.170.2/v4` is not an http URL;
+            GMSA_LISTEN: `localhost` is not `address:port`;
+            GMSA_DOMAIN_CONTROLLERS: `10.0.0.1` is an address, but Kerberos needs the domain controller's name;
+            GMSA_DNS_SERVERS: `dns.example.com` is not `ip` or `ip:port`;
+            GMSA_SITE: `Default-First-Site-Name`: a site's name is not supported by this version;
+            GMSA_INIT_TIMEOUT: `soon` is not like `90s` or `2m`;
+            GMSA_START_TIMEOUT: `0s` is not between 1ms and 1day
+      next: correct the named variables or flags;
+            `gmsa-sidecar help run` lists what each takes;
+            see docs/faults.md#config-invalid
+    ");
+}
+
+#[test]
+fn long_values_are_cut_and_control_characters_escaped() {
+    let told = why(&[], &[("GMSA_LISTEN", &format!("\x1b[31m\n{}", "x".repeat(200)))]);
+    assert!(told.starts_with("GMSA_LISTEN: `\\u{1b}[31m\\nxxx") && told.len() < 140, "{told}");
+}
+
+#[test]
+fn nothing_set_means_what_the_help_says() {
+    let mut literal = vec![SPEC];
+    for setting in settings::SETTINGS {
+        if !["discovered", "none", "DNS SRV"].iter().any(|word| setting.default.starts_with(word))
+            && !setting.default.contains(' ')
+        {
+            literal.push((setting.variable, setting.default));
+        }
+    }
+    assert!(literal.len() > 8, "{literal:?}");
+    assert_eq!(run(&[], &[SPEC]).unwrap(), run(&[], &literal).unwrap());
+    let config = run(&[], &[SPEC]).unwrap();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:8488");
+    assert_eq!(config.init_timeout, Duration::from_secs(60));
+    assert_eq!(config.start_timeout, None);
+}
+
+#[test]
+fn a_flag_wins_over_its_variable_and_an_empty_value_is_none() {
+    let set = [SPEC, ("GMSA_DIR", "/from/env"), ("GMSA_LISTEN", "")];
+    assert_eq!(run(&["--dir", "/from/flag"], &set).unwrap().dir, PathBuf::from("/from/flag"));
+    assert_eq!(run(&["--dir="], &set).unwrap().dir, PathBuf::from("/from/env"));
+    assert_eq!(run(&[], &set).unwrap().listen, Config::LISTEN);
+    assert_eq!(run(&["--start-timeout=off"], &[SPEC, ("GMSA_START_TIMEOUT", "2m")]).unwrap().start_timeout, None);
+}
+
+#[test]
+fn a_bare_boolean_flag_is_true() {
+    let unsupported = "GMSA_KEYTAB: `true` is not supported by this version";
+    assert_eq!(why(&["--keytab"], &[]), unsupported);
+    assert_eq!(why(&["--keytab", "--dir", "/x"], &[]), unsupported);
+    assert_eq!(why(&["--keytab=true"], &[]), unsupported);
+    assert!(run(&["--keytab", "false"], &[SPEC]).is_ok());
+    assert!(run(&[], &[SPEC, ("GMSA_KEYTAB", "false")]).is_ok());
+    assert_eq!(why(&[], &[("GMSA_KEYTAB", "1")]), "GMSA_KEYTAB: `1` is neither `true` nor `false`");
+}
+
+#[test]
+fn domain_controllers_are_named_for_all_domains_or_for_one() {
+    let parse = |text: &str| text.parse::<DomainControllers>();
+    let of = |controllers: &DomainControllers, domain: &str| {
+        controllers.of(&domain.parse().unwrap()).iter().map(Host::to_string).collect::<Vec<_>>().join(" ")
+    };
+    let all = parse("DC1.corp.example.com, dc2.corp.example.com").unwrap();
+    assert_eq!(of(&all, "corp.example.com"), "dc1.corp.example.com dc2.corp.example.com");
+    let some =
+        parse("Corp.Example.com=dc1.corp.example.com dc2.corp.example.com; other.test = dc.other.test;").unwrap();
+    assert_eq!(of(&some, "corp.example.com"), "dc1.corp.example.com dc2.corp.example.com");
+    assert_eq!(of(&some, "other.test"), "dc.other.test");
+    assert_eq!(of(&some, "third.test"), "");
+    let mixed = parse("dc.any; other.test=dc.other.test").unwrap();
+    assert_eq!((of(&mixed, "third.test"), of(&mixed, "other.test")), ("dc.any".into(), "dc.other.test".into()));
+    for bad in ["a.test=", "=dc.a", "dc.a; dc.b", "a.test=dc.a; A.test=dc.b", "10.0.0.1", "dc_1.test/x", "a=b=c"] {
+        assert!(parse(bad).is_err(), "{bad} was accepted");
+    }
+}
+
+#[test]
+fn dns_servers_may_have_ports() {
+    let servers = dns_servers("10.0.0.2, 10.0.0.3:5353\n::1 [::1] [::1]:54").unwrap();
+    let servers: Vec<_> = servers.iter().map(SocketAddr::to_string).collect();
+    assert_eq!(servers, ["10.0.0.2:53", "10.0.0.3:5353", "[::1]:53", "[::1]:53", "[::1]:54"]);
+    for bad in ["10.0.0", "10.0.0.2:99999", "[10.0.0.2", "::1:x"] {
+        assert!(dns_servers(bad).is_err(), "{bad} was accepted");
+    }
+}
+
+#[test]
+fn without_a_credspec_and_a_task_there_is_nothing_to_do() {
+    let set = [("GMSA_CREDENTIAL_SPECS", "")];
+    assert_eq!(run(&[], &set).unwrap_err().code, Code::ConfigNoCredSpec);
+    let task = [("ECS_CONTAINER_METADATA_URI_V4", "http://169.254.170.2/v4/abc")];
+    assert_eq!(run(&[], &task).unwrap().aws.metadata_uri.unwrap(), "http://169.254.170.2/v4/abc");
+}
+
+#[test]
+fn a_value_that_is_not_text_is_told() {
+    use std::os::unix::ffi::OsStringExt;
+    let mut environment = environment(&[SPEC, ("GMSA_DIR", "/x")]);
+    environment.0.insert("GMSA_DIR".to_owned(), OsString::from_vec(vec![b'/', 0xff]));
+    environment.0.insert("OTHER".to_owned(), OsString::from_vec(vec![0xff]));
+    let invocation = Invocation::new(["gmsa-sidecar", "run"].map(OsString::from), &environment).unwrap();
+    let Command::Run(Err(fault)) = invocation.command else { panic!("{:?}", invocation.command) };
+    assert_eq!(fault.why.unwrap(), "GMSA_DIR: is not UTF-8");
+}
+
+#[test]
+fn misspelt_variables_are_told_with_the_nearest_known_one() {
+    let set = [SPEC, ("GMSA_DNS_SERVER", "10.0.0.2"), ("GMSA_CREDSPECS", "x"), ("GMSA_CRED", "x"), ("OTHER", "x")];
+    let unknown = invoke(&["run"], &set).unwrap().unknown;
+    let told: Vec<_> = unknown.iter().map(|u| (u.variable.as_str(), u.nearest)).collect();
+    let specs = "GMSA_CREDENTIAL_SPECS";
+    assert_eq!(told, [("GMSA_CRED", specs), ("GMSA_CREDSPECS", specs), ("GMSA_DNS_SERVER", "GMSA_DNS_SERVERS")]);
+}
+
+#[test]
+fn health_and_klist_take_what_they_need() {
+    let set = [("GMSA_LISTEN", "[::]:1"), ("GMSA_DIR", "/vol"), ("GMSA_MODE", "nonsense")];
+    let Command::Health { listen, wait } = invoke(&["health", "--wait", "30s"], &set).unwrap().command else {
+        panic!("not health")
+    };
+    assert_eq!((listen.unwrap().to_string().as_str(), wait), ("[::]:1", Duration::from_secs(30)));
+    let klist = |arguments: &[&str]| match invoke(arguments, &set).unwrap().command {
+        Command::Klist { path, json } => (path.display().to_string(), json),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(klist(&["klist"]), ("/vol".to_owned(), false));
+    assert_eq!(klist(&["klist", "--json", "/x/krb5cc"]), ("/x/krb5cc".to_owned(), true));
+    assert!(invoke(&["health", "--wait", "never"], &set).is_err());
+}
+
+#[test]
+fn the_command_line_is_sound_and_unknown_flags_are_refused() {
+    parser().debug_assert();
+    assert!(invoke(&["run", "--dirr", "/x"], &[SPEC]).unwrap_err().use_stderr());
+    assert!(invoke(&[], &[SPEC]).unwrap_err().use_stderr());
+    for asks in [["--help"].as_slice(), &["--version"], &["help", "run"], &["init", "--help"]] {
+        assert!(!invoke(asks, &[]).unwrap_err().use_stderr(), "{asks:?}");
+    }
+}
+
+#[test]
+fn the_help_teaches_every_setting_and_shows_no_value_of_the_environment() {
+    let help = invoke(&["help", "run"], &[("GMSA_DIR", "/hidden")]).unwrap_err().to_string();
+    for setting in settings::SETTINGS {
+        assert!(help.contains(&format!("--{}", setting.flag)), "{}", setting.flag);
+        assert!(help.contains(setting.variable), "{}", setting.variable);
+    }
+    assert!(!help.contains("/hidden"));
+}
+
+#[test]
+fn the_environment_shows_no_values() {
+    let shown = format!("{:?}", environment(&[("AWS_SECRET_ACCESS_KEY", "hunter2")]));
+    assert_eq!(shown, r#"{"AWS_SECRET_ACCESS_KEY"}"#);
+}

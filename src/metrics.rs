@@ -1,0 +1,197 @@
+//! What `GET /metrics` tells, in the Prometheus text format. The names are part of the interface.
+
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode_registry;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::clock;
+use crate::fault::Code;
+use crate::lease::{Identity, Status};
+
+/// The counters of this process. What [`Status`] knows is not counted again but read at each scrape.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    ready: Gauge,
+    expiry: Family<LeaseLabels, Gauge>,
+    renewals: Family<RenewalLabels, Counter>,
+    duration: Family<LeaseLabels, Histogram, fn() -> Histogram>,
+    faults: Family<FaultLabels, Counter>,
+}
+
+impl Metrics {
+    /// All counters at nought.
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        let ready = Gauge::default();
+        let expiry = Family::default();
+        let renewals = Family::default();
+        let duration = Family::new_with_constructor((|| Histogram::new(SECONDS)) as fn() -> Histogram);
+        let faults = Family::default();
+        let build = Family::<BuildLabels, Gauge<u64, AtomicU64>>::default();
+        build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
+
+        registry.register("gmsa_ready", "Whether every lease holds a valid ticket", ready.clone());
+        registry.register("gmsa_ticket_expiry_timestamp_seconds", "When the ticket expires", expiry.clone());
+        // The encoder adds `_total` to the names of counters.
+        registry.register(RENEWALS, "Attempts to get a ticket", renewals.clone());
+        registry.register("gmsa_renewal_duration_seconds", "How long an attempt took", duration.clone());
+        registry.register(FAULTS, "Faults, by their code", faults.clone());
+        registry.register("gmsa_build_info", "The version that runs", build);
+        Self { registry, ready, expiry, renewals, duration, faults }
+    }
+
+    /// Counts a ticket got within `took`.
+    pub fn renewed(&self, identity: &Identity, took: Duration) {
+        self.attempted(identity, took, "success");
+    }
+
+    /// Counts an attempt that failed after `took`, and its fault.
+    pub fn failed(&self, identity: &Identity, took: Duration, code: Code) {
+        self.attempted(identity, took, "failure");
+        self.fault(code);
+    }
+
+    /// Counts a fault that belongs to no attempt: of discovery, or of a CredSpec that names nobody yet.
+    pub fn fault(&self, code: Code) {
+        self.faults.get_or_create(&FaultLabels { code: code.name() }).inc();
+    }
+
+    fn attempted(&self, identity: &Identity, took: Duration, result: &'static str) {
+        let LeaseLabels { account, realm } = identity.into();
+        self.renewals.get_or_create(&RenewalLabels { account, realm, result }).inc();
+        self.duration.get_or_create(&identity.into()).observe(took.as_secs_f64());
+    }
+
+    /// The answer to a scrape.
+    pub fn render(&self, status: &Status, now: SystemTime) -> String {
+        self.ready.set(i64::from(status.is_ready(now)));
+        self.expiry.clear();
+        for lease in &status.leases {
+            if let (Some(identity), Some(held)) = (&lease.identity, lease.state.held()) {
+                self.expiry.get_or_create(&identity.into()).set(clock::unix(held.expires_at));
+            }
+        }
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = encode_registry(&mut text, &self.registry);
+        // OpenMetrics describes a counter without its `_total`; the older format, which every scraper reads, with it.
+        for counter in COUNTERS {
+            for about in ["# HELP", "# TYPE"] {
+                text = text.replace(&format!("{about} {counter} "), &format!("{about} {counter}_total "));
+            }
+        }
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The content type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+const RENEWALS: &str = "gmsa_renewals";
+const FAULTS: &str = "gmsa_faults";
+const COUNTERS: [&str; 2] = [RENEWALS, FAULTS];
+
+/// From a ticket out of the next rack to an attempt that waited for every deadline.
+const SECONDS: [f64; 10] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LeaseLabels {
+    account: String,
+    realm: String,
+}
+
+impl From<&Identity> for LeaseLabels {
+    fn from(identity: &Identity) -> Self {
+        Self { account: identity.account.to_string(), realm: identity.domain.realm() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RenewalLabels {
+    account: String,
+    realm: String,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FaultLabels {
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::{Held, LeaseId, LeaseState, LeaseStatus};
+
+    fn status(expires_at: SystemTime, identity: &Identity) -> Status {
+        let held = Held { expires_at, renewed_at: expires_at, dc: None, kvno: None, took: None };
+        let lease = LeaseStatus {
+            id: LeaseId::default(),
+            spec: "inline".to_owned(),
+            identity: Some(identity.clone()),
+            state: LeaseState::Held(held),
+            next_renewal_at: None,
+            attempts: 1,
+        };
+        Status { discovery: None, leases: vec![lease] }
+    }
+
+    #[test]
+    fn a_scrape_tells_everything_by_its_name() {
+        let metrics = Metrics::new();
+        let identity = Identity {
+            account: "WebApp01".parse().unwrap(),
+            domain: "corp.example.com".parse().unwrap(),
+            path: "/krbdir/WebApp01/krb5cc".into(),
+        };
+        metrics.renewed(&identity, Duration::from_millis(120));
+        metrics.failed(&identity, Duration::from_secs(20), Code::DcUnreachable);
+        metrics.fault(Code::TaskMetadataUnreachable);
+        let expiry = clock::from_unix(1_800_000_000);
+        let text = metrics.render(&status(expiry, &identity), clock::from_unix(1_799_999_999));
+        let told: Vec<_> = text.lines().filter(|line| !line.starts_with("# HELP")).collect();
+        // The order of label sets is that of a hash map.
+        let (mut bucketless, buckets): (Vec<_>, Vec<_>) = told.into_iter().partition(|line| !line.contains("_bucket{"));
+        assert_eq!(buckets.len(), SECONDS.len() + 1);
+        bucketless.sort_unstable();
+        insta::assert_snapshot!(bucketless.join("\n").replace(env!("CARGO_PKG_VERSION"), "VERSION"), @r#"
+        # TYPE gmsa_build_info gauge
+        # TYPE gmsa_faults_total counter
+        # TYPE gmsa_ready gauge
+        # TYPE gmsa_renewal_duration_seconds histogram
+        # TYPE gmsa_renewals_total counter
+        # TYPE gmsa_ticket_expiry_timestamp_seconds gauge
+        gmsa_build_info{version="VERSION"} 1
+        gmsa_faults_total{code="dc-unreachable"} 1
+        gmsa_faults_total{code="task-metadata-unreachable"} 1
+        gmsa_ready 1
+        gmsa_renewal_duration_seconds_count{account="WebApp01",realm="CORP.EXAMPLE.COM"} 2
+        gmsa_renewal_duration_seconds_sum{account="WebApp01",realm="CORP.EXAMPLE.COM"} 20.12
+        gmsa_renewals_total{account="WebApp01",realm="CORP.EXAMPLE.COM",result="failure"} 1
+        gmsa_renewals_total{account="WebApp01",realm="CORP.EXAMPLE.COM",result="success"} 1
+        gmsa_ticket_expiry_timestamp_seconds{account="WebApp01",realm="CORP.EXAMPLE.COM"} 1800000000
+        "#);
+
+        assert!(metrics.render(&status(expiry, &identity), expiry).contains("\ngmsa_ready 0\n"), "expired");
+        assert!(!metrics.render(&Status::default(), expiry).contains("gmsa_ticket_expiry_timestamp_seconds{"));
+    }
+}

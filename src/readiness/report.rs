@@ -1,0 +1,111 @@
+//! The JSON that `/ready`, `/gate` and `/leases` answer with. Fields are only ever added; unknown is null.
+
+use std::borrow::Cow;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use crate::clock;
+use crate::fault::Fault;
+use crate::lease::{self, LeaseState, LeaseStatus};
+
+/// `/ready` and `/gate`.
+#[derive(Serialize)]
+pub(super) struct Report<'a> {
+    ready: bool,
+    /// Of the discovery.
+    fault: Option<&'a Fault>,
+    pub(super) leases: Vec<Lease<'a>>,
+}
+
+impl<'a> Report<'a> {
+    pub(super) fn new(status: &'a lease::Status, now: SystemTime) -> Self {
+        let leases = status.leases.iter().map(|lease| Lease::new(lease, now)).collect();
+        Self { ready: status.is_ready(now), fault: status.discovery.as_ref(), leases }
+    }
+}
+
+/// `/leases`.
+#[derive(Serialize)]
+pub(super) struct Details<'a> {
+    pub(super) ready: bool,
+    pub(super) fault: Option<&'a Fault>,
+    pub(super) leases: Vec<Detail<'a>>,
+}
+
+impl<'a> Details<'a> {
+    pub(super) fn new(status: &'a lease::Status, now: SystemTime) -> Self {
+        let leases = status.leases.iter().map(|lease| Detail::new(lease, now)).collect();
+        Self { ready: status.is_ready(now), fault: status.discovery.as_ref(), leases }
+    }
+}
+
+/// One lease.
+#[derive(Serialize)]
+pub(super) struct Lease<'a> {
+    pub(super) spec: &'a str,
+    pub(super) account: Option<&'a str>,
+    pub(super) realm: Option<String>,
+    pub(super) path: Option<Cow<'a, str>>,
+    pub(super) state: &'static str,
+    pub(super) expires_at: Option<String>,
+    pub(super) next_renewal_at: Option<String>,
+    pub(super) fault: Option<&'a Fault>,
+}
+
+impl<'a> Lease<'a> {
+    fn new(lease: &'a LeaseStatus, now: SystemTime) -> Self {
+        let identity = lease.identity.as_ref();
+        Self {
+            spec: &lease.spec,
+            account: identity.map(|identity| identity.account.as_str()),
+            realm: identity.map(|identity| identity.domain.realm()),
+            path: identity.map(|identity| identity.path.to_string_lossy()),
+            state: state(&lease.state, now),
+            expires_at: lease.state.held().map(|held| clock::rfc3339(held.expires_at)),
+            next_renewal_at: lease.next_renewal_at.map(clock::rfc3339),
+            fault: lease.state.fault(),
+        }
+    }
+}
+
+/// One lease and how its last ticket was got.
+#[derive(Serialize)]
+pub(super) struct Detail<'a> {
+    #[serde(flatten)]
+    pub(super) lease: Lease<'a>,
+    pub(super) dc: Option<&'a str>,
+    pub(super) last_success_at: Option<String>,
+    pub(super) attempts: u64,
+    pub(super) kvno: Option<u32>,
+    pub(super) took: Option<String>,
+}
+
+impl<'a> Detail<'a> {
+    fn new(lease: &'a LeaseStatus, now: SystemTime) -> Self {
+        let held = lease.state.held();
+        Self {
+            lease: Lease::new(lease, now),
+            dc: held.and_then(|held| held.dc.as_ref()).map(|dc| dc.as_str()),
+            last_success_at: held.map(|held| clock::rfc3339(held.renewed_at)),
+            attempts: lease.attempts,
+            kvno: held.and_then(|held| held.kvno),
+            took: held.and_then(|held| held.took).map(rounded),
+        }
+    }
+}
+
+/// A ticket that is not valid any more is `expired`, whether its renewal failed or was slept through.
+fn state(state: &LeaseState, now: SystemTime) -> &'static str {
+    match state {
+        LeaseState::Pending(_) => "pending",
+        _ if !state.is_ready(now) => "expired",
+        LeaseState::Held(_) => "held",
+        LeaseState::Overdue(..) => "overdue",
+    }
+}
+
+/// To the millisecond: `1s 250ms`.
+fn rounded(took: Duration) -> String {
+    humantime::format_duration(Duration::from_secs_f64((took.as_secs_f64() * 1e3).round() / 1e3)).to_string()
+}

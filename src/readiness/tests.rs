@@ -1,0 +1,241 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::lease::{Held, Identity, LeaseId, LeaseState};
+
+/// A server on a port of its own, and the hand that changes what it tells.
+struct Server {
+    address: SocketAddr,
+    status: watch::Sender<Status>,
+    refresh: Refresh,
+}
+
+async fn start(status: Status, loopback: bool) -> Server {
+    let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, receiver) = watch::channel(status);
+    let refresh = Refresh::default();
+    let state = State { status: receiver, metrics: Arc::new(Metrics::new()), refresh: refresh.clone() };
+    tokio::spawn(accept(listener, router(state, loopback)));
+    Server { address, status: sender, refresh }
+}
+
+impl Server {
+    /// Sends bytes and returns all that comes back until the server hangs up.
+    #[expect(clippy::disallowed_methods, reason = "a test is a client")]
+    async fn say(&self, request: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer).await;
+        answer
+    }
+
+    /// Status line, head in lower case, body.
+    async fn ask(&self, method: &str, path: &str, host: &str) -> (u16, String, String) {
+        let answer = self.say(&format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head[9..12].parse().unwrap(), head.to_ascii_lowercase(), body.to_owned())
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        let (code, _, body) = self.ask("GET", path, "127.0.0.1:8488").await;
+        (code, body)
+    }
+}
+
+/// A lease of WebApp01 whose ticket was got long ago.
+fn lease(state: LeaseState) -> LeaseStatus {
+    let identity = Identity {
+        account: "WebApp01".parse().unwrap(),
+        domain: "corp.example.com".parse().unwrap(),
+        path: "/krbdir/WebApp01/krb5cc".into(),
+    };
+    LeaseStatus {
+        id: LeaseId::default(),
+        spec: "arn:aws:s3:::specs/webapp01.json".to_owned(),
+        identity: Some(identity),
+        state,
+        next_renewal_at: Some(clock::from_unix(4_000_000_000)),
+        attempts: 3,
+    }
+}
+
+fn held(expires_at: i64) -> Held {
+    Held {
+        expires_at: clock::from_unix(expires_at),
+        renewed_at: clock::from_unix(1_700_000_000),
+        dc: Some("dc1.corp.example.com".parse().unwrap()),
+        kvno: Some(7),
+        took: Some(Duration::from_micros(1_250_400)),
+    }
+}
+
+fn fault() -> Fault {
+    Fault::new(Code::DcUnreachable, "no domain controller of `corp.example.com` answers").because("<timed out>")
+}
+
+const FUTURE: i64 = 4_000_000_000;
+const PAST: i64 = 1_700_000_000;
+
+#[tokio::test]
+async fn ready_and_gate_follow_the_leases_and_the_clock() {
+    let unread = LeaseStatus { identity: None, next_renewal_at: None, ..lease(LeaseState::Pending(None)) };
+    let cases = [
+        ("no leases", vec![], 503),
+        ("unread", vec![unread], 503),
+        ("pending", vec![lease(LeaseState::Pending(Some(fault())))], 503),
+        ("held", vec![lease(LeaseState::Held(held(FUTURE)))], 200),
+        ("overdue", vec![lease(LeaseState::Overdue(held(FUTURE), fault()))], 200),
+        ("expired", vec![lease(LeaseState::Held(held(PAST)))], 503),
+        ("expired, overdue", vec![lease(LeaseState::Overdue(held(PAST), fault()))], 503),
+        ("one of two", vec![lease(LeaseState::Held(held(FUTURE))), lease(LeaseState::Pending(None))], 503),
+    ];
+    let server = start(Status::default(), true).await;
+    for (name, leases, code) in cases {
+        server.status.send_replace(Status { discovery: None, leases });
+        assert_eq!(server.get("/health").await, (200, "ok\n".to_owned()), "{name}");
+        assert_eq!(server.get("/ready").await.0, code, "{name}");
+        assert_eq!(server.get("/gate").await.0, code, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn json_has_every_field_and_null_where_nothing_is_known() {
+    let unread = LeaseStatus { identity: None, next_renewal_at: None, ..lease(LeaseState::Pending(None)) };
+    let leases = vec![lease(LeaseState::Held(held(FUTURE))), lease(LeaseState::Overdue(held(PAST), fault())), unread];
+    let discovery = Some(Fault::new(Code::TaskMetadataUnreachable, "no answer"));
+    let server = start(Status { discovery, leases }, true).await;
+    let (code, body) = server.get("/ready").await;
+    assert_eq!(code, 503);
+    insta::assert_snapshot!(body.replace("},{", "},\n{"), @r#"
+    {"ready":false,"fault":{"code":"task-metadata-unreachable","what":"no answer","why":null,"next":"on ECS this passes by itself; elsewhere unset ECS_CONTAINER_METADATA_URI_V4 and set GMSA_CREDENTIAL_SPECS"},"leases":[{"spec":"arn:aws:s3:::specs/webapp01.json","account":"WebApp01","realm":"CORP.EXAMPLE.COM","path":"/krbdir/WebApp01/krb5cc","state":"held","expires_at":"2096-10-02T07:06:40Z","next_renewal_at":"2096-10-02T07:06:40Z","fault":null},
+    {"spec":"arn:aws:s3:::specs/webapp01.json","account":"WebApp01","realm":"CORP.EXAMPLE.COM","path":"/krbdir/WebApp01/krb5cc","state":"expired","expires_at":"2023-11-14T22:13:20Z","next_renewal_at":"2096-10-02T07:06:40Z","fault":{"code":"dc-unreachable","what":"no domain controller of `corp.example.com` answers","why":"<timed out>","next":"open TCP 88 and 389 from the task to the domain controllers (security groups, routes, firewall of the DC)"}},
+    {"spec":"arn:aws:s3:::specs/webapp01.json","account":null,"realm":null,"path":null,"state":"pending","expires_at":null,"next_renewal_at":null,"fault":null}]}
+    "#);
+    let (code, body) = server.get("/leases").await;
+    assert_eq!(code, 200);
+    insta::assert_snapshot!(body.replace("},{", "},\n{"), @r#"
+    {"ready":false,"fault":{"code":"task-metadata-unreachable","what":"no answer","why":null,"next":"on ECS this passes by itself; elsewhere unset ECS_CONTAINER_METADATA_URI_V4 and set GMSA_CREDENTIAL_SPECS"},"leases":[{"spec":"arn:aws:s3:::specs/webapp01.json","account":"WebApp01","realm":"CORP.EXAMPLE.COM","path":"/krbdir/WebApp01/krb5cc","state":"held","expires_at":"2096-10-02T07:06:40Z","next_renewal_at":"2096-10-02T07:06:40Z","fault":null,"dc":"dc1.corp.example.com","last_success_at":"2023-11-14T22:13:20Z","attempts":3,"kvno":7,"took":"1s 250ms"},
+    {"spec":"arn:aws:s3:::specs/webapp01.json","account":"WebApp01","realm":"CORP.EXAMPLE.COM","path":"/krbdir/WebApp01/krb5cc","state":"expired","expires_at":"2023-11-14T22:13:20Z","next_renewal_at":"2096-10-02T07:06:40Z","fault":{"code":"dc-unreachable","what":"no domain controller of `corp.example.com` answers","why":"<timed out>","next":"open TCP 88 and 389 from the task to the domain controllers (security groups, routes, firewall of the DC)"},"dc":"dc1.corp.example.com","last_success_at":"2023-11-14T22:13:20Z","attempts":3,"kvno":7,"took":"1s 250ms"},
+    {"spec":"arn:aws:s3:::specs/webapp01.json","account":null,"realm":null,"path":null,"state":"pending","expires_at":null,"next_renewal_at":null,"fault":null,"dc":null,"last_success_at":null,"attempts":3,"kvno":null,"took":null}]}
+    "#);
+}
+
+#[tokio::test]
+async fn only_known_paths_and_methods_are_answered() {
+    let server = start(Status::default(), true).await;
+    for path in ["/health", "/ready", "/gate", "/leases", "/metrics", "/"] {
+        let (code, head, body) = server.ask("HEAD", path, "localhost").await;
+        assert!(matches!(code, 200 | 503), "{path}: {code}");
+        assert_eq!(body, "", "{path}");
+        assert!(head.contains("content-length: ") && head.contains("cache-control: no-store"), "{head}");
+        for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"] {
+            let (code, head, _) = server.ask(method, path, "localhost").await;
+            assert_eq!((code, head.contains("allow: get,head")), (405, true), "{method} {path}: {head}");
+        }
+    }
+    let (code, head, _) = server.ask("GET", "/refresh", "localhost").await;
+    assert_eq!((code, head.contains("allow: post")), (405, true), "{head}");
+    for path in ["/nothing", "/health/", "//health", "/ready/../leases", "/%2e/ready"] {
+        assert_eq!(server.get(path).await.0, 404, "{path}");
+    }
+    assert_eq!(server.get("/ready?verbose=1").await.0, 503);
+}
+
+#[tokio::test]
+async fn beyond_loopback_only_health_and_metrics_are_served() {
+    let server = start(Status::default(), false).await;
+    for (path, code) in
+        [("/health", 200), ("/ready", 503), ("/gate", 503), ("/metrics", 200), ("/", 404), ("/leases", 404)]
+    {
+        assert_eq!(server.get(path).await.0, code, "{path}");
+    }
+    assert_eq!(server.ask("POST", "/refresh", "10.0.0.1").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_host_that_is_a_name_is_refused() {
+    let server = start(Status::default(), true).await;
+    for host in ["127.0.0.1", "127.0.0.1:8488", "[::1]:8488", "[::1]", "localhost", "LOCALHOST:1", "10.1.2.3:80"] {
+        assert_eq!(server.ask("GET", "/health", host).await.0, 200, "{host}");
+    }
+    for host in ["evil.example.com", "evil.example.com:8488", "localhost.evil.com", "127.0.0.1.evil.com", "", "a b"] {
+        assert_eq!(server.ask("GET", "/health", host).await.0, 403, "{host}");
+        assert_eq!(server.ask("GET", "/nothing", host).await.0, 403, "{host}");
+    }
+    assert!(server.say("GET /health HTTP/1.0\r\n\r\n").await.starts_with("HTTP/1.0 200"));
+    assert!(server.say("GET /health HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 400"));
+    let two = "GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: evil.example.com\r\n\r\n";
+    assert!(server.say(two).await.starts_with("HTTP/1.1 400"));
+}
+
+#[tokio::test]
+async fn a_refresh_is_granted_once_in_ten_seconds() {
+    let server = start(Status::default(), true).await;
+    let mut requests = server.refresh.requests();
+    assert_eq!(server.ask("POST", "/refresh", "localhost").await.0, 202);
+    requests.next().await;
+    let (code, head, _) = server.ask("POST", "/refresh", "localhost").await;
+    assert_eq!((code, head.contains("retry-after: 10")), (429, true), "{head}");
+}
+
+#[tokio::test]
+async fn metrics_and_the_page_say_what_they_are() {
+    let leases = vec![lease(LeaseState::Overdue(held(FUTURE), fault()))];
+    let server = start(Status { discovery: None, leases }, true).await;
+    let (_, head, body) = server.ask("GET", "/metrics", "localhost").await;
+    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    assert!(body.contains("\ngmsa_ready 1\n"), "{body}");
+    let (code, head, body) = server.ask("GET", "/", "localhost").await;
+    assert!(code == 200 && head.contains("content-security-policy: default-src 'none'"), "{head}");
+    assert!(body.contains("is ready") && body.contains("overdue") && body.contains("dc-unreachable"), "{body}");
+    assert!(body.contains("&lt;timed out&gt;") && !body.contains("<timed"), "{body}");
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_or_too_much_is_hung_up_on() {
+    let server = start(Status::default(), true).await;
+    let flood = format!("GET /health HTTP/1.1\r\nHost: localhost\r\nX: {}", "x".repeat(4 * HEADERS));
+    assert!(!server.say(&flood).await.starts_with("HTTP/1.1 200"));
+    let begun = std::time::Instant::now();
+    assert_eq!(server.say("GET /health HTT").await, "");
+    assert!(begun.elapsed() < PATIENCE + Duration::from_secs(2));
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_a_fault_that_names_it() {
+    let taken = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = taken.local_addr().unwrap();
+    let fault = bind(address).await.unwrap_err();
+    assert_eq!(fault.code, Code::ConfigListen);
+    assert_eq!(fault.what, format!("cannot listen on {address}"));
+}
+
+#[test]
+fn readiness_is_looked_at_again_when_the_next_ticket_expires() {
+    let now = clock::from_unix(PAST);
+    let status = |expiries: &[i64]| Status {
+        discovery: None,
+        leases: expiries.iter().map(|at| lease(LeaseState::Held(held(*at)))).collect(),
+    };
+    assert_eq!(until_next_expiry(&Status::default(), now), Duration::from_secs(60));
+    assert_eq!(until_next_expiry(&status(&[PAST + 40, PAST + 7, PAST, PAST - 5]), now), Duration::from_secs(7));
+    assert_eq!(until_next_expiry(&status(&[FUTURE]), now), Duration::from_secs(60));
+}
+
+/// Whatever is sent, the server still works afterwards.
+#[tokio::test]
+async fn bytes_that_are_no_http_do_no_harm() {
+    let server = start(Status::default(), true).await;
+    for junk in [
+        "\0\0\0\0",
+        "GET",
+        "\r\n\r\n\r\n",
+        "GET http://evil/ready HTTP/1.1\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ] {
+        let _ = timeout(Duration::from_millis(200), server.say(junk)).await;
+    }
+    assert_eq!(server.get("/health").await.0, 200);
+}
