@@ -90,6 +90,15 @@ impl AwsSettings {
     }
 }
 
+impl AwsSettings {
+    /// What of it cannot be used: region, CA bundle, proxies.
+    pub fn problems(&self) -> Vec<String> {
+        let region = self.region.as_deref().filter(|region| !is_region(region));
+        let region = region.map(|region| format!("AWS_REGION: `{}` is no region's name", region.escape_debug()));
+        region.into_iter().chain(Network::new(self).err()).collect()
+    }
+}
+
 impl fmt::Debug for AwsSettings {
     /// Without the proxies, whose URLs may hold a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -113,13 +122,10 @@ pub struct Aws {
 }
 
 impl Aws {
-    /// Checks region, CA bundle and proxies: what cannot be used is `config-invalid`.
+    /// The way that the settings describe; `config-invalid` if it cannot be gone.
     pub fn new(settings: AwsSettings) -> Result<Self, Fault> {
-        if let Some(region) = settings.region.as_deref().filter(|region| !is_region(region)) {
-            let what = format!("AWS_REGION is `{}`, which is no region's name", region.escape_debug());
-            return Err(Fault::new(Code::ConfigInvalid, what));
-        }
-        let network = Network::new(&settings)?;
+        let network = Network::new(&settings)
+            .map_err(|why| Fault::new(Code::ConfigInvalid, "AWS cannot be reached as configured").because(why))?;
         Ok(Self {
             settings,
             network,
@@ -342,18 +348,16 @@ struct Network {
 }
 
 impl Network {
-    fn new(settings: &AwsSettings) -> Result<Self, Fault> {
+    /// The error tells the variable that cannot be used.
+    fn new(settings: &AwsSettings) -> Result<Self, String> {
         let mut store = TrustStore::default();
         if let Some(path) = &settings.ca_bundle {
-            let refused = |why: String| {
-                let what = format!("AWS_CA_BUNDLE `{}` cannot be used", path.display());
-                Fault::new(Code::ConfigInvalid, what).because(why)
-            };
-            let pem = std::fs::read(path).map_err(|error| refused(error.to_string()))?;
-            store.add_pem_certificate(usable_certificates(&pem).map_err(|why| refused(why.to_owned()))?);
+            let refused = |why: &str| format!("AWS_CA_BUNDLE: `{}` cannot be used: {why}", path.display());
+            let pem = std::fs::read(path).map_err(|error| refused(&error.to_string()))?;
+            store.add_pem_certificate(usable_certificates(&pem).map_err(refused)?);
         }
         let tls = TlsContext::builder().with_trust_store(store).build();
-        let tls = tls.map_err(|error| Fault::new(Code::InternalBug, "no TLS context").caused_by(&error))?;
+        let tls = tls.map_err(|error| format!("AWS_CA_BUNDLE: {error}"))?;
         let proxy = |name, url: &Option<String>| match url {
             None => Ok(None),
             Some(url) => proxy(name, url, settings.no_proxy.as_deref()).map(Some),
@@ -384,12 +388,11 @@ impl Network {
 }
 
 /// `no_proxy` is the proxy library's to interpret; local addresses never get that far, see [`is_local`].
-fn proxy(name: &str, url: &str, no_proxy: Option<&str>) -> Result<ProxyConfig, Fault> {
+fn proxy(name: &str, url: &str, no_proxy: Option<&str>) -> Result<ProxyConfig, String> {
     let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
     let Ok(proxy) = ProxyConfig::all(url) else {
         // Not quoted: it may hold a password.
-        let what = format!("{name} cannot be used: it takes `http://[USER:PASSWORD@]HOST:PORT`, https:// as well");
-        return Err(Fault::new(Code::ConfigInvalid, what));
+        return Err(format!("{name}: cannot be used: it takes `http://[USER:PASSWORD@]HOST:PORT`, https:// as well"));
     };
     Ok(match no_proxy {
         Some(rules) => proxy.no_proxy(rules),

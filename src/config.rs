@@ -305,6 +305,7 @@ impl<'a> Values<'a> {
         if let Some(url) = aws.metadata_uri.as_deref().filter(|url| !url.parse().is_ok_and(usable)) {
             self.problems.push(format!("{METADATA}: {} is not an http URL", quoted(url)));
         }
+        self.problems.extend(aws.problems());
         aws
     }
 
@@ -413,7 +414,7 @@ fn cred_specs(text: &str) -> Result<Vec<Reference>, String> {
 
 /// A value whose parser tells only the reason.
 fn described<T: FromStr<Err = &'static str>>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|reason| format!("{} {reason}", quoted(text)))
+    text.parse().map_err(|reason| format!("{}: {reason}", quoted(text)))
 }
 
 fn boolean(text: &str) -> Result<bool, String> {

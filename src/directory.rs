@@ -6,6 +6,7 @@
 use std::sync::{Arc, Weak};
 
 use tokio::sync::Mutex;
+use tracing::Level;
 
 use crate::aws::Aws;
 use crate::credspec::LoginSource;
@@ -14,6 +15,7 @@ use crate::fault::{Code, Fault};
 use crate::gmsa::{self, Gmsa};
 use crate::kerberos::{self, ClientKey, GmsaTgt, Password, Principal, Proof, Refusal};
 use crate::ldap::{Connection, Sealed};
+use crate::log;
 use crate::name::{Account, Domain, Host};
 use crate::secret::{self, Secret, Stage};
 
@@ -88,8 +90,10 @@ impl Directory {
             .because("a login by a host's keytab is not supported by this version"));
         };
         // Secret and DNS are asked at the same time; of two faults the earlier step's is told.
-        let (secret, hosts) =
-            tokio::join!(secret::fetch(arn, &self.domain, &self.aws, Stage::Current), self.locator.locate(&self.domain));
+        let (secret, hosts) = tokio::join!(
+            secret::fetch(arn, &self.domain, &self.aws, Stage::Current),
+            self.locator.locate(&self.domain)
+        );
         let (secret, mut hosts) = (secret?, hosts?);
         if secret.login.domain != self.domain {
             let what = format!("the login belongs to `{}`, the gMSA to `{}`", secret.login.domain, self.domain);
@@ -114,14 +118,7 @@ impl Directory {
                     return Ok(session);
                 }
                 Err(fault) if is_connection_fault(&fault) => {
-                    tracing::warn!(
-                        event = "dc.failed",
-                        code = fault.code.name(),
-                        what = fault.what,
-                        why = fault.why,
-                        "{}",
-                        fault.what
-                    );
+                    log::fault(Level::WARN, "dc.failed", &fault);
                     unreachable.push(fault);
                 }
                 Err(fault) => {

@@ -134,7 +134,8 @@ mod tests {
 
     fn status(state: LeaseState) -> Status {
         let spec = "inline".to_owned();
-        let lease = LeaseStatus { id: LeaseId::default(), spec, identity: None, state, next_renewal_at: None, attempts: 1 };
+        let lease =
+            LeaseStatus { id: LeaseId::default(), spec, identity: None, state, next_renewal_at: None, attempts: 1 };
         Status { discovery: None, leases: vec![lease] }
     }
 

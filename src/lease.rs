@@ -116,7 +116,11 @@ impl Lease {
         };
         if !held.valid_at(clock::now()) {
             let what = format!("the ticket of the gMSA `{}` has expired already", self.identity.account);
-            let why = format!("it ends at {} and our clock says {}", clock::rfc3339(held.expires_at), clock::rfc3339(clock::now()));
+            let why = format!(
+                "it ends at {} and our clock says {}",
+                clock::rfc3339(held.expires_at),
+                clock::rfc3339(clock::now())
+            );
             return Err(Fault::new(Code::TicketClockSkew, what).because(why));
         }
         self.outlet.publish(self.id, &self.identity, renewal).await?;
@@ -166,9 +170,9 @@ impl Board {
         self.0.send_modify(|status| {
             let Some(at) = status.leases.iter().position(|lease| lease.id.spec == spec) else { return };
             let name = status.leases[at].spec.clone();
-            let leases = identities.enumerate().map(|(account, identity)| {
-                LeaseStatus::new(LeaseId { spec, account }, name.clone(), Some(identity))
-            });
+            let leases = identities
+                .enumerate()
+                .map(|(account, identity)| LeaseStatus::new(LeaseId { spec, account }, name.clone(), Some(identity)));
             status.leases.splice(at..=at, leases.collect::<Vec<_>>());
         });
     }

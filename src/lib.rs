@@ -61,7 +61,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
-use tracing::Instrument;
+use tracing::{Instrument, Level};
 
 use crate::aws::Aws;
 use crate::config::Config;
@@ -79,14 +79,15 @@ use crate::volume::Volume;
 
 /// Serves HTTP, gets every ticket and keeps it fresh until `shutdown`.
 ///
-/// Ends by itself only on a configuration or a volume that cannot be used, and if it was not ready in time.
+/// Every fault is logged where it happens; the one returned is what ends the process and gives its exit code. It ends
+/// by itself only on a configuration or a volume that cannot be used, and if it was not ready in time.
 pub async fn run(config: Config, refresh: Refresh, shutdown: impl Future<Output = ()>) -> Result<(), Fault> {
-    let listener = readiness::bind(config.listen).await?;
+    let listener = readiness::bind(config.listen).await.inspect_err(cannot_start)?;
     let (board, metrics) = (Board::default(), Arc::new(Metrics::new()));
     let state = readiness::State { status: board.watch(), metrics: Arc::clone(&metrics), refresh: refresh.clone() };
     let server = tokio::spawn(readiness::serve(listener, state));
     let late = never_ready(board.clone(), config.start_timeout);
-    let sidecar = Sidecar::new(&config, board, metrics)?;
+    let sidecar = Sidecar::new(&config, board, metrics).inspect_err(cannot_start)?;
     tokio::select! {
         () = shutdown => Ok(()),
         fault = sidecar.keep(&refresh) => Err(fault),
@@ -98,7 +99,7 @@ pub async fn run(config: Config, refresh: Refresh, shutdown: impl Future<Output 
 /// Gets every ticket once. The fault returned is the first in the order of the CredSpecs.
 pub async fn init(config: Config) -> Result<(), Fault> {
     let deadline = Instant::now() + config.init_timeout;
-    let sidecar = Sidecar::new(&config, Board::default(), Arc::new(Metrics::new()))?;
+    let sidecar = Sidecar::new(&config, Board::default(), Arc::new(Metrics::new())).inspect_err(cannot_start)?;
     sidecar.get(deadline).await
 }
 
@@ -208,7 +209,7 @@ impl Sidecar {
                 }
             }
         };
-        let leases = self.leases_of(spec, reference, &cred_spec)?;
+        let leases = self.leases_of(spec, reference, &cred_spec).inspect_err(cannot_start)?;
         self.board.read(spec, leases.iter().map(|lease| lease.identity.clone()));
         Ok(leases)
     }
@@ -242,16 +243,25 @@ impl Sidecar {
     }
 }
 
+fn cannot_start(fault: &Fault) {
+    log::fault(Level::ERROR, "sidecar.failed", fault);
+}
+
 /// The fault of the first task to end. None of them ends while all is well.
 async fn first_to_end(mut tasks: JoinSet<Fault>) -> Fault {
     match tasks.join_next().await {
         Some(ended) => died(ended),
-        None => Fault::new(Code::InternalBug, "there is nothing to keep"),
+        None => bug(Fault::new(Code::InternalBug, "there is nothing to keep")),
     }
 }
 
 fn died(ended: Result<Fault, JoinError>) -> Fault {
-    ended.unwrap_or_else(|error| Fault::new(Code::InternalBug, "a task died").caused_by(&error))
+    ended.unwrap_or_else(|error| bug(Fault::new(Code::InternalBug, "a task died").caused_by(&error)))
+}
+
+fn bug(fault: Fault) -> Fault {
+    log::fault(Level::ERROR, "sidecar.failed", &fault);
+    fault
 }
 
 /// `GMSA_START_TIMEOUT`: the fault to end with if the sidecar was not ready by then.
@@ -264,8 +274,11 @@ async fn never_ready(board: Board, timeout: Option<Duration>) -> Fault {
     }
     let status = status.borrow();
     let told = status.discovery.as_ref().or_else(|| status.leases.iter().find_map(|lease| lease.state.fault()));
-    told.cloned().unwrap_or_else(|| {
-        let timeout = humantime::format_duration(timeout);
-        Fault::new(Code::TaskStartTimeout, format!("not ready after {timeout}, and no step has failed yet"))
-    })
+    let timeout = humantime::format_duration(timeout);
+    let fault = match told {
+        Some(fault) => fault.clone(),
+        None => Fault::new(Code::TaskStartTimeout, format!("not ready after {timeout}, and no step has failed yet")),
+    };
+    tracing::error!(event = "sidecar.start-timeout", timeout = %timeout, code = fault.code.name());
+    fault
 }

@@ -45,9 +45,8 @@ pub fn start(settings: Settings) {
     // Whatever the filter says: the SDK's traces can hold the body of a secret.
     let harmless = filter_fn(aws::may_log);
     // Fails only if a log was started before; then that one stays.
-    let _ = tracing::subscriber::set_global_default(
-        Registry::default().with(settings.filter.0).with(harmless).with(lines),
-    );
+    let _ =
+        tracing::subscriber::set_global_default(Registry::default().with(settings.filter.0).with(harmless).with(lines));
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map_or("an unknown place".to_owned(), |at| format!("{}:{}", at.file(), at.line()));
         fault(Level::ERROR, "sidecar.panicked", &bug().because(format_args!("it panicked at {place}")));

@@ -35,21 +35,21 @@ fn main() -> ExitCode {
         }
     }
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(obey(invocation.command)).unwrap_or_else(failed),
-        Err(error) => failed(system("the runtime cannot start", &error)),
+        Ok(runtime) => runtime.block_on(obey(invocation.command)).unwrap_or_else(exit),
+        Err(error) => exit(system("the runtime cannot start", &error)),
     }
 }
 
 async fn obey(command: Command) -> Result<ExitCode, Fault> {
     match command {
         Command::Run(config) => {
-            let (config, shutdown, refresh) = (config?, shutdown()?, Refresh::default());
+            let (config, shutdown, refresh) = (config.map_err(told)?, shutdown()?, Refresh::default());
             tokio::spawn(refresh_on_hangup(refresh.clone())?);
             gmsa_sidecar::run(config, refresh, shutdown).await?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Init(config) => {
-            let (config, shutdown) = (config?, shutdown()?);
+            let (config, shutdown) = (config.map_err(told)?, shutdown()?);
             tokio::select! {
                 done = gmsa_sidecar::init(config) => done.map(|()| ExitCode::SUCCESS),
                 () = shutdown => Ok(TERMINATED.into()),
@@ -95,11 +95,16 @@ fn refresh_on_hangup(refresh: Refresh) -> Result<impl Future<Output = ()>, Fault
 }
 
 fn system(what: &str, error: &io::Error) -> Fault {
-    Fault::new(Code::InternalBug, what).caused_by(error)
+    told(Fault::new(Code::InternalBug, what).caused_by(error))
 }
 
-fn failed(fault: Fault) -> ExitCode {
+/// Logs a fault of the start; the library logs its own.
+fn told(fault: Fault) -> Fault {
     log::fault(Level::ERROR, "sidecar.failed", &fault);
+    fault
+}
+
+fn exit(fault: Fault) -> ExitCode {
     ExitCode::from(fault.code.exit() as u8)
 }
 

@@ -48,7 +48,8 @@ impl Outlet {
         };
         // A volume on a network may hang: not here, where /health is answered.
         let written = tokio::task::spawn_blocking(write).await;
-        written.unwrap_or_else(|error| Err(Fault::new(Code::InternalBug, "writing the ticket failed").caused_by(&error)))
+        written
+            .unwrap_or_else(|error| Err(Fault::new(Code::InternalBug, "writing the ticket failed").caused_by(&error)))
     }
 
     async fn krb5_conf(&self, id: LeaseId, domain: &Domain, controllers: &[Host]) -> Krb5Conf {

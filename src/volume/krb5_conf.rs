@@ -76,12 +76,15 @@ impl fmt::Display for Kdc {
 /// - `dns_lookup_kdc`: a realm listed here never comes to it. It is for the others that AD refers to, such as a
 ///   trusted domain with the app's database; without DNS they could not be reached at all.
 /// - `dns_lookup_realm`: hosts outside `[domain_realm]` are found by the KDC's referrals, as Windows does it.
+/// - `fcache_strict_checking`: clients with Heimdal inside, such as `smbclient`, otherwise refuse a cache that belongs
+///   to another user or that a group may read: the sidecar's, by its nature. Others do not know the word.
 const LIBDEFAULTS: &str = "    dns_lookup_realm = false
     dns_lookup_kdc = true
     rdns = false
     dns_canonicalize_hostname = fallback
     udp_preference_limit = 1
     forwardable = true
+    fcache_strict_checking = false
 ";
 
 #[cfg(test)]
@@ -115,6 +118,7 @@ mod tests {
             dns_canonicalize_hostname = fallback
             udp_preference_limit = 1
             forwardable = true
+            fcache_strict_checking = false
 
         [realms]
             CORP.EXAMPLE.COM = {

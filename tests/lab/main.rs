@@ -3,6 +3,15 @@
 //! `scripts/test` starts the lab and runs these inside its network namespace; by hand: `lab/up`, then
 //! `lab/run cargo nextest run --test lab`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    unreachable_pub,
+    reason = "a test that cannot go on shall panic, and shares its helpers with all of itself"
+)]
+
 /// real clients use the ticket
 mod clients;
 

@@ -1,4 +1,4 @@
-use crate::support::{Sidecar, cred_spec, lab, put_object, root, secret_arn};
+use crate::support::{Sidecar, cred_spec, lab, put_object, root, secret_arn, write};
 
 fn arn() -> String {
     format!("arn:aws:s3:::{}/webapp01.json", lab("LAB_BUCKET"))
@@ -15,8 +15,8 @@ fn gets_a_ticket(sidecar: &Sidecar) -> String {
 fn task(id: &str, container: &serde_json::Value, task: &serde_json::Value) -> String {
     let folder = std::path::Path::new(lab("LAB_ECS_DOCS")).join(id);
     std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("container.json"), container.to_string()).unwrap();
-    std::fs::write(folder.join("task.json"), task.to_string()).unwrap();
+    write(&folder.join("container.json"), &container.to_string());
+    write(&folder.join("task.json"), &task.to_string());
     format!("{}/v4/{id}", lab("LAB_ECS_ENDPOINT"))
 }
 
@@ -40,7 +40,7 @@ fn an_inline_document_and_a_file() {
     gets_a_ticket(&Sidecar::inline("WebApp01", "gmsa/login"));
     let file = tempfile::NamedTempFile::new().unwrap();
     let bom = format!("\u{feff}{}", cred_spec("WebApp01", lab("LAB_DOMAIN"), &secret_arn("gmsa/login")));
-    std::fs::write(file.path(), bom).unwrap();
+    write(file.path(), &bom);
     gets_a_ticket(&Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &format!("file://{}", file.path().display())));
 }
 
@@ -121,7 +121,7 @@ impl FaultProxy {
         use std::io::BufRead;
         let file = |text: &str| {
             let file = tempfile::NamedTempFile::new().unwrap();
-            std::fs::write(file.path(), text).unwrap();
+            write(file.path(), text);
             file
         };
         let (rules, log) = (file(&rules.to_string()), file(""));

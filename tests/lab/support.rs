@@ -59,7 +59,9 @@ impl Sidecar {
         let port = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let listen = SocketAddr::from((Ipv4Addr::new(127, 64 | a, b, c), port));
         let sidecar = Self { volume, listen, environment: BTreeMap::new(), wrapper: Vec::new() };
+        let dir = sidecar.volume.path().display().to_string();
         sidecar
+            .with("GMSA_DIR", &dir)
             .with("GMSA_LISTEN", &listen.to_string())
             .with("AWS_ACCESS_KEY_ID", "testing")
             .with("AWS_SECRET_ACCESS_KEY", "testing")
@@ -107,7 +109,7 @@ impl Sidecar {
         words.push(binary().into_os_string());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).args(arguments).env_clear().envs(&self.environment);
-        command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("GMSA_DIR", self.volume.path()).stdin(Stdio::null());
+        command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").stdin(Stdio::null());
         command
     }
 
@@ -129,7 +131,12 @@ impl Sidecar {
 
     /// Starts `run`.
     pub fn run(&self) -> Running<'_> {
-        let mut command = self.command(&["run"]);
+        self.start("run")
+    }
+
+    /// Starts a command that goes on.
+    pub fn start(&self, command: &str) -> Running<'_> {
+        let mut command = self.command(&[command]);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the sidecar starts");
         let log = Arc::new(Mutex::new(Vec::new()));
         let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
@@ -165,7 +172,9 @@ impl Sidecar {
         let mut app = Command::new("setpriv");
         app.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".into()]).args(command);
         app.env("KRB5CCNAME", self.path("krb5cc")).env("KRB5_CONFIG", self.path("krb5.conf"));
-        Ended::of(app.env("HOME", "/nonexistent").output().expect("the app starts"))
+        let home = TempDir::new().expect("a home");
+        std::os::unix::fs::chown(home.path(), Some(uid), Some(uid)).expect("a home of its own");
+        Ended::of(app.env("HOME", home.path()).output().expect("the app starts"))
     }
 
     /// Every file on the volume.
@@ -237,23 +246,10 @@ impl Running<'_> {
         self.wait("ready", || self.sidecar.http("GET", "/ready").is_some_and(|(status, _)| status == 200));
     }
 
-    /// Waits until a log line has this event, and returns it.
+    /// Waits until a log line tells this fault.
     #[track_caller]
-    pub fn wait_event(&self, event: &str) -> Value {
-        self.wait_line(&format!("the event {event}"), |line| line["event"] == event)
-    }
-
-    /// Waits until a log line tells this fault, and returns it.
-    #[track_caller]
-    pub fn wait_fault(&self, code: &str) -> Value {
-        self.wait_line(&format!("the fault {code}"), |line| line["code"] == code)
-    }
-
-    #[track_caller]
-    fn wait_line(&self, what: &str, good: impl Fn(&Value) -> bool) -> Value {
-        let find = || self.log().into_iter().find(&good);
-        self.wait(what, || find().is_some());
-        find().expect("just seen")
+    pub fn wait_fault(&self, code: &str) {
+        self.wait(code, || self.log().iter().any(|line| line["code"] == code));
     }
 
     /// Waits until `condition` holds; fails with the log after half a minute.
@@ -333,7 +329,11 @@ pub fn put_object(key: &str, body: &[u8]) {
         .force_path_style(true)
         .http_client(aws_smithy_http_client::Builder::new().build_http())
         .build();
-    let put = aws_sdk_s3::Client::from_conf(config).put_object().bucket(lab("LAB_BUCKET")).key(key).body(body.to_vec().into());
+    let put = aws_sdk_s3::Client::from_conf(config)
+        .put_object()
+        .bucket(lab("LAB_BUCKET"))
+        .key(key)
+        .body(body.to_vec().into());
     block_on(put.send()).expect("the object is stored");
 }
 
@@ -361,6 +361,12 @@ pub fn put_secret(name: &str, value: &str) -> String {
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
+}
+
+/// Writes a file for the sidecar or the stand-ins to read.
+#[expect(clippy::disallowed_methods, reason = "a test's file is nobody's ticket")]
+pub fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).expect("the file is written");
 }
 
 /// A CredSpec as New-CredentialSpec and the AWS documentation write it.
