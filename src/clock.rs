@@ -19,6 +19,13 @@ pub fn from_unix(seconds: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
+/// A time some seconds later, or earlier if they are negative.
+pub fn shifted(time: SystemTime, seconds: i64) -> SystemTime {
+    let shift = Duration::from_secs(seconds.unsigned_abs());
+    let shifted = if seconds < 0 { time.checked_sub(shift) } else { time.checked_add(shift) };
+    shifted.unwrap_or(time)
+}
+
 /// RFC 3339 in UTC, to the second: `2026-11-22T14:15:00Z`.
 pub fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()

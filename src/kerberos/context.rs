@@ -1,4 +1,3 @@
-use krb5::Credentials;
 use krb5::initiator::{GSS_C_CONF_FLAG, GSS_C_INTEG_FLAG, GSS_C_MUTUAL_FLAG, GSS_C_REPLAY_FLAG, GSS_C_SEQUENCE_FLAG};
 use krb5::spnego::SpnegoInitiator;
 use krb5::token::{ContextKey, PerMessageTokens};
@@ -12,8 +11,7 @@ impl SecurityContext {
     /// Begins with mutual authentication, signing and sealing; returns the first token for the DC.
     pub fn initiate(ticket: &LdapTicket) -> Result<(Self, Vec<u8>), ContextError> {
         let flags = GSS_C_MUTUAL_FLAG | GSS_C_REPLAY_FLAG | GSS_C_SEQUENCE_FLAG | GSS_C_CONF_FLAG | GSS_C_INTEG_FLAG;
-        let credentials: &Credentials = &ticket.0;
-        let (initiator, token) = SpnegoInitiator::new(credentials, flags)?;
+        let (initiator, token) = SpnegoInitiator::new(ticket.credentials(), flags)?;
         Ok((Self(initiator), token))
     }
 

@@ -45,6 +45,8 @@ pub struct AsExchange {
     /// Whether the KDC has already told how to derive the key: it is asked once, so that a confused KDC cannot make
     /// us send proofs for ever.
     informed: bool,
+    /// How far the KDC's clock is ahead of ours, in seconds, once it is known to matter.
+    offset: Option<i64>,
 }
 
 impl AsExchange {
@@ -68,7 +70,7 @@ impl AsExchange {
         };
         // Some KDCs read the nonce as a signed number (RFC 4120 section 5.4.1 note).
         let nonce = nonce & 0x7fff_ffff;
-        let mut exchange = Self { client, server, password, key, nonce, sent: Vec::new(), informed: false };
+        let mut exchange = Self { client, server, password, key, nonce, sent: Vec::new(), informed: false, offset: None };
         let request = exchange.request(now)?;
         Ok((exchange, request))
     }
@@ -89,8 +91,9 @@ impl AsExchange {
     fn request(&mut self, now: SystemTime) -> Result<Vec<u8>, AsError> {
         let mut padata = Vec::new();
         if let Some(ClientKey { key, .. }) = &self.key {
-            let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            let stamp = PaEncTsEnc { patimestamp: time(now)?, pausec: Some(since.subsec_micros()) }.to_der()?;
+            let kdc_now = clock::shifted(now, self.offset.unwrap_or(0));
+            let since = kdc_now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let stamp = PaEncTsEnc { patimestamp: time(kdc_now)?, pausec: Some(since.subsec_micros()) }.to_der()?;
             let cipher = OctetString::new(key.encrypt(USAGE_PA_ENC_TIMESTAMP, &stamp)?)?;
             let proof = EncryptedData { etype: key.enctype(), kvno: None, cipher }.to_der()?;
             padata.push(PaData { padata_type: PA_ENC_TIMESTAMP, padata_value: OctetString::new(proof)? });
@@ -117,6 +120,9 @@ impl AsExchange {
     /// PREAUTH_REQUIRED and the salt it brings are a step; everything else ends the exchange.
     fn refused(&mut self, error: &KrbError, now: SystemTime) -> Result<Step, AsError> {
         let told = KdcError::from(error);
+        if told.code == KdcError::CLOCK_SKEW && self.offset.is_none() && self.learn_offset(&told, now) {
+            return self.request(now).map(Step::Send);
+        }
         let asks = matches!(told.code, KdcError::PREAUTH_REQUIRED | KdcError::PREAUTH_FAILED);
         let (Some(data), true, false, Some(password)) = (&error.e_data, asks, self.informed, &self.password) else {
             return Err(AsError::Kdc(told));
@@ -142,7 +148,20 @@ impl AsExchange {
         let params = params.map_err(|_| AsError::Invalid("string-to-key parameters of a strange length".into()))?;
         self.key = Some(ClientKey::derive(entry.etype, password.as_str(), &salt, params)?);
         self.informed = true;
+        self.learn_offset(&told, now);
         self.request(now).map(Step::Send)
+    }
+
+    /// Takes the KDC's clock from its error, where it differs enough to matter and little enough to be believed: the
+    /// error is not authenticated. Tells whether it did.
+    fn learn_offset(&mut self, told: &KdcError, now: SystemTime) -> bool {
+        let (skew, ahead) = told.skew(now);
+        if !(SKEW_THAT_MATTERS..=SKEW_TO_BELIEVE).contains(&skew) {
+            return false;
+        }
+        let seconds = i64::try_from(skew.as_secs()).unwrap_or(i64::MAX);
+        self.offset = Some(if ahead { seconds } else { -seconds });
+        true
     }
 
     /// A reply is believed only if it decrypts, answers our nonce and request, and names the client and server that
@@ -228,7 +247,7 @@ impl AsExchange {
         let credentials = entry.credentials();
         let credentials =
             credentials.ok_or_else(|| AsError::Invalid("a ticket or session key that is not understood".into()))?;
-        Ok(Ticket(credentials))
+        Ok(Ticket { credentials, offset: self.offset.unwrap_or(0) })
     }
 }
 
@@ -349,6 +368,11 @@ const RENEWABLE: u32 = 1 << 23;
 
 /// TicketFlags enc-pa-rep, bit 15 (RFC 6806 section 11).
 const ENC_PA_REP: u32 = 1 << 16;
+
+/// KDCs allow five minutes by default (MS-KILE 3.1.1.1). A minute is far from that and beyond any delay.
+const SKEW_THAT_MATTERS: Duration = Duration::from_secs(60);
+/// A clock that is off by more is to be set, not to be worked around.
+const SKEW_TO_BELIEVE: Duration = Duration::from_secs(12 * 3600);
 
 /// 2037-09-13, what Windows clients ask for.
 const FAR_FUTURE: i64 = 2_136_422_885;

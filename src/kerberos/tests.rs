@@ -192,9 +192,9 @@ fn an_honest_kdc_gives_a_ticket() {
     let Step::Done(ticket, _) = exchange.receive(&reply(&request, Lie::None), now()).unwrap() else {
         panic!("no ticket");
     };
-    assert_eq!(ticket.0.client, client());
-    assert_eq!(ticket.0.server.to_string(), "ldap/dc1.example.com@EXAMPLE.COM");
-    assert_eq!(ticket.0.endtime, 1_790_036_000);
+    assert_eq!(ticket.credentials.client, client());
+    assert_eq!(ticket.credentials.server.to_string(), "ldap/dc1.example.com@EXAMPLE.COM");
+    assert_eq!(ticket.credentials.endtime, 1_790_036_000);
 }
 
 #[test]
@@ -249,10 +249,38 @@ fn accounts_that_cannot_log_in_by_an_aes_password_are_told_apart() {
 }
 
 #[test]
-fn the_kdcs_clock_is_read_from_its_error() {
-    let (mut exchange, _) = start(Proof::Password(password(RIGHT)));
-    let Err(AsError::Kdc(error)) = exchange.receive(&error(KdcError::CLOCK_SKEW, None), now()) else { panic!() };
-    assert_eq!(error.skew(now()), (Duration::from_secs(600), true));
+fn a_kdc_with_another_clock_is_asked_again_by_its_clock_and_once() {
+    // The test's KDC is ten minutes ahead.
+    let (mut exchange, _) = start(Proof::SaltedPassword(password(RIGHT), SALT.into()));
+    let skewed = error(KdcError::CLOCK_SKEW, None);
+    let Step::Send(again) = exchange.receive(&skewed, now()).unwrap() else { panic!("not asked again") };
+    assert_eq!(stamp(&again), clock::from_unix(1_790_000_600));
+    let Step::Done(ticket, _) = exchange.receive(&reply(&again, Lie::None), now()).unwrap() else { panic!() };
+    let tgt = ticket.into_gmsa_tgt();
+    assert_eq!(tgt.clock_offset(), 600);
+    assert_eq!(tgt.expires_at(), clock::from_unix(1_790_035_400), "by our clock");
+
+    let (mut exchange, _) = start(Proof::SaltedPassword(password(RIGHT), SALT.into()));
+    assert!(matches!(exchange.receive(&skewed, now()), Ok(Step::Send(_))));
+    let Err(AsError::Kdc(told)) = exchange.receive(&skewed, now()) else { panic!("asked for ever") };
+    assert_eq!(told.skew(now()), (Duration::from_secs(600), true));
+}
+
+#[test]
+fn a_clock_that_cannot_be_believed_is_a_fault() {
+    let days_ago = now() - Duration::from_secs(3 * 86_400);
+    let (mut exchange, _) = start(Proof::SaltedPassword(password(RIGHT), SALT.into()));
+    assert!(matches!(exchange.receive(&error(KdcError::CLOCK_SKEW, None), days_ago), Err(AsError::Kdc(_))));
+}
+
+/// The time in the request's proof.
+fn stamp(bytes: &[u8]) -> SystemTime {
+    let request = request(bytes);
+    let proof = request.padata.iter().find(|data| data.padata_type == PA_ENC_TIMESTAMP).unwrap();
+    let proof = EncryptedData::from_der(proof.padata_value.as_bytes()).unwrap();
+    let key = Key::from_password(18, RIGHT, SALT.as_bytes(), None).unwrap();
+    let plain = key.decrypt(1, proof.cipher.as_bytes()).unwrap();
+    super::messages::PaEncTsEnc::from_der(&plain).unwrap().patimestamp.to_system_time()
 }
 
 #[test]
@@ -307,8 +335,8 @@ proptest! {
         reply[at] ^= flip;
         if let Ok(Step::Done(ticket, _)) = exchange.receive(&reply, now()) {
             // What may differ is only what nobody relies on: the opaque ticket, the key version.
-            prop_assert_eq!(&ticket.0.client, &client());
-            prop_assert_eq!(ticket.0.endtime, 1_790_036_000);
+            prop_assert_eq!(&ticket.credentials.client, &client());
+            prop_assert_eq!(ticket.credentials.endtime, 1_790_036_000);
         }
     }
 }
