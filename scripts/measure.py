@@ -21,13 +21,16 @@ if {"-h", "--help"} & set(sys.argv) or len(sys.argv) != 3:
 LAB = {name: value for name, value in os.environ.items() if name.startswith("LAB_")}
 BINARY, RUNS = os.path.abspath(sys.argv[1]), int(sys.argv[2])
 ACCOUNT, REALM, DC = LAB["LAB_GMSA"], LAB["LAB_REALM"], LAB["LAB_DC1"]
+INHERITED = {"PATH", "KRB5_CONFIG", "LDAPCONF"}
 SIDECAR = {
     "GMSA_CREDENTIAL_SPECS": f"arn:aws:s3:::{LAB['LAB_BUCKET']}/webapp01.json",
     "AWS_ENDPOINT_URL": LAB["LAB_AWS_ENDPOINT"],
     "AWS_REGION": LAB["LAB_AWS_REGION"],
     "AWS_ACCESS_KEY_ID": "bench",
     "AWS_SECRET_ACCESS_KEY": "bench",
+    "SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt",  # what the image has; a machine has the same twice
 }
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name in INHERITED | LAB.keys()} | SIDECAR
 LOGIN = 'kinit -c login "$LAB_USER" <<<"$LAB_USER_PW"'
 READ = f'KRB5CCNAME=login ldapsearch -LLL -Q -Y GSSAPI -H ldap://{DC} -b "CN={ACCOUNT},$LAB_GMSA_OU" -s base msDS-ManagedPassword'
 DECODE = f'"$LAB_ROOT/gmsa.py" keytab ldif "{ACCOUNT}\\$@{REALM}" keytab'
@@ -55,7 +58,7 @@ class Run:
     def __init__(self, command, wrapper=()):
         self.folder = tempfile.mkdtemp()
         shutil.copy(KEYTAB, self.folder)
-        environment = dict(os.environ, **SIDECAR, GMSA_DIR=self.folder)
+        environment = ENVIRONMENT | {"GMSA_DIR": self.folder}
         with open(f"{self.folder}/output", "w+") as output:
             start = time.monotonic()
             process = subprocess.Popen([*wrapper, *command], cwd=self.folder, env=environment, stdout=output, stderr=output)
