@@ -202,6 +202,16 @@ impl FromStr for Reference {
     }
 }
 
+impl Reference {
+    /// The file it names, if it names one.
+    pub fn path(&self) -> Option<&std::path::Path> {
+        match &self.source {
+            Source::File(path) => Some(path),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {

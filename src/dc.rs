@@ -3,9 +3,11 @@
 //! Names are asked for as they are, with a final dot: no search list, never a reverse look-up. What a DC is called
 //! is what its SRV record says.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
@@ -17,17 +19,47 @@ use rand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tracing::Level;
 
 use crate::config::DomainControllers;
 use crate::fault::{Code, Fault};
+use crate::log;
 use crate::name::{Domain, Host};
 
-/// Finds domain controllers.
+/// Finds domain controllers, and remembers which of them are in trouble.
 pub struct Locator {
     resolver: TokioResolver,
     /// For the faults: who was asked.
     servers: String,
     configured: DomainControllers,
+    memory: Mutex<Memory>,
+}
+
+/// What was learnt: it stands in for DNS when that fails, keeps the order of the DCs (and with it krb5.conf) steady,
+/// and keeps a DC that hangs from costing its deadline again and again.
+#[derive(Default)]
+struct Memory {
+    hosts: HashMap<Domain, Vec<Host>>,
+    addresses: HashMap<Host, Vec<IpAddr>>,
+    troubled: HashMap<(Host, Service), Instant>,
+}
+
+/// The two services of a DC, which fail independently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Service {
+    /// Kerberos, port 88.
+    Kdc,
+    /// LDAP, port 389.
+    Ldap,
+}
+
+impl Service {
+    fn port(self) -> u16 {
+        match self {
+            Self::Kdc => 88,
+            Self::Ldap => 389,
+        }
+    }
 }
 
 impl Locator {
@@ -48,16 +80,101 @@ impl Locator {
         let resolver = builder
             .build()
             .map_err(|error| Fault::new(Code::DcDnsUnreachable, "the resolver cannot start").caused_by(&error))?;
-        Ok(Self { resolver, servers: format!("asked {}", servers.join(", ")), configured })
+        let servers = format!("asked {}", servers.join(", "));
+        Ok(Self { resolver, servers, configured, memory: Mutex::default() })
     }
 
-    /// The domain controllers of a domain, best first: those configured, else those of the SRV record
-    /// `_ldap._tcp.dc._msdcs.<domain>` (MS-ADTS 6.3.2.3). Never empty.
+    /// The domain controllers of a domain in order of preference: those configured, else those of DNS, else, while DNS
+    /// fails, those it named before. Never empty.
     pub async fn locate(&self, domain: &Domain) -> Result<Vec<Host>, Fault> {
         let configured = self.configured.of(domain);
         if !configured.is_empty() {
             return Ok(configured.to_vec());
         }
+        let asked = self.ask_for_controllers(domain).await;
+        let mut memory = self.memory();
+        let known = memory.hosts.get(domain);
+        match asked {
+            Ok(hosts) => {
+                let same = known
+                    .is_some_and(|known| known.len() == hosts.len() && known.iter().all(|host| hosts.contains(host)));
+                if let (true, Some(known)) = (same, known) {
+                    return Ok(known.clone());
+                }
+                memory.hosts.insert(domain.clone(), hosts.clone());
+                Ok(hosts)
+            }
+            Err(fault) => match known {
+                Some(known) => {
+                    log::fault(Level::WARN, "dc.dns-failed", &fault);
+                    Ok(known.clone())
+                }
+                None => Err(fault),
+            },
+        }
+    }
+
+    /// The addresses of a host, IPv4 and IPv6; while DNS fails, those it had before. Never empty.
+    pub async fn addresses(&self, host: &Host) -> Result<Vec<IpAddr>, Fault> {
+        let asked = self.ask_for_addresses(host).await;
+        let mut memory = self.memory();
+        match asked {
+            Ok(addresses) => {
+                memory.addresses.insert(host.clone(), addresses.clone());
+                Ok(addresses)
+            }
+            Err(fault) => memory.addresses.get(host).cloned().ok_or(fault),
+        }
+    }
+
+    /// Connects to a service of one of the hosts: in their order, those in trouble last. Returns whom it reached.
+    pub async fn connect(&self, hosts: &[Host], service: Service) -> Result<(Host, TcpStream), Fault> {
+        let mut faults = Vec::new();
+        for host in self.by_health(hosts, service) {
+            let attempt = async { dial(&host, &self.addresses(&host).await?, service.port()).await };
+            match attempt.await {
+                Ok(stream) => return Ok((host, stream)),
+                Err(fault) => {
+                    self.in_trouble(&host, service, &fault);
+                    faults.push(fault);
+                }
+            }
+        }
+        Err(summary(faults))
+    }
+
+    /// The hosts in their order, those whose service was in trouble lately behind the others.
+    pub fn by_health(&self, hosts: &[Host], service: Service) -> Vec<Host> {
+        let (bad, mut good): (Vec<Host>, Vec<Host>) =
+            hosts.iter().cloned().partition(|host| self.is_troubled(host, service));
+        good.extend(bad);
+        good
+    }
+
+    /// Notes that a DC's service failed: for a while others are preferred.
+    pub fn in_trouble(&self, host: &Host, service: Service, fault: &Fault) {
+        let known = self.is_troubled(host, service);
+        self.avoid(host, service);
+        log::fault(if known { Level::DEBUG } else { Level::WARN }, "dc.failed", fault);
+    }
+
+    /// Prefers others for a while.
+    fn avoid(&self, host: &Host, service: Service) {
+        self.memory().troubled.insert((host.clone(), service), Instant::now());
+    }
+
+    /// Whether a DC's service failed a short while ago.
+    pub fn is_troubled(&self, host: &Host, service: Service) -> bool {
+        let memory = self.memory();
+        memory.troubled.get(&(host.clone(), service)).is_some_and(|since| since.elapsed() < TROUBLE)
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The SRV record `_ldap._tcp.dc._msdcs.<domain>` (MS-ADTS 6.3.2.3).
+    async fn ask_for_controllers(&self, domain: &Domain) -> Result<Vec<Host>, Fault> {
         let name = format!("_ldap._tcp.dc._msdcs.{domain}");
         let what = format!("no domain controller is known for `{domain}`");
         let lookup = self.resolver.lookup(format!("{name}."), RecordType::SRV);
@@ -92,8 +209,7 @@ impl Locator {
         Ok(hosts)
     }
 
-    /// The addresses of a host, IPv4 and IPv6. Never empty.
-    pub async fn addresses(&self, host: &Host) -> Result<Vec<IpAddr>, Fault> {
+    async fn ask_for_addresses(&self, host: &Host) -> Result<Vec<IpAddr>, Fault> {
         let fault = |code| Fault::new(code, format!("the domain controller `{host}` has no address"));
         match timeout(DNS_DEADLINE, self.resolver.lookup_ip(format!("{host}."))).await {
             Ok(Ok(lookup)) => {
@@ -138,52 +254,107 @@ pub async fn dial(host: &Host, addresses: &[IpAddr], port: u16) -> Result<TcpStr
     Err(Fault::new(Code::DcUnreachable, what).because(failures.join("; ")))
 }
 
-/// A kept connection to a KDC: each message is a length of four octets, network order, and the message (RFC 4120
-/// section 7.2.2). Some KDCs close it after each reply, so a request on a closed one dials again.
-pub struct KdcConnection {
-    host: Host,
-    addresses: Vec<IpAddr>,
-    stream: Option<TcpStream>,
+/// The KDCs of a domain, with a kept connection to one of them. One that fails is left for the next.
+///
+/// Each message is a length of four octets, network order, and the message (RFC 4120 section 7.2.2).
+pub struct Kdc {
+    locator: Arc<Locator>,
+    /// In the order of preference.
+    hosts: Vec<Host>,
+    connection: Option<(Host, TcpStream)>,
+    last: Option<Host>,
 }
 
-impl KdcConnection {
-    /// Connects to port 88.
-    pub async fn open(host: Host, addresses: Vec<IpAddr>) -> Result<Self, Fault> {
-        let stream = dial(&host, &addresses, KDC_PORT).await?;
-        Ok(Self { host, addresses, stream: Some(stream) })
+impl Kdc {
+    /// The KDCs of these hosts, best first; none is connected to yet.
+    pub fn new(locator: Arc<Locator>, hosts: &[Host]) -> Self {
+        Self { locator, hosts: hosts.to_vec(), connection: None, last: None }
     }
 
-    /// The KDC's name.
-    pub fn host(&self) -> &Host {
-        &self.host
+    /// Connects, if it is not connected: for those who have something else to wait for at the same time.
+    pub async fn connect(&mut self) -> Result<(), Fault> {
+        if self.connection.is_none() {
+            let reached = self.locator.connect(&self.hosts, Service::Kdc).await?;
+            self.last = Some(reached.0.clone());
+            self.connection = Some(reached);
+        }
+        Ok(())
     }
 
-    /// One request and its reply. Sending a request again on a new connection is safe: the KDC took no notice of one
-    /// that it closed the connection on.
+    /// The KDC that was asked last.
+    pub fn host(&self) -> Option<&Host> {
+        self.last.as_ref()
+    }
+
+    /// Sends a request to the KDC, or to another one if it fails, until one answers.
+    ///
+    /// Sending it again is safe: one that closed the connection took no notice of it (some KDCs close theirs after
+    /// each reply), and a proof that reached one that then hung is only as old as the deadline.
     pub async fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>, Fault> {
-        if let Some(stream) = &mut self.stream {
-            match timeout(KDC_DEADLINE, converse(stream, request)).await {
-                Ok(Ok(reply)) => return Ok(reply),
-                Ok(Err(error)) if closed(&error) => self.stream = None,
-                Ok(Err(error)) => return Err(self.lost(&error.to_string())),
-                Err(_elapsed) => return Err(self.lost(&format!("no answer in {KDC_DEADLINE:?}"))),
-            }
-        }
-        let mut stream = dial(&self.host, &self.addresses, KDC_PORT).await?;
-        match timeout(KDC_DEADLINE, converse(&mut stream, request)).await {
-            Ok(Ok(reply)) => {
-                self.stream = Some(stream);
-                Ok(reply)
-            }
-            Ok(Err(error)) => Err(self.lost(&error.to_string())),
-            Err(_elapsed) => Err(self.lost(&format!("no answer in {KDC_DEADLINE:?}"))),
+        let mut left = self.hosts.clone();
+        let mut faults = Vec::new();
+        loop {
+            let kept = self.connection.take();
+            let fresh = kept.is_none();
+            let (host, mut stream) = match kept {
+                Some(kept) => kept,
+                None if left.is_empty() => return Err(summary(faults)),
+                None => match self.locator.connect(&left, Service::Kdc).await {
+                    Ok(reached) => reached,
+                    Err(fault) => {
+                        faults.push(fault);
+                        return Err(summary(faults));
+                    }
+                },
+            };
+            self.last = Some(host.clone());
+            let why = match timeout(KDC_DEADLINE, converse(&mut stream, request)).await {
+                Ok(Ok(reply)) => {
+                    self.connection = Some((host, stream));
+                    return Ok(reply);
+                }
+                Ok(Err(error)) if !fresh && closed(&error) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(_elapsed) => {
+                    // Its other service most likely hangs too.
+                    self.locator.avoid(&host, Service::Ldap);
+                    format!("no answer in {KDC_DEADLINE:?}")
+                }
+            };
+            let what = format!("the KDC on `{host}` does not answer");
+            let fault = Fault::new(Code::DcUnreachable, what).because(why);
+            self.locator.in_trouble(&host, Service::Kdc, &fault);
+            left.retain(|other| *other != host);
+            faults.push(fault);
         }
     }
 
-    fn lost(&mut self, why: &str) -> Fault {
-        self.stream = None;
-        Fault::new(Code::DcUnreachable, format!("the KDC on `{}` does not answer", self.host)).because(why)
+    /// How many KDCs there are.
+    pub fn count(&self) -> usize {
+        self.hosts.len()
     }
+
+    /// Leaves this KDC for the next, because it does not know what the others may know already.
+    pub fn leave(&mut self) {
+        self.connection = None;
+        if let Some(at) = self.hosts.iter().position(|host| Some(host) == self.last.as_ref()) {
+            self.hosts[at..].rotate_left(1);
+        }
+    }
+}
+
+/// One DC's fault as it is; of several the first, with the others as its reason.
+fn summary(mut faults: Vec<Fault>) -> Fault {
+    if faults.len() == 1 {
+        return faults.remove(0);
+    }
+    let told = faults.iter().map(|fault| match &fault.why {
+        Some(why) => format!("{}: {why}", fault.what),
+        None => fault.what.clone(),
+    });
+    let told: Vec<_> = told.collect();
+    let what = format!("none of the {} domain controllers can be used", told.len());
+    Fault::new(Code::DcUnreachable, what).because(told.join("; "))
 }
 
 async fn converse(stream: &mut TcpStream, request: &[u8]) -> io::Result<Vec<u8>> {
@@ -256,15 +427,12 @@ const QUERY_DEADLINE: Duration = Duration::from_secs(1);
 /// For a name, all servers and attempts included.
 const DNS_DEADLINE: Duration = Duration::from_secs(5);
 const KDC_REPLY_LIMIT: usize = 128 << 10;
-const KDC_PORT: u16 = 88;
-/// LDAP, sealed by SASL.
-pub const LDAP_PORT: u16 = 389;
+/// How long a DC that failed stands behind the others.
+const TROUBLE: Duration = Duration::from_secs(120);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
-
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 

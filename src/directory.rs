@@ -1,23 +1,26 @@
 //! One domain with one login: what its leases share.
 //!
-//! Leases that renew at the same time use one [`Session`]: one login ticket, one LDAP connection, one KDC
-//! connection. The last one to finish closes it, so nothing is kept open for the hours between renewals.
+//! Leases that renew at the same time use one connection to a KDC and one [`Session`]: one login ticket, one LDAP
+//! connection. The last one to finish closes them, so nothing is kept open for the hours between renewals.
 
-use std::sync::{Arc, Weak};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
 
+use tokio::net::TcpStream;
 use tokio::sync::Mutex;
-use tracing::Level;
 
 use crate::aws::Aws;
+use crate::clock;
 use crate::credspec::LoginSource;
-use crate::dc::{self, KdcConnection, LDAP_PORT, Locator};
+use crate::dc::{Kdc, Locator, Service};
 use crate::fault::{Code, Fault};
 use crate::gmsa::{self, Gmsa};
-use crate::kerberos::{self, ClientKey, GmsaTgt, Password, Principal, Proof, Refusal};
+use crate::kerberos::{self, ClientKey, GmsaTgt, LdapTicket, Password, Principal, Proof, Refusal, Ticket};
 use crate::ldap::{Connection, Sealed};
-use crate::log;
+use crate::login::Guards;
 use crate::name::{Account, Domain, Host};
-use crate::secret::{self, Secret, Stage};
+use crate::secret::{self, Secret, SecretArn, Stage};
 
 /// A domain as one login sees it.
 pub struct Directory {
@@ -25,193 +28,347 @@ pub struct Directory {
     login: LoginSource,
     aws: Arc<Aws>,
     locator: Arc<Locator>,
-    shared: Mutex<Shared>,
+    guards: Arc<Guards>,
+    kdc: Mutex<Weak<Mutex<Kdc>>>,
+    session: Mutex<Weak<Session>>,
 }
 
-#[derive(Default)]
-struct Shared {
-    session: Weak<Session>,
-    /// The DC that served last, tried first.
-    preferred: Option<Host>,
-    /// The version of the secret whose password AD refused, with the refusal: it is not sent again, since each
-    /// attempt brings the account nearer to being locked.
-    refused: Option<(String, Fault)>,
+/// A gMSA's key, kept between renewals: with it a renewal asks nobody but a KDC.
+#[derive(Clone)]
+pub struct KeptKey {
+    principal: Principal,
+    key: ClientKey,
+    kvno: Option<u32>,
+    /// When the managed password should be read again (its `QueryPasswordInterval`).
+    pub due: SystemTime,
 }
 
 /// What a renewal brought.
 pub struct Renewal {
     /// The ticket.
     pub ticket: GmsaTgt,
-    /// The DC that gave it.
-    pub dc: Host,
+    /// The key it was got with, for the next time.
+    pub key: KeptKey,
+    /// The KDC that gave it.
+    pub dc: Option<Host>,
     /// The version of the managed password, where the directory told.
     pub kvno: Option<u32>,
     /// The domain's controllers, the one that served first: what the app's krb5.conf shall name.
     pub controllers: Vec<Host>,
+    /// Why the managed password could not be read although it was due; the kept key still served.
+    pub unread: Option<Fault>,
+}
+
+/// All directories of the process: leases of one domain with one login share one.
+pub struct Directories {
+    aws: Arc<Aws>,
+    locator: Arc<Locator>,
+    guards: Arc<Guards>,
+    known: StdMutex<HashMap<(Domain, LoginSource), Arc<Directory>>>,
+}
+
+impl Directories {
+    /// None yet; nothing is asked.
+    pub fn new(aws: Arc<Aws>, locator: Arc<Locator>) -> Self {
+        Self { aws, locator, guards: Arc::default(), known: StdMutex::default() }
+    }
+
+    /// The directory of a domain and a login.
+    pub fn of(&self, domain: &Domain, login: &LoginSource) -> Arc<Directory> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let directory = known.entry((domain.clone(), login.clone())).or_insert_with(|| {
+            Arc::new(Directory {
+                domain: domain.clone(),
+                login: login.clone(),
+                aws: Arc::clone(&self.aws),
+                locator: Arc::clone(&self.locator),
+                guards: Arc::clone(&self.guards),
+                kdc: Mutex::default(),
+                session: Mutex::default(),
+            })
+        });
+        Arc::clone(directory)
+    }
 }
 
 impl Directory {
-    /// A directory; nothing is asked yet.
-    pub fn new(domain: Domain, login: LoginSource, aws: Arc<Aws>, locator: Arc<Locator>) -> Self {
-        Self { domain, login, aws, locator, shared: Mutex::default() }
+    /// Gets a fresh TGT for a gMSA: with the kept key while that is good, else with the managed password.
+    ///
+    /// When the password is due but cannot be read, the kept key is tried all the same: a gMSA's password stays good
+    /// for minutes after it was replaced, and often was not replaced at all.
+    pub async fn renew(&self, account: &Account, kept: Option<KeptKey>) -> Result<Renewal, Fault> {
+        let Some(mut kept) = kept else {
+            return self.renew_by_password(account).await;
+        };
+        if clock::now() < kept.due {
+            match self.renew_by_key(&kept).await {
+                Err(refusal) if refusal.is_wrong_password() => {
+                    let kvno = kept.kvno;
+                    tracing::info!(event = "gmsa.key-replaced", kvno, "the KDC refuses the kept key; reading again");
+                    return self.renew_by_password(account).await;
+                }
+                outcome => return outcome.map_err(|refusal| refusal.of_gmsa(&kept.principal)),
+            }
+        }
+        let fault = match self.renew_by_password(account).await {
+            Ok(renewal) => return Ok(renewal),
+            Err(fault) => fault,
+        };
+        kept.due = clock::now() + READ_AGAIN;
+        match self.renew_by_key(&kept).await {
+            Ok(renewal) => Ok(Renewal { unread: Some(fault), ..renewal }),
+            Err(_refusal) => Err(fault),
+        }
     }
 
-    /// Gets a fresh TGT for a gMSA.
-    pub async fn renew(&self, account: &Account) -> Result<Renewal, Fault> {
-        let session = self.session().await?;
-        let renewal = session.renew(&self.domain, account).await;
-        if matches!(&renewal, Err(fault) if is_connection_fault(fault)) {
-            // Whoever comes next opens another session instead of waiting on this one.
-            self.shared.lock().await.session = Weak::new();
+    async fn renew_by_key(&self, kept: &KeptKey) -> Result<Renewal, Refusal> {
+        let (kdc, controllers) = self.kdc().await?;
+        let (ticket, key) = self.gmsa_ticket(&kdc, &kept.principal, Proof::Key(kept.key.clone())).await?;
+        Ok(self.renewal(ticket, KeptKey { key, ..kept.clone() }, kdc.lock().await.host().cloned(), controllers))
+    }
+
+    async fn renew_by_password(&self, account: &Account) -> Result<Renewal, Fault> {
+        let (kdc, controllers) = self.kdc().await?;
+        let gmsa = self.read(account, &controllers, &kdc).await?;
+        let principal = kerberos::gmsa_principal(&gmsa.sam_account_name, &self.domain);
+        let due = clock::now() + gmsa.password.query_interval;
+        let proof = |password| Proof::SaltedPassword(password, kerberos::gmsa_salt(account, &self.domain));
+        let mut ticket = self.gmsa_ticket(&kdc, &principal, proof(gmsa.password.current)).await;
+        // Shortly before a password expires the directory already tells the next one, which the KDC still refuses;
+        // and right after, a KDC may not have heard of it.
+        if let (Err(refusal), Some(previous)) = (&ticket, gmsa.password.previous)
+            && refusal.is_wrong_password()
+        {
+            ticket = self.gmsa_ticket(&kdc, &principal, proof(previous)).await;
         }
-        renewal
+        let (ticket, key) = ticket.map_err(|refusal| refusal.of_gmsa(&principal))?;
+        let key = KeptKey { principal, key, kvno: gmsa.kvno, due };
+        let host = kdc.lock().await.host().cloned();
+        Ok(self.renewal(ticket, key, host, controllers))
+    }
+
+    fn renewal(&self, ticket: GmsaTgt, key: KeptKey, dc: Option<Host>, controllers: Vec<Host>) -> Renewal {
+        let mut controllers = self.locator.by_health(&controllers, Service::Kdc);
+        if let Some(at) = controllers.iter().position(|host| Some(host) == dc.as_ref()) {
+            controllers[..=at].rotate_right(1);
+        }
+        Renewal { ticket, dc, kvno: key.kvno, key, controllers, unread: None }
+    }
+
+    /// An AS exchange of the gMSA for its TGT. A KDC that does not know the account may not have heard of it yet.
+    async fn gmsa_ticket(
+        &self,
+        kdc: &Mutex<Kdc>,
+        gmsa: &Principal,
+        proof: Proof,
+    ) -> Result<(GmsaTgt, ClientKey), Refusal> {
+        let service = kerberos::ticket_granting_service(&self.domain);
+        let (ticket, key) = authenticate(&mut *kdc.lock().await, gmsa, &service, proof).await?;
+        Ok((ticket.into_gmsa_tgt(), key))
+    }
+
+    /// Reads the managed password. A DC that does not know the account may not have heard of it yet, so the others
+    /// are asked before that is a fault.
+    async fn read(&self, account: &Account, controllers: &[Host], kdc: &Mutex<Kdc>) -> Result<Gmsa, Fault> {
+        let session = self.session(controllers, kdc).await?;
+        let mut read = session.read(&self.domain, account).await;
+        if matches!(&read, Err(fault) if fault.code == Code::GmsaConnectionLost) {
+            // The connection broke, or the DC hangs: once more, on a connection to whoever is healthy.
+            if let Err(fault) = &read {
+                self.locator.in_trouble(&session.host, Service::Ldap, fault);
+            }
+            *self.session.lock().await = Weak::new();
+            let session = self.session(controllers, kdc).await?;
+            read = session.read(&self.domain, account).await;
+        }
+        let mut others: Vec<_> = controllers.iter().filter(|host| **host != session.host).cloned().collect();
+        while matches!(&read, Err(fault) if fault.code == Code::GmsaNotFound) && !others.is_empty() {
+            let Ok(session) = self.log_in(&others, kdc).await else { break };
+            others.retain(|host| *host != session.host);
+            read = session.read(&self.domain, account).await.or(read);
+        }
+        read
+    }
+
+    /// The connection to a KDC that is in use, or one to be made, with the domain's controllers.
+    async fn kdc(&self) -> Result<(Arc<Mutex<Kdc>>, Vec<Host>), Fault> {
+        let controllers = self.locator.locate(&self.domain).await?;
+        let mut shared = self.kdc.lock().await;
+        if let Some(kdc) = shared.upgrade() {
+            return Ok((kdc, controllers));
+        }
+        let kdc = Arc::new(Mutex::new(Kdc::new(Arc::clone(&self.locator), &controllers)));
+        *shared = Arc::downgrade(&kdc);
+        Ok((kdc, controllers))
     }
 
     /// The session in use, or a new one. Whoever opens it holds the lock, so leases that start together log in once.
-    async fn session(&self) -> Result<Arc<Session>, Fault> {
-        let mut shared = self.shared.lock().await;
-        if let Some(session) = shared.session.upgrade() {
+    async fn session(&self, controllers: &[Host], kdc: &Mutex<Kdc>) -> Result<Arc<Session>, Fault> {
+        let mut shared = self.session.lock().await;
+        if let Some(session) = shared.upgrade() {
             return Ok(session);
         }
-        let session = Arc::new(self.open(&mut shared).await?);
-        shared.preferred = Some(session.host.clone());
-        shared.session = Arc::downgrade(&session);
+        let session = Arc::new(self.log_in(controllers, kdc).await?);
+        *shared = Arc::downgrade(&session);
         Ok(session)
     }
 
-    /// Logs in to the first DC that can be reached. A DC that refuses is believed: the next one would only count
-    /// another failed login.
-    async fn open(&self, shared: &mut Shared) -> Result<Session, Fault> {
+    /// Logs in with the secret's password, and binds to LDAP on the first of the hosts that serves.
+    async fn log_in(&self, hosts: &[Host], kdc: &Mutex<Kdc>) -> Result<Session, Fault> {
         let LoginSource::Secret(arn) = &self.login else {
-            return Err(Fault::new(
-                Code::ConfigLoginMissing,
-                format!("the CredSpec for `{}` names no CredentialArn", self.domain),
-            )
-            .because("a login by a host's keytab is not supported by this version"));
+            let what = format!("the CredSpec for `{}` names no CredentialArn", self.domain);
+            let why = "a login by a host's keytab is not supported by this version";
+            return Err(Fault::new(Code::ConfigLoginMissing, what).because(why));
         };
-        // Secret and DNS are asked at the same time; of two faults the earlier step's is told.
-        let (secret, hosts) = tokio::join!(
+        // All at the same time; of several faults the earliest step's is told.
+        let (secret, connected, reached) = tokio::join!(
             secret::fetch(arn, &self.domain, &self.aws, Stage::Current),
-            self.locator.locate(&self.domain)
+            async { kdc.lock().await.connect().await },
+            self.locator.connect(hosts, Service::Ldap)
         );
-        let (secret, mut hosts) = (secret?, hosts?);
+        let (secret, (), (mut host, mut stream)) = (secret?, connected?, reached?);
         if secret.login.domain != self.domain {
             let what = format!("the login belongs to `{}`, the gMSA to `{}`", secret.login.domain, self.domain);
             let why = "a login across a trust is not supported by this version";
             return Err(Fault::new(Code::TicketTrust, what).because(why));
         }
-        if let Some((version, fault)) = &shared.refused
-            && *version == secret.version_id
-        {
-            let why = "this version of the secret was refused before and is not sent again";
-            return Err(fault.clone().because(format!("{}; {why}", fault.why.as_deref().unwrap_or_default())));
-        }
-        if let Some(at) = hosts.iter().position(|host| shared.preferred.as_ref() == Some(host)) {
-            hosts[..=at].rotate_right(1);
-        }
-        let mut unreachable = Vec::new();
-        for at in 0..hosts.len() {
-            match self.log_in(&hosts[at], &secret).await {
-                Ok(mut session) => {
-                    hosts[..=at].rotate_right(1);
-                    session.controllers = hosts;
-                    return Ok(session);
+        let mut left = hosts.to_vec();
+        loop {
+            left.retain(|other| *other != host);
+            let attempt = self.bind(arn, &secret, &host, stream, kdc).await;
+            match attempt {
+                // A service that no KDC knows is one that does not serve: others do.
+                Err(fault) if serves_elsewhere(&fault) && !left.is_empty() => {
+                    self.locator.in_trouble(&host, Service::Ldap, &fault);
+                    let Ok(next) = self.locator.connect(&left, Service::Ldap).await else { return Err(fault) };
+                    (host, stream) = next;
                 }
-                Err(fault) if is_connection_fault(&fault) => {
-                    log::fault(Level::WARN, "dc.failed", &fault);
-                    unreachable.push(fault);
-                }
-                Err(fault) => {
-                    if fault.code == Code::TicketLoginRefused {
-                        shared.refused = Some((secret.version_id.clone(), fault.clone()));
-                    }
-                    return Err(fault);
-                }
+                outcome => return outcome,
             }
         }
-        Err(summary(&self.domain, unreachable))
     }
 
-    /// Connects to both services of a DC at once, gets a ticket straight for `ldap/<dc>` and binds with it.
-    async fn log_in(&self, host: &Host, secret: &Secret) -> Result<Session, Fault> {
-        let addresses = self.locator.addresses(host).await?;
-        let (mut kdc, stream) = tokio::try_join!(
-            KdcConnection::open(host.clone(), addresses.clone()),
-            dc::dial(host, &addresses, LDAP_PORT)
-        )?;
+    async fn bind(
+        &self,
+        arn: &SecretArn,
+        secret: &Secret,
+        host: &Host,
+        stream: TcpStream,
+        kdc: &Mutex<Kdc>,
+    ) -> Result<Session, Fault> {
+        let healthy = !self.locator.is_troubled(host, Service::Ldap);
+        let (login, ticket) = self.login_ticket(arn, secret, host, kdc).await?;
+        if healthy && self.locator.is_troubled(host, Service::Ldap) {
+            let what = format!("the domain controller `{host}` hangs");
+            return Err(Fault::new(Code::GmsaConnectionLost, what).because("its KDC gave no answer"));
+        }
+        let ldap = Mutex::new(gmsa::bind(stream, &ticket, host, &login.to_string()).await?);
+        Ok(Session { host: host.clone(), login: login.to_string(), ldap })
+    }
+
+    /// The login's ticket for `ldap/<host>`. While a rotation of the secret is under way AD may have the pending
+    /// password already, so that one is tried once where the current one is refused.
+    async fn login_ticket(
+        &self,
+        arn: &SecretArn,
+        secret: &Secret,
+        host: &Host,
+        kdc: &Mutex<Kdc>,
+    ) -> Result<(Principal, LdapTicket), Fault> {
+        let principal = kerberos::login_principal(&secret.login.user, &self.domain);
+        let guard = self.guards.of(&principal.to_string());
+        let mut guard = guard.lock().await;
+        let refused = match guard.allows(&secret.version_id, clock::now()) {
+            Ok(()) => match self.prove(secret, host, kdc).await {
+                Ok(ticket) => {
+                    guard.succeeded();
+                    return Ok((principal, ticket));
+                }
+                Err(fault) if fault.code == Code::TicketLoginRefused => {
+                    guard.failed(&secret.version_id, &fault, clock::now());
+                    fault
+                }
+                Err(fault) => return Err(fault),
+            },
+            Err(fault) => fault,
+        };
+        if !guard.trusts_pending() {
+            return Err(refused);
+        }
+        let Ok(pending) = secret::fetch(arn, &self.domain, &self.aws, Stage::Pending).await else {
+            return Err(refused);
+        };
+        let now = clock::now();
+        let young = pending.created_at.is_some_and(|made| now.duration_since(made).is_ok_and(|age| age < PENDING));
+        let other = pending.version_id != secret.version_id && pending.login.user == secret.login.user;
+        if !young || !other || guard.allows(&pending.version_id, now).is_err() {
+            return Err(refused);
+        }
+        match self.prove(&pending, host, kdc).await {
+            Ok(ticket) => {
+                tracing::info!(event = "secret.pending-used", "AD has the pending password of the secret already");
+                Ok((principal, ticket))
+            }
+            Err(fault) => {
+                if fault.code == Code::TicketLoginRefused {
+                    guard.failed(&pending.version_id, &fault, now);
+                }
+                Err(refused)
+            }
+        }
+    }
+
+    async fn prove(&self, secret: &Secret, host: &Host, kdc: &Mutex<Kdc>) -> Result<LdapTicket, Fault> {
         let login = kerberos::login_principal(&secret.login.user, &self.domain);
         let service = kerberos::ldap_service(host, &self.domain);
-        let password = Password::new(secret.login.password.clone());
-        let (ticket, _key) = kerberos::authenticate(&mut kdc, &login, &service, Proof::Password(password))
+        let proof = Proof::Password(Password::new(secret.login.password.clone()));
+        let (ticket, _key) = authenticate(&mut *kdc.lock().await, &login, &service, proof)
             .await
-            .map_err(|refusal| refusal.of_login(&login, host))?;
-        let ldap = gmsa::bind(stream, &ticket.into_ldap_ticket(), host, &login.to_string()).await?;
-        Ok(Session {
-            host: host.clone(),
-            login: login.to_string(),
-            controllers: Vec::new(),
-            kdc: Mutex::new(kdc),
-            ldap: Mutex::new(ldap),
-        })
+            .map_err(|refusal| refusal.of_login(&login))?;
+        Ok(ticket.into_ldap_ticket())
     }
 }
 
-/// A login to one DC.
+/// A sealed LDAP connection to one DC.
 struct Session {
     host: Host,
     login: String,
-    controllers: Vec<Host>,
-    kdc: Mutex<KdcConnection>,
     ldap: Mutex<Connection<Sealed>>,
 }
 
 impl Session {
-    async fn renew(&self, domain: &Domain, account: &Account) -> Result<Renewal, Fault> {
-        let gmsa = Gmsa::read(&mut *self.ldap.lock().await, domain, account, &self.login).await?;
-        let principal = kerberos::gmsa_principal(&gmsa.sam_account_name, domain);
-        let mut ticket = self.authenticate(&principal, domain, account, gmsa.password.current).await;
-        // Shortly before a password expires the directory already tells the next one, which the KDC still refuses.
-        if let (Err(refusal), Some(previous)) = (&ticket, gmsa.password.previous)
-            && refusal.is_wrong_password()
-        {
-            ticket = self.authenticate(&principal, domain, account, previous).await;
+    async fn read(&self, domain: &Domain, account: &Account) -> Result<Gmsa, Fault> {
+        Gmsa::read(&mut *self.ldap.lock().await, domain, account, &self.login).await
+    }
+}
+
+/// An AS exchange; with the other KDCs too, if one does not know a name that another may know already.
+async fn authenticate(
+    kdc: &mut Kdc,
+    client: &Principal,
+    server: &Principal,
+    proof: Proof,
+) -> Result<(Ticket, ClientKey), Refusal> {
+    let mut refused = None;
+    for _ in 0..kdc.count() {
+        match kerberos::authenticate(kdc, client, server, proof.clone()).await {
+            Err(refusal) if refusal.is_unknown_name() => {
+                kdc.leave();
+                refused = refused.or(Some(refusal));
+            }
+            Err(Refusal::Unreachable(fault)) => return Err(refused.unwrap_or(Refusal::Unreachable(fault))),
+            outcome => return outcome,
         }
-        let (ticket, _key) = ticket.map_err(|refusal| refusal.of_gmsa(&principal, &self.host))?;
-        Ok(Renewal { ticket, dc: self.host.clone(), kvno: gmsa.kvno, controllers: self.controllers.clone() })
     }
-
-    async fn authenticate(
-        &self,
-        gmsa: &Principal,
-        domain: &Domain,
-        account: &Account,
-        password: Password,
-    ) -> Result<(GmsaTgt, ClientKey), Refusal> {
-        let proof = Proof::SaltedPassword(password, kerberos::gmsa_salt(account, domain));
-        let service = kerberos::ticket_granting_service(domain);
-        let mut kdc = self.kdc.lock().await;
-        let (ticket, key) = kerberos::authenticate(&mut kdc, gmsa, &service, proof).await?;
-        Ok((ticket.into_gmsa_tgt(), key))
-    }
+    Err(refused.unwrap_or_else(|| Fault::new(Code::DcUnreachable, "there is no KDC to ask").into()))
 }
 
-/// Whether another DC, or the same one later, may do what this one did not.
-fn is_connection_fault(fault: &Fault) -> bool {
-    matches!(fault.code, Code::DcUnreachable | Code::DcAddressNotFound | Code::GmsaConnectionLost)
+/// Whether another DC may serve where this one does not.
+fn serves_elsewhere(fault: &Fault) -> bool {
+    matches!(fault.code, Code::GmsaConnectionLost | Code::TicketServiceUnknown)
 }
 
-/// One DC's fault as it is; of several the first, with the others as its reason.
-fn summary(domain: &Domain, mut faults: Vec<Fault>) -> Fault {
-    if faults.len() == 1 {
-        return faults.remove(0);
-    }
-    let told: Vec<_> = faults
-        .into_iter()
-        .map(|fault| match fault.why {
-            Some(why) => format!("{}: {why}", fault.what),
-            None => fault.what,
-        })
-        .collect();
-    let what = format!("none of the {} domain controllers of `{domain}` can be used", told.len());
-    Fault::new(Code::DcUnreachable, what).because(told.join("; "))
-}
+/// How soon a managed password that could not be read when it was due is read again.
+const READ_AGAIN: Duration = Duration::from_secs(300);
+/// A pending version of a secret that is older belongs to no rotation that is under way.
+const PENDING: Duration = Duration::from_secs(3600);

@@ -49,6 +49,11 @@ impl Fault {
         self.because(causes.join(": "))
     }
 
+    /// Whether it tells the same as another, whatever the reason of the moment: then it is no news.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.code == other.code && self.what == other.what
+    }
+
     /// What to do next.
     pub fn next(&self) -> &'static str {
         self.code.entry().next
@@ -228,6 +233,8 @@ registry! {
 
     TicketLoginRefused "ticket-login-refused" Denied Platform
         "set the secret to the login's current password; an account locks after a few wrong ones, so nothing is retried quickly"
+    TicketLoginHeld "ticket-login-held" Denied Platform
+        "set the secret to the login's current password; the next login is tried half an hour after the failed ones"
     TicketLoginUnknown "ticket-login-unknown" Data Platform
         "check username and domainName in the secret: the domain does not know this account (Get-ADUser NAME)"
     TicketLoginRevoked "ticket-login-revoked" Denied Directory

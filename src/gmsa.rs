@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use crate::dc::LDAP_PORT;
 use crate::fault::{Code, Fault};
 use crate::kerberos::Password;
 use crate::ldap::{Connection, Entry, LdapError, Sealed};
@@ -73,11 +72,18 @@ pub async fn bind(
     host: &Host,
     login: &str,
 ) -> Result<Connection<Sealed>, Fault> {
-    let what = format!("the login `{login}` cannot bind to LDAP on `{host}` port {LDAP_PORT}");
+    let what = format!("the login `{login}` cannot bind to LDAP on `{host}`");
     match tokio::time::timeout(LDAP_DEADLINE, Connection::new(stream).bind(ticket)).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(error @ (LdapError::Closed | LdapError::Connection(_)))) => {
             Err(Fault::new(Code::GmsaConnectionLost, what).because(error))
+        }
+        // The security context is made with our own clock, and DCs allow it five minutes (MS-KILE 3.1.1.1).
+        Ok(Err(error)) if ticket.clock_offset().unsigned_abs() > 300 => {
+            let offset = humantime::format_duration(Duration::from_secs(ticket.clock_offset().unsigned_abs()));
+            let side = if ticket.clock_offset() > 0 { "ahead" } else { "behind" };
+            let why = format!("{error}; the domain controller's clock is {offset} {side} of ours");
+            Err(Fault::new(Code::TicketClockSkew, what).because(why))
         }
         Ok(Err(error)) => Err(Fault::new(Code::GmsaBindRefused, what).because(error)),
         Err(_elapsed) => {
@@ -188,7 +194,7 @@ const ATTRIBUTES: &[&str] = &["sAMAccountName", "msDS-ManagedPassword", "msDS-Ke
 const HEADER_LENGTH: usize = 16;
 
 /// For one operation. A DC answers in milliseconds.
-const LDAP_DEADLINE: Duration = Duration::from_secs(5);
+const LDAP_DEADLINE: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {

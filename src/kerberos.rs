@@ -26,7 +26,7 @@ use krb5::Key;
 use zeroize::Zeroizing;
 
 use crate::clock;
-use crate::dc::KdcConnection;
+use crate::dc::Kdc;
 use crate::fault::{Code, Fault};
 use crate::name::{Account, Domain, Host};
 
@@ -85,16 +85,18 @@ impl std::fmt::Debug for Password {
 
 /// Carries an exchange through over a kept connection to a KDC.
 pub async fn authenticate(
-    kdc: &mut KdcConnection,
+    kdc: &mut Kdc,
     client: &Principal,
     server: &Principal,
     proof: Proof,
 ) -> Result<(Ticket, ClientKey), Refusal> {
     let (client, server) = (client.clone(), server.clone());
-    let (mut exchange, mut request) = AsExchange::start(client, server, proof, rand::random(), clock::now())?;
+    let failed = |host: Option<&Host>, error| Refusal::Exchange(host.cloned(), error);
+    let started = AsExchange::start(client, server, proof, rand::random(), clock::now());
+    let (mut exchange, mut request) = started.map_err(|error| failed(None, error))?;
     loop {
         let reply = kdc.ask(&request).await?;
-        match exchange.receive(&reply, clock::now())? {
+        match exchange.receive(&reply, clock::now()).map_err(|error| failed(kdc.host(), error))? {
             Step::Send(next) => request = next,
             Step::Done(ticket, key) => return Ok((*ticket, key)),
         }
@@ -107,47 +109,53 @@ pub enum Refusal {
     /// The KDC could not be asked.
     #[error("{0}")]
     Unreachable(#[from] Fault),
-    /// The exchange failed.
-    #[error("{0}")]
-    Exchange(#[from] AsError),
+    /// The exchange failed, with this KDC if it came so far.
+    #[error("{1}")]
+    Exchange(Option<Host>, AsError),
 }
 
 impl Refusal {
     /// The KDC takes the proof for wrong.
     pub fn is_wrong_password(&self) -> bool {
-        matches!(self, Self::Exchange(AsError::Kdc(error)) if error.code == KdcError::PREAUTH_FAILED)
+        matches!(self, Self::Exchange(_, AsError::Kdc(error)) if error.code == KdcError::PREAUTH_FAILED)
+    }
+
+    /// The KDC does not know the client or the service: it may not have replicated to it yet.
+    pub fn is_unknown_name(&self) -> bool {
+        use KdcError as E;
+        matches!(self, Self::Exchange(_, AsError::Kdc(E { code: E::CLIENT_UNKNOWN | E::SERVICE_UNKNOWN, .. })))
     }
 
     /// As a fault of the login's exchange for a DC's LDAP service.
-    pub fn of_login(self, login: &Principal, kdc: &Host) -> Fault {
+    pub fn of_login(&self, login: &Principal) -> Fault {
         let codes = ClientCodes {
             unknown: Code::TicketLoginUnknown,
             revoked: Code::TicketLoginRevoked,
             password_expired: Code::TicketLoginPasswordExpired,
             wrong_password: Code::TicketLoginRefused,
         };
-        self.into_fault(&format!("the login `{login}`"), kdc, &codes)
+        self.fault(&format!("the login `{login}`"), &codes)
     }
 
     /// As a fault of the gMSA's own exchange.
-    pub fn of_gmsa(self, gmsa: &Principal, kdc: &Host) -> Fault {
+    pub fn of_gmsa(&self, gmsa: &Principal) -> Fault {
         let codes = ClientCodes {
             unknown: Code::TicketGmsaUnknown,
             revoked: Code::TicketGmsaRevoked,
             password_expired: Code::TicketGmsaRefused,
             wrong_password: Code::TicketGmsaRefused,
         };
-        self.into_fault(&format!("the gMSA `{gmsa}`"), kdc, &codes)
+        self.fault(&format!("the gMSA `{gmsa}`"), &codes)
     }
 
-    fn into_fault(self, client: &str, kdc: &Host, codes: &ClientCodes) -> Fault {
-        let error = match self {
-            Self::Unreachable(fault) => return fault,
-            Self::Exchange(error) => error,
+    fn fault(&self, client: &str, codes: &ClientCodes) -> Fault {
+        let (kdc, error) = match self {
+            Self::Unreachable(fault) => return fault.clone(),
+            Self::Exchange(kdc, error) => (kdc, error),
         };
         const NO_AES: &str = "it offers no enctype that is allowed here";
         const NO_PASSWORD: &str = "it does not take a password";
-        let (code, told) = match &error {
+        let (code, told) = match error {
             AsError::Invalid(_) => (Code::TicketReplyInvalid, "its reply cannot be believed"),
             AsError::Encryption(_) => (Code::TicketEncryption, NO_AES),
             AsError::Preauthentication(_) => (Code::TicketPreauth, NO_PASSWORD),
@@ -164,12 +172,13 @@ impl Refusal {
             },
         };
         let mut why = error.to_string();
-        if let AsError::Kdc(refused @ KdcError { code: KdcError::CLOCK_SKEW, .. }) = &error {
+        if let AsError::Kdc(refused @ KdcError { code: KdcError::CLOCK_SKEW, .. }) = error {
             let (skew, ahead) = refused.skew(clock::now());
             let skew = humantime::format_duration(std::time::Duration::from_secs(skew.as_secs()));
             why = format!("{why}; its clock is {skew} {} of ours", if ahead { "ahead" } else { "behind" });
         }
-        Fault::new(code, format!("no ticket for {client} from the KDC on `{kdc}`: {told}")).because(why)
+        let kdc = kdc.as_ref().map_or_else(String::new, |host| format!(" from the KDC on `{host}`"));
+        Fault::new(code, format!("no ticket for {client}{kdc}: {told}")).because(why)
     }
 }
 

@@ -9,13 +9,14 @@ use tokio::time::Instant;
 use tracing::Level;
 
 use crate::clock;
-use crate::directory::Directory;
+use crate::directory::{Directories, KeptKey};
 use crate::fault::{Code, Fault};
 use crate::log;
 use crate::metrics::Metrics;
 use crate::name::{Account, Domain, Host};
 use crate::outlet::Outlet;
 use crate::schedule::{Patience, renewal};
+use crate::source::Source;
 
 /// One lease: whose ticket, from where, to where.
 pub struct Lease {
@@ -23,40 +24,49 @@ pub struct Lease {
     pub id: LeaseId,
     /// Whose ticket it keeps.
     pub identity: Identity,
-    /// The gMSA's domain, with the login.
-    pub directory: Arc<Directory>,
+    /// The CredSpec that names it, read again before each renewal.
+    pub source: Arc<Source>,
+    /// Where the login that the CredSpec names leads to.
+    pub directories: Arc<Directories>,
     /// The volume.
     pub outlet: Arc<Outlet>,
+    /// Where its state is published.
+    pub board: Board,
+    /// Where it is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Lease {
     /// Keeps the ticket fresh for ever. Returns only on a fault that nothing outside can cure.
-    pub async fn keep(self, board: Board, metrics: Arc<Metrics>, mut patience: Patience) -> Fault {
+    pub async fn keep(self, mut patience: Patience) -> Fault {
         if let Some(held) = self.outlet.warm(&self.identity).await {
             let expires_at = clock::rfc3339(held.expires_at);
             tracing::info!(event = "lease.warm", expires_at, "a valid ticket was found on the volume");
-            board.lease(self.id, |lease| lease.state = LeaseState::Held(held));
+            self.board.lease(self.id, |lease| lease.state = LeaseState::Held(held));
         }
+        let mut kept = None;
         loop {
-            let wake = match self.attempt(&board, &metrics).await {
-                Ok(held) => {
+            let wake = match self.attempt(&mut kept).await {
+                Ok((held, due)) => {
                     patience.succeeded();
-                    renewal(clock::now(), held.expires_at, rand::random())
+                    renewal(clock::now(), held.expires_at, due, rand::random())
                 }
                 Err(fault) => match patience.failed(&fault) {
                     Ok(wake) => wake,
                     Err(_given_up) => return fault,
                 },
             };
-            board.lease(self.id, |lease| lease.next_renewal_at = Some(wake));
+            self.board.lease(self.id, |lease| lease.next_renewal_at = Some(wake));
             patience.pause_until(wake).await;
+            self.source.read_again().await;
         }
     }
 
     /// Gets the ticket once. Tries again what may pass, as long as `patience` lasts.
-    pub async fn get(self, board: Board, metrics: Arc<Metrics>, mut patience: Patience) -> Result<(), Fault> {
+    pub async fn get(self, mut patience: Patience) -> Result<(), Fault> {
+        let mut kept = None;
         loop {
-            match self.attempt(&board, &metrics).await {
+            match self.attempt(&mut kept).await {
                 Ok(_held) => return Ok(()),
                 Err(fault) => {
                     let wake = patience.failed(&fault)?;
@@ -71,30 +81,35 @@ impl Lease {
         tracing::info_span!("lease", gmsa = %self.identity.account, realm = self.identity.domain.realm())
     }
 
-    /// One attempt, told to everyone who wants to know.
-    async fn attempt(&self, board: &Board, metrics: &Metrics) -> Result<Held, Fault> {
+    /// One attempt, told to everyone who wants to know. Returns the ticket with the time when the managed password is
+    /// to be read again.
+    async fn attempt(&self, kept: &mut Option<KeptKey>) -> Result<(Held, SystemTime), Fault> {
         let start = Instant::now();
-        let outcome = self.renew(start).await;
+        let outcome = tokio::time::timeout(DEADLINE, self.renew(kept, start)).await.unwrap_or_else(|_elapsed| {
+            let what = format!("renewing the ticket of the gMSA `{}` takes too long", self.identity.account);
+            Err(Fault::new(Code::DcUnreachable, what).because(format!("not done in {DEADLINE:?}")))
+        });
         let took = start.elapsed();
         match &outcome {
-            Ok(held) => {
-                metrics.renewed(&self.identity, took);
+            Ok((held, _)) => {
+                self.metrics.renewed(&self.identity, took);
                 tracing::info!(
                     event = "lease.renewed",
                     expires_at = clock::rfc3339(held.expires_at),
                     dc = held.dc.as_ref().map(Host::as_str),
+                    kvno = held.kvno,
                     took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                     "the ticket is on the volume"
                 );
             }
-            Err(fault) => metrics.failed(&self.identity, took, fault.code),
+            Err(fault) => self.metrics.failed(&self.identity, took, fault.code),
         }
-        board.lease(self.id, |lease| {
+        self.board.lease(self.id, |lease| {
             lease.attempts += 1;
             match &outcome {
-                Ok(held) => lease.state = LeaseState::Held(held.clone()),
+                Ok((held, _)) => lease.state = LeaseState::Held(held.clone()),
                 Err(fault) => {
-                    let known = lease.state.fault().is_some_and(|known| known == fault);
+                    let known = lease.state.fault().is_some_and(|known| known.is_like(fault));
                     lease.state.fail(fault.clone());
                     // One line for a change of state: a fault that stays is not told again.
                     let event = if lease.state.held().is_some() { "lease.overdue" } else { "lease.pending" };
@@ -105,28 +120,39 @@ impl Lease {
         outcome
     }
 
-    async fn renew(&self, start: Instant) -> Result<Held, Fault> {
-        let renewal = self.directory.renew(&self.identity.account).await?;
+    async fn renew(&self, kept: &mut Option<KeptKey>, start: Instant) -> Result<(Held, SystemTime), Fault> {
+        let login = self.source.watch().borrow().login().clone();
+        let directory = self.directories.of(&self.identity.domain, &login);
+        let renewal = directory.renew(&self.identity.account, kept.clone()).await?;
+        // Kept although the ticket may not reach the volume: the next attempt then costs the least.
+        *kept = Some(renewal.key.clone());
+        if let Some(fault) = &renewal.unread {
+            self.metrics.fault(fault.code);
+            log::fault(Level::WARN, "gmsa.password-not-read", fault);
+        }
+        let offset = renewal.ticket.clock_offset();
+        if offset != 0 {
+            tracing::warn!(event = "dc.clock", offset_seconds = offset, "the KDC's clock differs from ours");
+        }
         let held = Held {
             expires_at: renewal.ticket.expires_at(),
             renewed_at: clock::now(),
-            dc: Some(renewal.dc.clone()),
+            dc: renewal.dc.clone(),
             kvno: renewal.kvno,
             took: Some(start.elapsed()),
         };
         if !held.valid_at(clock::now()) {
             let what = format!("the ticket of the gMSA `{}` has expired already", self.identity.account);
-            let why = format!(
-                "it ends at {} and our clock says {}",
-                clock::rfc3339(held.expires_at),
-                clock::rfc3339(clock::now())
-            );
-            return Err(Fault::new(Code::TicketClockSkew, what).because(why));
+            let (end, now) = (clock::rfc3339(held.expires_at), clock::rfc3339(clock::now()));
+            return Err(Fault::new(Code::TicketClockSkew, what).because(format!("it ends at {end}, and now is {now}")));
         }
-        self.outlet.publish(self.id, &self.identity, renewal).await?;
-        Ok(held)
+        self.outlet.publish(self.id, &self.identity, &renewal).await?;
+        Ok((held, renewal.key.due))
     }
 }
+
+/// For one attempt, all steps and domain controllers included.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Where the state of all leases is published.
 #[derive(Clone, Default)]
@@ -141,7 +167,7 @@ impl Board {
     /// The CredSpecs could not be found.
     pub fn not_discovered(&self, fault: &Fault) {
         self.0.send_modify(|status| {
-            let known = status.discovery.as_ref() == Some(fault);
+            let known = status.discovery.as_ref().is_some_and(|known| known.is_like(fault));
             log::fault(if known { Level::DEBUG } else { Level::ERROR }, "task.pending", fault);
             status.discovery = Some(fault.clone());
         });
@@ -157,7 +183,7 @@ impl Board {
     /// A CredSpec could not be read; it will be tried again at `wake`.
     pub fn not_read(&self, spec: usize, fault: &Fault, wake: SystemTime) {
         self.lease(LeaseId { spec, account: 0 }, |lease| {
-            let known = lease.state.fault().is_some_and(|known| known == fault);
+            let known = lease.state.fault().is_some_and(|known| known.is_like(fault));
             log::fault(if known { Level::DEBUG } else { Level::ERROR }, "credspec.pending", fault);
             lease.state = LeaseState::Pending(Some(fault.clone()));
             lease.attempts += 1;
@@ -165,15 +191,20 @@ impl Board {
         });
     }
 
-    /// A CredSpec was read: it is these leases.
-    pub fn read(&self, spec: usize, identities: impl Iterator<Item = Identity>) {
+    /// A CredSpec was read, perhaps again: it is these leases. What is known of those that stay is kept.
+    pub fn read(&self, spec: usize, name: &str, identities: &[(LeaseId, Identity)]) {
         self.0.send_modify(|status| {
-            let Some(at) = status.leases.iter().position(|lease| lease.id.spec == spec) else { return };
-            let name = status.leases[at].spec.clone();
-            let leases = identities
-                .enumerate()
-                .map(|(account, identity)| LeaseStatus::new(LeaseId { spec, account }, name.clone(), Some(identity)));
-            status.leases.splice(at..=at, leases.collect::<Vec<_>>());
+            let of_spec = |lease: &LeaseStatus| lease.id.spec == spec;
+            let (mut before, mut leases): (Vec<_>, Vec<_>) = status.leases.drain(..).partition(of_spec);
+            for (id, identity) in identities {
+                let stays = |lease: &LeaseStatus| lease.id == *id && lease.identity.as_ref() == Some(identity);
+                leases.push(match before.iter().position(stays) {
+                    Some(at) => before.swap_remove(at),
+                    None => LeaseStatus::new(*id, name.to_owned(), Some(identity.clone())),
+                });
+            }
+            leases.sort_by_key(|lease| lease.id);
+            status.leases = leases;
         });
     }
 

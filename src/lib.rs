@@ -32,6 +32,9 @@ pub mod outlet;
 /// files on the shared volume
 pub mod volume;
 
+/// one CredSpec, read again and again
+pub mod source;
+
 /// one gMSA's ticket, kept fresh
 pub mod lease;
 
@@ -48,33 +51,36 @@ pub mod health;
 pub mod klist;
 pub mod ldap;
 pub mod log;
+pub mod login;
 pub mod metrics;
 pub mod name;
 pub mod refresh;
 pub mod schedule;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::{Instrument, Level};
 
 use crate::aws::Aws;
 use crate::config::Config;
-use crate::credspec::{CredSpec, LoginSource, Reference};
+use crate::credspec::{CredSpec, Reference};
 use crate::dc::Locator;
-use crate::directory::Directory;
+use crate::directory::Directories;
 use crate::fault::{Code, Fault};
 use crate::lease::{Board, Identity, Lease, LeaseId};
 use crate::metrics::Metrics;
-use crate::name::Domain;
+use crate::name::Account;
 use crate::outlet::Outlet;
 use crate::refresh::Refresh;
 use crate::schedule::Patience;
+use crate::source::Source;
 use crate::volume::Volume;
 
 /// Serves HTTP, gets every ticket and keeps it fresh until `shutdown`.
@@ -82,12 +88,12 @@ use crate::volume::Volume;
 /// Every fault is logged where it happens; the one returned is what ends the process and gives its exit code. It ends
 /// by itself only on a configuration or a volume that cannot be used, and if it was not ready in time.
 pub async fn run(config: Config, refresh: Refresh, shutdown: impl Future<Output = ()>) -> Result<(), Fault> {
-    let listener = readiness::bind(config.listen).await.inspect_err(cannot_start)?;
+    let listener = readiness::bind(config.listen).await.inspect_err(failed)?;
     let (board, metrics) = (Board::default(), Arc::new(Metrics::new()));
     let state = readiness::State { status: board.watch(), metrics: Arc::clone(&metrics), refresh: refresh.clone() };
     let server = tokio::spawn(readiness::serve(listener, state));
     let late = never_ready(board.clone(), config.start_timeout);
-    let sidecar = Sidecar::new(&config, board, metrics).inspect_err(cannot_start)?;
+    let sidecar = Sidecar::new(&config, board, metrics).inspect_err(failed)?;
     tokio::select! {
         () = shutdown => Ok(()),
         fault = sidecar.keep(&refresh) => Err(fault),
@@ -99,7 +105,7 @@ pub async fn run(config: Config, refresh: Refresh, shutdown: impl Future<Output 
 /// Gets every ticket once. The fault returned is the first in the order of the CredSpecs.
 pub async fn init(config: Config) -> Result<(), Fault> {
     let deadline = Instant::now() + config.init_timeout;
-    let sidecar = Sidecar::new(&config, Board::default(), Arc::new(Metrics::new())).inspect_err(cannot_start)?;
+    let sidecar = Sidecar::new(&config, Board::default(), Arc::new(Metrics::new())).inspect_err(failed)?;
     sidecar.get(deadline).await
 }
 
@@ -107,9 +113,8 @@ pub async fn init(config: Config) -> Result<(), Fault> {
 struct Sidecar {
     specs: Option<Vec<Reference>>,
     aws: Arc<Aws>,
-    locator: Arc<Locator>,
+    directories: Arc<Directories>,
     outlet: Arc<Outlet>,
-    directories: Mutex<HashMap<(Domain, LoginSource), Arc<Directory>>>,
     /// Which CredSpec has taken which folder of the volume; names compare without case.
     folders: Mutex<HashMap<String, String>>,
     board: Board,
@@ -121,12 +126,12 @@ impl Sidecar {
         let volume = Volume::open(&config.dir, config.owner, config.mode)?;
         let locator = Arc::new(Locator::new(&config.dns_servers, config.domain_controllers.clone())?);
         let addresses = (!config.dns_servers.is_empty()).then(|| Arc::clone(&locator));
+        let aws = Arc::new(Aws::new(config.aws.clone())?);
         Ok(Arc::new(Self {
             specs: config.cred_specs.clone(),
-            aws: Arc::new(Aws::new(config.aws.clone())?),
-            locator,
+            directories: Arc::new(Directories::new(Arc::clone(&aws), locator)),
+            aws,
             outlet: Arc::new(Outlet::new(volume, addresses)),
-            directories: Mutex::default(),
             folders: Mutex::default(),
             board,
             metrics,
@@ -139,37 +144,87 @@ impl Sidecar {
             Ok(references) => references,
             Err(fault) => return fault,
         };
-        let mut specs = JoinSet::new();
+        let mut tasks = JoinSet::new();
+        let outlet = Arc::clone(&self.outlet);
+        tasks.spawn(async move { match outlet.guard().await {} });
         for (spec, reference) in references.into_iter().enumerate() {
-            let (sidecar, refresh) = (Arc::clone(&self), refresh.clone());
-            specs.spawn(async move {
-                let patience = || Patience::endless(refresh.requests());
-                let leases = match sidecar.leases(spec, &reference, patience()).await {
-                    Ok(leases) => leases,
-                    Err(fault) => return fault,
-                };
-                let mut tasks = JoinSet::new();
-                for lease in leases {
-                    let span = lease.span();
-                    tasks.spawn(
-                        lease.keep(sidecar.board.clone(), Arc::clone(&sidecar.metrics), patience()).instrument(span),
-                    );
-                }
-                first_to_end(tasks).await
-            });
+            tasks.spawn(Arc::clone(&self).keep_spec(spec, reference, refresh.clone()));
         }
-        first_to_end(specs).await
+        match tasks.join_next().await {
+            Some(ended) => died(ended),
+            None => Fault::new(Code::InternalBug, "there is nothing to keep"),
+        }
+    }
+
+    /// Keeps the leases that one CredSpec names, also when it comes to name others.
+    async fn keep_spec(self: Arc<Self>, spec: usize, reference: Reference, refresh: Refresh) -> Fault {
+        let patience = || Patience::endless(refresh.requests());
+        let source = match self.open(spec, reference, patience()).await {
+            Ok(source) => source,
+            Err(fault) => return fault,
+        };
+        let mut current = source.watch();
+        let mut running: Vec<(LeaseId, Identity, AbortHandle)> = Vec::new();
+        let mut tasks = JoinSet::new();
+        let follower = Arc::clone(&source);
+        tasks.spawn(async move { match follower.follow().await {} });
+        loop {
+            let cred_spec = Arc::clone(&current.borrow_and_update());
+            let wanted = |identity: &Identity| {
+                identity.domain == *cred_spec.domain() && cred_spec.accounts().contains(&identity.account)
+            };
+            for (id, identity, task) in running.extract_if(.., |(_, identity, _)| !wanted(identity)) {
+                task.abort();
+                self.outlet.forget(id);
+                self.folders().remove(&identity.account.as_str().to_ascii_lowercase());
+            }
+            for account in cred_spec.accounts() {
+                if running.iter().any(|(_, identity, _)| identity.account == *account) {
+                    continue;
+                }
+                let free = (0..).find(|place| running.iter().all(|(id, ..)| id.account != *place));
+                let id = LeaseId { spec, account: free.unwrap_or_default() };
+                match self.lease(id, account, &cred_spec, &source) {
+                    Ok(lease) => {
+                        let (identity, span) = (lease.identity.clone(), lease.span());
+                        let task = tasks.spawn(lease.keep(patience()).instrument(span));
+                        running.push((id, identity, task));
+                    }
+                    // A CredSpec that was good and has become bad does not end what works.
+                    Err(fault) if running.is_empty() => return fault,
+                    Err(_told) => {}
+                }
+            }
+            let leases: Vec<_> = running.iter().map(|(id, identity, _)| (*id, identity.clone())).collect();
+            self.board.read(spec, &source.name(), &leases);
+            tokio::select! {
+                changed = current.changed() => if changed.is_err() {
+                    return Fault::new(Code::InternalBug, "a CredSpec is no longer read");
+                },
+                Some(ended) = tasks.join_next() => match ended {
+                    Err(aborted) if aborted.is_cancelled() => {}
+                    ended => return died(ended),
+                },
+            }
+        }
     }
 
     /// Gets all tickets, side by side.
     async fn get(self: Arc<Self>, deadline: Instant) -> Result<(), Fault> {
         let patience = || Patience::until(deadline);
         let references = self.discover(patience()).await?;
-        let specs = references.iter().enumerate().map(async |(spec, reference)| {
-            let leases = self.leases(spec, reference, patience()).await?;
+        let specs = references.into_iter().enumerate().map(async |(spec, reference)| {
+            let source = self.open(spec, reference, patience()).await?;
+            let cred_spec = Arc::clone(&source.watch().borrow());
+            let leases = cred_spec
+                .accounts()
+                .iter()
+                .enumerate()
+                .map(|(place, account)| self.lease(LeaseId { spec, account: place }, account, &cred_spec, &source));
+            let leases: Vec<_> = leases.collect::<Result<_, _>>()?;
             let tickets = leases.into_iter().map(|lease| {
                 let span = lease.span();
-                lease.get(self.board.clone(), Arc::clone(&self.metrics), patience()).instrument(span)
+                lease.get(patience()).instrument(span)
             });
             join_all(tickets).await.into_iter().collect()
         });
@@ -196,72 +251,58 @@ impl Sidecar {
         Ok(references)
     }
 
-    /// Reads a CredSpec: one lease for each account it names.
-    async fn leases(&self, spec: usize, reference: &Reference, mut patience: Patience) -> Result<Vec<Lease>, Fault> {
-        let cred_spec = loop {
-            match credspec::fetch(reference, &self.aws).await {
-                Ok(cred_spec) => break cred_spec,
-                Err(fault) => {
-                    self.metrics.fault(fault.code);
-                    let wake = patience.failed(&fault);
-                    self.board.not_read(spec, &fault, wake.clone().unwrap_or_else(|_| clock::now()));
-                    patience.pause_until(wake?).await;
-                }
+    async fn open(&self, spec: usize, reference: Reference, patience: Patience) -> Result<Arc<Source>, Fault> {
+        let (aws, metrics) = (Arc::clone(&self.aws), Arc::clone(&self.metrics));
+        Source::open(spec, reference, aws, &self.board, metrics, patience).await.map(Arc::new)
+    }
+
+    /// The lease of one account; takes its folder on the volume.
+    fn lease(
+        &self,
+        id: LeaseId,
+        account: &Account,
+        cred_spec: &CredSpec,
+        source: &Arc<Source>,
+    ) -> Result<Lease, Fault> {
+        let mut folders = self.folders();
+        match folders.entry(account.as_str().to_ascii_lowercase()) {
+            Entry::Vacant(free) => free.insert(source.name()),
+            Entry::Occupied(taken) => {
+                let what = format!("two CredSpecs name the gMSA `{account}`");
+                let why = format!("{} and {}", taken.get(), source.name());
+                let fault = Fault::new(Code::ConfigAccountTwice, what).because(why);
+                failed(&fault);
+                return Err(fault);
             }
         };
-        let leases = self.leases_of(spec, reference, &cred_spec).inspect_err(cannot_start)?;
-        self.board.read(spec, leases.iter().map(|lease| lease.identity.clone()));
-        Ok(leases)
+        let path = self.outlet.path(account);
+        Ok(Lease {
+            id,
+            identity: Identity { account: account.clone(), domain: cred_spec.domain().clone(), path },
+            source: Arc::clone(source),
+            directories: Arc::clone(&self.directories),
+            outlet: Arc::clone(&self.outlet),
+            board: self.board.clone(),
+            metrics: Arc::clone(&self.metrics),
+        })
     }
 
-    fn leases_of(&self, spec: usize, reference: &Reference, cred_spec: &CredSpec) -> Result<Vec<Lease>, Fault> {
-        let directory = self.directory(cred_spec.domain(), cred_spec.login());
-        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut leases = Vec::new();
-        for (place, account) in cred_spec.accounts().iter().enumerate() {
-            let taken = folders.insert(account.as_str().to_ascii_lowercase(), reference.to_string());
-            if let Some(other) = taken {
-                let what = format!("two CredSpecs name the gMSA `{account}`");
-                return Err(Fault::new(Code::ConfigAccountTwice, what).because(format!("{other} and {reference}")));
-            }
-            let path = self.outlet.volume().ccache_path(account);
-            let identity = Identity { account: account.clone(), domain: cred_spec.domain().clone(), path };
-            let id = LeaseId { spec, account: place };
-            leases.push(Lease { id, identity, directory: Arc::clone(&directory), outlet: Arc::clone(&self.outlet) });
-        }
-        Ok(leases)
-    }
-
-    /// Leases of one domain with one login share a directory.
-    fn directory(&self, domain: &Domain, login: &LoginSource) -> Arc<Directory> {
-        let mut directories = self.directories.lock().unwrap_or_else(PoisonError::into_inner);
-        let directory = directories.entry((domain.clone(), login.clone())).or_insert_with(|| {
-            let (aws, locator) = (Arc::clone(&self.aws), Arc::clone(&self.locator));
-            Arc::new(Directory::new(domain.clone(), login.clone(), aws, locator))
-        });
-        Arc::clone(directory)
+    fn folders(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.folders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn cannot_start(fault: &Fault) {
+fn failed(fault: &Fault) {
     log::fault(Level::ERROR, "sidecar.failed", fault);
 }
 
-/// The fault of the first task to end. None of them ends while all is well.
-async fn first_to_end(mut tasks: JoinSet<Fault>) -> Fault {
-    match tasks.join_next().await {
-        Some(ended) => died(ended),
-        None => bug(Fault::new(Code::InternalBug, "there is nothing to keep")),
-    }
-}
-
+/// The fault of a task that ended: none of them ends while all is well.
 fn died(ended: Result<Fault, JoinError>) -> Fault {
-    ended.unwrap_or_else(|error| bug(Fault::new(Code::InternalBug, "a task died").caused_by(&error)))
-}
-
-fn bug(fault: Fault) -> Fault {
-    log::fault(Level::ERROR, "sidecar.failed", &fault);
-    fault
+    ended.unwrap_or_else(|error| {
+        let fault = Fault::new(Code::InternalBug, "a task died").caused_by(&error);
+        failed(&fault);
+        fault
+    })
 }
 
 /// `GMSA_START_TIMEOUT`: the fault to end with if the sidecar was not ready by then.

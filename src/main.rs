@@ -9,6 +9,7 @@ use gmsa_sidecar::fault::{Code, Fault};
 use gmsa_sidecar::refresh::Refresh;
 use gmsa_sidecar::{clock, health, klist, log};
 use mimalloc::MiMalloc;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tracing::Level;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         }
     };
     log::start(invocation.log);
+    keep_memory_private();
     if matches!(invocation.command, Command::Run(_) | Command::Init(_)) {
         for unknown in &invocation.unknown {
             let (variable, nearest) = (&unknown.variable, unknown.nearest);
@@ -66,6 +68,15 @@ async fn obey(command: Command) -> Result<ExitCode, Fault> {
             let shown = klist::klist(&path, json, clock::now(), &mut io::stdout().lock());
             Ok(if shown.unwrap_or(false) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+    }
+}
+
+/// No core file, and nobody of our uid may read our memory: it holds keys and, for moments, passwords.
+fn keep_memory_private() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let limited = setrlimit(Resource::Core, none);
+    if let Err(error) = limited.and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable)) {
+        tracing::warn!(event = "sidecar.dumpable", why = %error, "a core file could hold keys");
     }
 }
 

@@ -1,58 +1,153 @@
-//! Tickets -> the volume: what is written, in which order, and what is found there at a start.
+//! Tickets -> the volume: what is written, in which order, what is found there at a start, and that it stays.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use notify::{EventKind, RecursiveMode, Watcher};
+use tokio::sync::Notify;
+use tracing::Level;
 
 use crate::clock;
 use crate::dc::Locator;
 use crate::directory::Renewal;
 use crate::fault::{Code, Fault};
 use crate::lease::{Held, Identity, LeaseId};
-use crate::name::{Domain, Host};
-use crate::volume::{Kdc, Krb5Conf, RealmEntry, Volume, warm};
+use crate::log;
+use crate::name::{Account, Domain, Host};
+use crate::volume::{CacheImage, Kdc, Krb5Conf, RealmEntry, Volume, warm};
 
 /// The volume with what all leases write together: krb5.conf names the realms of all of them.
 pub struct Outlet {
-    volume: Arc<Volume>,
+    volume: Volume,
     /// Gives addresses for krb5.conf, where the app's resolver does not know the names of the DCs.
     addresses: Option<Arc<Locator>>,
-    realms: Mutex<BTreeMap<LeaseId, RealmEntry>>,
+    written: Mutex<Written>,
+}
+
+/// What lies on the volume, as far as we put it there.
+#[derive(Default)]
+struct Written {
+    realms: BTreeMap<LeaseId, RealmEntry>,
+    conf: Option<Krb5Conf>,
+    caches: BTreeMap<LeaseId, (Account, Arc<CacheImage>)>,
 }
 
 impl Outlet {
     /// Writes to `volume`. With a locator krb5.conf names addresses, else the names of the DCs.
     pub fn new(volume: Volume, addresses: Option<Arc<Locator>>) -> Self {
-        Self { volume: Arc::new(volume), addresses, realms: Mutex::default() }
+        Self { volume, addresses, written: Mutex::default() }
     }
 
     /// Where a gMSA's cache lies.
-    pub fn volume(&self) -> &Volume {
-        &self.volume
+    pub fn path(&self, account: &Account) -> PathBuf {
+        self.volume.ccache_path(account)
     }
 
     /// The ticket that an earlier sidecar left, if it is the gMSA's and still good.
     pub async fn warm(&self, identity: &Identity) -> Option<Held> {
-        let (volume, account) = (Arc::clone(&self.volume), identity.account.clone());
+        let (volume, account) = (self.volume.clone(), identity.account.clone());
         let image = tokio::task::spawn_blocking(move || volume.read_ccache(&account)).await.ok()??;
         let found = warm(&image, &identity.account, &identity.domain.realm(), clock::now())?;
         Some(Held { expires_at: found.expires_at, renewed_at: found.issued_at, dc: None, kvno: None, took: None })
     }
 
     /// Writes krb5.conf, then the ticket: an app that waits for the ticket finds the configuration too.
-    pub async fn publish(&self, id: LeaseId, identity: &Identity, renewal: Renewal) -> Result<(), Fault> {
-        let conf = self.krb5_conf(id, &identity.domain, &renewal.controllers).await;
-        let (volume, account) = (Arc::clone(&self.volume), identity.account.clone());
-        let write = move || {
-            volume.write_krb5_conf(&conf)?;
-            volume.write_ccache(&account, id.is_first(), &renewal.ticket.ccache())
+    pub async fn publish(&self, id: LeaseId, identity: &Identity, renewal: &Renewal) -> Result<(), Fault> {
+        let kdcs = self.kdcs(&renewal.controllers).await;
+        let conf = self.krb5_conf(id, &identity.domain, kdcs);
+        let image = Arc::new(renewal.ticket.ccache());
+        let (volume, account) = (self.volume.clone(), identity.account.clone());
+        let write = {
+            let image = Arc::clone(&image);
+            move || {
+                volume.write_krb5_conf(&conf)?;
+                volume.write_ccache(&account, id.is_first(), &image)?;
+                Ok(conf)
+            }
         };
-        // A volume on a network may hang: not here, where /health is answered.
-        let written = tokio::task::spawn_blocking(write).await;
-        written
-            .unwrap_or_else(|error| Err(Fault::new(Code::InternalBug, "writing the ticket failed").caused_by(&error)))
+        let conf = blocking(write).await?;
+        let mut written = self.written();
+        written.conf = Some(conf);
+        written.caches.insert(id, (identity.account.clone(), image));
+        Ok(())
     }
 
-    async fn krb5_conf(&self, id: LeaseId, domain: &Domain, controllers: &[Host]) -> Krb5Conf {
+    /// A lease has ended: what it wrote is no longer looked after.
+    pub fn forget(&self, id: LeaseId) {
+        let mut written = self.written();
+        written.caches.remove(&id);
+        written.realms.remove(&id);
+    }
+
+    /// Puts back what somebody deletes, truncates or overwrites: at once where the file system tells of changes, and
+    /// by looking now and then where it does not.
+    pub async fn guard(&self) -> std::convert::Infallible {
+        let changed = Arc::new(Notify::new());
+        let _watcher = self.watch(&changed);
+        let mut last: Option<Fault> = None;
+        loop {
+            // Whoever changes one file often changes several: let them finish.
+            let _ = tokio::time::timeout(LOOK, changed.notified()).await;
+            tokio::time::sleep(SETTLE).await;
+            match self.restore().await {
+                Ok(()) => last = None,
+                Err(fault) if last.as_ref() == Some(&fault) => {}
+                Err(fault) => {
+                    log::fault(Level::ERROR, "volume.not-restored", &fault);
+                    last = Some(fault);
+                }
+            }
+        }
+    }
+
+    fn watch(&self, changed: &Arc<Notify>) -> Option<notify::RecommendedWatcher> {
+        let changed = Arc::clone(changed);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Apps read their tickets all the time.
+            if !matches!(event, Ok(notify::Event { kind: EventKind::Access(_), .. })) {
+                changed.notify_one();
+            }
+        });
+        let watching = watcher.and_then(|mut watcher| {
+            watcher.watch(self.volume.path(), RecursiveMode::Recursive)?;
+            Ok(watcher)
+        });
+        watching
+            .inspect_err(|error| {
+                let every = humantime::format_duration(LOOK);
+                tracing::warn!(event = "volume.not-watched", why = %error, "changes are looked for every {every}");
+            })
+            .ok()
+    }
+
+    async fn restore(&self) -> Result<(), Fault> {
+        let (conf, caches) = {
+            let written = self.written();
+            (written.conf.clone(), written.caches.clone())
+        };
+        let volume = self.volume.clone();
+        let restored = blocking(move || {
+            let mut restored = Vec::new();
+            if let Some(conf) = conf
+                && volume.write_krb5_conf(&conf)?
+            {
+                restored.push(volume.path().join("krb5.conf"));
+            }
+            for (id, (account, image)) in caches {
+                restored.extend(volume.restore_ccache(&account, id.is_first(), &image)?);
+            }
+            Ok(restored)
+        });
+        for path in restored.await? {
+            let path = path.display().to_string();
+            tracing::warn!(event = "volume.restored", path, "somebody changed a file of ours; it was put back");
+        }
+        Ok(())
+    }
+
+    async fn kdcs(&self, controllers: &[Host]) -> Vec<Kdc> {
         let mut kdcs = Vec::new();
         for host in controllers.iter().take(KDCS) {
             match &self.addresses {
@@ -63,20 +158,35 @@ impl Outlet {
                 }
             }
         }
-        let mut realms = self.realms.lock().unwrap_or_else(PoisonError::into_inner);
-        realms.insert(id, RealmEntry { domain: domain.clone(), kdcs });
-        let mut conf = Krb5Conf { default: domain.clone(), realms: Vec::new() };
-        for (at, entry) in realms.values().enumerate() {
-            if at == 0 {
-                conf.default = entry.domain.clone();
-            }
-            if !conf.realms.iter().any(|known| known.domain == entry.domain) {
-                conf.realms.push(entry.clone());
+        kdcs
+    }
+
+    fn krb5_conf(&self, id: LeaseId, domain: &Domain, kdcs: Vec<Kdc>) -> Krb5Conf {
+        let mut written = self.written();
+        written.realms.insert(id, RealmEntry { domain: domain.clone(), kdcs });
+        let mut realms: Vec<RealmEntry> = Vec::new();
+        for entry in written.realms.values() {
+            if !realms.iter().any(|known| known.domain == entry.domain) {
+                realms.push(entry.clone());
             }
         }
-        conf
+        let default = realms.first().map_or_else(|| domain.clone(), |entry| entry.domain.clone());
+        Krb5Conf { default, realms }
     }
+
+    fn written(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A volume on a network may hang: not on the thread that answers `/health`.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(Fault::new(Code::InternalBug, "writing to the volume failed").caused_by(&error)))
 }
 
 /// How many KDCs krb5.conf names: clients try them one after the other, and further ones only lengthen a failure.
 const KDCS: usize = 5;
+/// How often the volume is looked at where nothing tells of changes.
+const LOOK: Duration = Duration::from_secs(10);
+const SETTLE: Duration = Duration::from_millis(100);

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::SystemTime;
 
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
@@ -19,6 +20,8 @@ use crate::name::Domain;
 pub struct Secret {
     /// Secrets Manager's id of the version: the same id is the same text.
     pub version_id: String,
+    /// When it was made.
+    pub created_at: Option<SystemTime>,
     /// What it says.
     pub login: Login,
 }
@@ -163,13 +166,14 @@ pub async fn fetch(arn: &SecretArn, domain: &Domain, aws: &Aws, stage: Stage) ->
         Failure::of(&error).fault(what, &CODES)
     })?;
     let version_id = output.version_id.unwrap_or_default();
+    let created_at = output.created_date.and_then(|made| SystemTime::try_from(made).ok());
     let text = match (output.secret_string, output.secret_binary) {
         (Some(text), _) => Zeroizing::new(text.into_bytes()),
         (None, Some(bytes)) => Zeroizing::new(bytes.into_inner()),
         (None, None) => return Err(Fault::new(Code::SecretUnusable, format!("secret `{arn}` holds no value"))),
     };
     match Login::parse(&text, arn.json_key.as_deref(), domain) {
-        Ok(login) => Ok(Secret { version_id, login }),
+        Ok(login) => Ok(Secret { version_id, created_at, login }),
         Err(Malformed { code, why }) => Err(Fault::new(code, format!("secret `{arn}` is not a login")).because(why)),
     }
 }

@@ -78,6 +78,25 @@ impl Volume {
         Ok(())
     }
 
+    /// Puts back what is not as [`write_ccache`](Self::write_ccache) left it, and tells what that was. A cache that
+    /// begins as it was written and only grew is intact: clients append their own service tickets to it.
+    pub fn restore_ccache(&self, account: &Account, first: bool, image: &CacheImage) -> Result<Vec<PathBuf>, Fault> {
+        let root = self.root().map_err(|error| failed(&self.path, error))?;
+        let intact = |folder: &Folder| {
+            read(&folder.fd, CCACHE, OFlags::NOFOLLOW)
+                .is_ok_and(|(bytes, stat)| self.is_ours(&stat) && bytes.starts_with(image.bytes()))
+        };
+        let mut restored = Vec::new();
+        let folder = self.account_folder(&root, account)?;
+        for folder in std::iter::once(&folder).chain(first.then_some(&root)) {
+            if !intact(folder) {
+                self.replace(folder, CCACHE, image.bytes(), self.mode)?;
+                restored.push(folder.path.join(CCACHE));
+            }
+        }
+        Ok(restored)
+    }
+
     /// Writes `krb5.conf`, readable by everyone, unless it stands there already; tells whether it was written.
     pub fn write_krb5_conf(&self, conf: &Krb5Conf) -> Result<bool, Fault> {
         let text = conf.to_string();

@@ -16,6 +16,7 @@ use super::{ClientKey, ENCTYPES, Password, Ticket};
 use crate::clock;
 
 /// What proves the client to the KDC.
+#[derive(Clone)]
 pub enum Proof {
     /// A password whose salt the KDC shall tell. The first request carries no pre-authentication: it counts as no
     /// failed login, where a wrongly guessed salt would.
@@ -70,7 +71,8 @@ impl AsExchange {
         };
         // Some KDCs read the nonce as a signed number (RFC 4120 section 5.4.1 note).
         let nonce = nonce & 0x7fff_ffff;
-        let mut exchange = Self { client, server, password, key, nonce, sent: Vec::new(), informed: false, offset: None };
+        let mut exchange =
+            Self { client, server, password, key, nonce, sent: Vec::new(), informed: false, offset: None };
         let request = exchange.request(now)?;
         Ok((exchange, request))
     }

@@ -12,6 +12,9 @@
     reason = "a test that cannot go on shall panic, and shares its helpers with all of itself"
 )]
 
+/// a ticket is always there, whatever breaks
+mod always;
+
 /// real clients use the ticket
 mod clients;
 

@@ -225,7 +225,7 @@ impl Ended {
     #[track_caller]
     pub fn fault(&self) -> String {
         let log = self.log();
-        let fault = log.iter().find(|line| line["code"].is_string());
+        let fault = log.iter().find(|line| line["level"] == "ERROR" && line["code"].is_string());
         let fault = fault.unwrap_or_else(|| panic!("no fault was told: {self:#?}"));
         let part = |name: &str| fault[name].as_str().unwrap_or("-").to_owned();
         format!("{} exit {}\nwhat: {}\nwhy:  {}", part("code"), self.code.unwrap_or(-1), part("what"), part("why"))
@@ -339,15 +339,7 @@ pub fn put_object(key: &str, body: &[u8]) {
 
 /// Makes a secret, or gives it a new value; returns its ARN.
 pub fn put_secret(name: &str, value: &str) -> String {
-    use aws_sdk_secretsmanager::config::{BehaviorVersion, Credentials, Region};
-    let config = aws_sdk_secretsmanager::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .credentials_provider(Credentials::for_tests())
-        .region(Region::new(lab("LAB_AWS_REGION")))
-        .endpoint_url(lab("LAB_AWS_ENDPOINT"))
-        .http_client(aws_smithy_http_client::Builder::new().build_http())
-        .build();
-    let client = aws_sdk_secretsmanager::Client::from_conf(config);
+    let client = secrets_manager();
     let create = client.create_secret().name(name).secret_string(value);
     let arn = match block_on(create.send()) {
         Ok(made) => made.arn,
@@ -357,6 +349,24 @@ pub fn put_secret(name: &str, value: &str) -> String {
         }
     };
     arn.expect("a secret has an ARN")
+}
+
+/// Gives a secret a pending version, as the first step of a rotation does.
+pub fn put_pending(arn: &str, value: &str) {
+    let put = secrets_manager().put_secret_value().secret_id(arn).secret_string(value).version_stages("AWSPENDING");
+    block_on(put.send()).expect("the version is stored");
+}
+
+fn secrets_manager() -> aws_sdk_secretsmanager::Client {
+    use aws_sdk_secretsmanager::config::{BehaviorVersion, Credentials, Region};
+    let config = aws_sdk_secretsmanager::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .credentials_provider(Credentials::for_tests())
+        .region(Region::new(lab("LAB_AWS_REGION")))
+        .endpoint_url(lab("LAB_AWS_ENDPOINT"))
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .build();
+    aws_sdk_secretsmanager::Client::from_conf(config)
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
