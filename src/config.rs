@@ -78,6 +78,8 @@ pub struct Config {
     pub dns_servers: Vec<SocketAddr>,
     /// How the choice of a domain controller looks at AD sites.
     pub site: Site,
+    /// The life that is asked for; as long as the KDC allows if absent.
+    pub ticket_lifetime: Option<Duration>,
     /// How long `init` tries.
     pub init_timeout: Duration,
     /// How long `run` may take to be ready for the first time.
@@ -256,6 +258,7 @@ impl<'a> Values<'a> {
             domain_controllers: self.parsed("GMSA_DOMAIN_CONTROLLERS", str::parse).unwrap_or_default(),
             dns_servers: self.parsed("GMSA_DNS_SERVERS", dns_servers).unwrap_or_default(),
             site: self.parsed("GMSA_SITE", str::parse).unwrap_or_default(),
+            ticket_lifetime: self.parsed("GMSA_TICKET_LIFETIME", ticket_lifetime).flatten(),
             init_timeout: self.parsed("GMSA_INIT_TIMEOUT", duration).unwrap_or(Config::INIT_TIMEOUT),
             start_timeout: self.parsed("GMSA_START_TIMEOUT", timeout_or_off).flatten(),
         };
@@ -423,6 +426,14 @@ fn boolean(text: &str) -> Result<bool, String> {
 
 fn timeout_or_off(text: &str) -> Result<Option<Duration>, String> {
     if text == "off" { Ok(None) } else { duration(text).map(Some) }
+}
+
+/// A KDC refuses a TGT in its last two minutes: one that is shorter would be of no use.
+fn ticket_lifetime(text: &str) -> Result<Option<Duration>, String> {
+    match timeout_or_off(text)? {
+        Some(short) if short < Duration::from_secs(150) => Err(format!("{} is shorter than 150s", quoted(text))),
+        lifetime => Ok(lifetime),
+    }
 }
 
 /// `90s`, `2m`; more than nothing and at most a day.

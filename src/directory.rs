@@ -29,6 +29,7 @@ pub struct Directory {
     aws: Arc<Aws>,
     locator: Arc<Locator>,
     guards: Arc<Guards>,
+    lifetime: Option<Duration>,
     kdc: Mutex<Weak<Mutex<Kdc>>>,
     session: Mutex<Weak<Session>>,
 }
@@ -64,13 +65,14 @@ pub struct Directories {
     aws: Arc<Aws>,
     locator: Arc<Locator>,
     guards: Arc<Guards>,
+    lifetime: Option<Duration>,
     known: StdMutex<HashMap<(Domain, LoginSource), Arc<Directory>>>,
 }
 
 impl Directories {
-    /// None yet; nothing is asked.
-    pub fn new(aws: Arc<Aws>, locator: Arc<Locator>) -> Self {
-        Self { aws, locator, guards: Arc::default(), known: StdMutex::default() }
+    /// None yet; nothing is asked. `lifetime` is what the gMSAs' tickets are asked for.
+    pub fn new(aws: Arc<Aws>, locator: Arc<Locator>, lifetime: Option<Duration>) -> Self {
+        Self { aws, locator, guards: Arc::default(), lifetime, known: StdMutex::default() }
     }
 
     /// The directory of a domain and a login.
@@ -83,6 +85,7 @@ impl Directories {
                 aws: Arc::clone(&self.aws),
                 locator: Arc::clone(&self.locator),
                 guards: Arc::clone(&self.guards),
+                lifetime: self.lifetime,
                 kdc: Mutex::default(),
                 session: Mutex::default(),
             })
@@ -163,7 +166,7 @@ impl Directory {
         proof: Proof,
     ) -> Result<(GmsaTgt, ClientKey), Refusal> {
         let service = kerberos::ticket_granting_service(&self.domain);
-        let (ticket, key) = authenticate(&mut *kdc.lock().await, gmsa, &service, proof).await?;
+        let (ticket, key) = authenticate(&mut *kdc.lock().await, gmsa, &service, proof, self.lifetime).await?;
         Ok((ticket.into_gmsa_tgt(), key))
     }
 
@@ -322,7 +325,7 @@ impl Directory {
         let login = kerberos::login_principal(&secret.login.user, &self.domain);
         let service = kerberos::ldap_service(host, &self.domain);
         let proof = Proof::Password(Password::new(secret.login.password.clone()));
-        let (ticket, _key) = authenticate(&mut *kdc.lock().await, &login, &service, proof)
+        let (ticket, _key) = authenticate(&mut *kdc.lock().await, &login, &service, proof, None)
             .await
             .map_err(|refusal| refusal.of_login(&login))?;
         Ok(ticket.into_ldap_ticket())
@@ -348,10 +351,11 @@ async fn authenticate(
     client: &Principal,
     server: &Principal,
     proof: Proof,
+    lifetime: Option<Duration>,
 ) -> Result<(Ticket, ClientKey), Refusal> {
     let mut refused = None;
     for _ in 0..kdc.count() {
-        match kerberos::authenticate(kdc, client, server, proof.clone()).await {
+        match kerberos::authenticate(kdc, client, server, proof.clone(), lifetime).await {
             Err(refusal) if refusal.is_unknown_name() => {
                 kdc.leave();
                 refused = refused.or(Some(refusal));

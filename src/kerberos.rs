@@ -22,6 +22,8 @@ pub use exchange::{AsError, AsExchange, KdcError, Proof, Step};
 pub use krb5::Principal;
 pub use tickets::{GmsaTgt, LdapTicket, Ticket};
 
+use std::time::Duration;
+
 use krb5::Key;
 use zeroize::Zeroizing;
 
@@ -89,10 +91,11 @@ pub async fn authenticate(
     client: &Principal,
     server: &Principal,
     proof: Proof,
+    lifetime: Option<Duration>,
 ) -> Result<(Ticket, ClientKey), Refusal> {
     let (client, server) = (client.clone(), server.clone());
     let failed = |host: Option<&Host>, error| Refusal::Exchange(host.cloned(), error);
-    let started = AsExchange::start(client, server, proof, rand::random(), clock::now());
+    let started = AsExchange::start(client, server, proof, lifetime, rand::random(), clock::now());
     let (mut exchange, mut request) = started.map_err(|error| failed(None, error))?;
     loop {
         let reply = kdc.ask(&request).await?;
@@ -174,7 +177,7 @@ impl Refusal {
         let mut why = error.to_string();
         if let AsError::Kdc(refused @ KdcError { code: KdcError::CLOCK_SKEW, .. }) = error {
             let (skew, ahead) = refused.skew(clock::now());
-            let skew = humantime::format_duration(std::time::Duration::from_secs(skew.as_secs()));
+            let skew = humantime::format_duration(Duration::from_secs(skew.as_secs()));
             why = format!("{why}; its clock is {skew} {} of ours", if ahead { "ahead" } else { "behind" });
         }
         let kdc = kdc.as_ref().map_or_else(String::new, |host| format!(" from the KDC on `{host}`"));

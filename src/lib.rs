@@ -129,7 +129,7 @@ impl Sidecar {
         let aws = Arc::new(Aws::new(config.aws.clone())?);
         Ok(Arc::new(Self {
             specs: config.cred_specs.clone(),
-            directories: Arc::new(Directories::new(Arc::clone(&aws), locator)),
+            directories: Arc::new(Directories::new(Arc::clone(&aws), locator, config.ticket_lifetime)),
             aws,
             outlet: Arc::new(Outlet::new(volume, addresses)),
             folders: Mutex::default(),

@@ -98,7 +98,8 @@ pub struct Filter(Targets);
 impl FromStr for Filter {
     type Err = String;
 
-    /// A level without a target is ours: other crates are held to `warn` unless they are named.
+    /// A level without a target is ours: other crates are held to `error` unless they are named:
+    /// what they warn of is told by our own fault, in our own words.
     fn from_str(text: &str) -> Result<Self, String> {
         for directive in text.split(',').map(str::trim) {
             // `Targets` would take a misspelt level for a target and log all of it.
@@ -110,14 +111,14 @@ impl FromStr for Filter {
         let targets: Targets = text.parse().map_err(|_| "is not `level` or `target=level,..`".to_owned())?;
         let level = targets.default_level().unwrap_or(LevelFilter::INFO);
         let ours_named = targets.iter().any(|(target, _)| target == OURS);
-        let targets = targets.with_default(level.min(LevelFilter::WARN));
+        let targets = targets.with_default(level.min(LevelFilter::ERROR));
         Ok(Self(if ours_named { targets } else { targets.with_target(OURS, level) }))
     }
 }
 
 impl Default for Filter {
     fn default() -> Self {
-        Self(Targets::new().with_default(LevelFilter::WARN).with_target(OURS, LevelFilter::INFO))
+        Self(Targets::new().with_default(LevelFilter::ERROR).with_target(OURS, LevelFilter::INFO))
     }
 }
 
@@ -351,8 +352,8 @@ mod tests {
         let cause = Fault::new(Code::DcSrvNotFound, "no domain controller is known for `corp.example.com`");
         fault(Level::ERROR, "lease.failed", &cause.because("NXDOMAIN\x1b[31m from\n10.0.0.2"));
         fault(Level::WARN, "lease.overdue", &Fault::new(Code::ConfigListen, "no why"));
-        tracing::warn!(target: "hyper::proto", account = "other", "odd {}", 1);
-        tracing::info!(target: "hyper::proto", "not told");
+        tracing::error!(target: "hyper::proto", account = "other", "odd {}", 1);
+        tracing::warn!(target: "hyper::proto", "not told");
     }
 
     #[test]
@@ -361,7 +362,7 @@ mod tests {
         {"timestamp":"TIME","level":"INFO","event":"lease.renewed","account":"WebApp01","realm":"CORP.EXAMPLE.COM","dc":"dc1.corp.example.com","kvno":3,"took":"0ns"}
         {"timestamp":"TIME","level":"ERROR","event":"lease.failed","account":"WebApp01","realm":"CORP.EXAMPLE.COM","code":"dc-srv-not-found","what":"no domain controller is known for `corp.example.com`","why":"NXDOMAIN\u001b[31m from\n10.0.0.2","next":"let the VPC resolve the AD domain (DHCP options or a Route 53 Resolver rule), or set GMSA_DNS_SERVERS"}
         {"timestamp":"TIME","level":"WARN","event":"lease.overdue","account":"WebApp01","realm":"CORP.EXAMPLE.COM","code":"config-listen","what":"no why","why":null,"next":"choose a free address and port with GMSA_LISTEN; all containers of a task share one network"}
-        {"timestamp":"TIME","level":"WARN","target":"hyper::proto","realm":"CORP.EXAMPLE.COM","message":"odd 1","account":"other"}
+        {"timestamp":"TIME","level":"ERROR","target":"hyper::proto","realm":"CORP.EXAMPLE.COM","message":"odd 1","account":"other"}
         "#);
     }
 
@@ -376,24 +377,24 @@ mod tests {
         TIME WARN  lease{account=WebApp01 realm=CORP.EXAMPLE.COM}: lease.overdue code=config-listen
           what: no why
           next: choose a free address and port with GMSA_LISTEN; all containers of a task share one network; see docs/faults.md#config-listen
-        TIME WARN  lease{account=WebApp01 realm=CORP.EXAMPLE.COM}: hyper::proto: odd 1 account=other
+        TIME ERROR lease{account=WebApp01 realm=CORP.EXAMPLE.COM}: hyper::proto: odd 1 account=other
         ");
     }
 
     #[test]
-    fn other_crates_are_held_to_warn_unless_named() {
+    fn other_crates_are_held_to_errors_unless_named() {
         let tell = || {
             tracing::debug!(event = "ours");
-            tracing::debug!(target: "aws_config::region", "theirs");
-            tracing::warn!(target: "aws_config::region", "their warning");
+            tracing::warn!(target: "aws_config::region", "theirs");
+            tracing::error!(target: "aws_config::region", "their error");
         };
         let told = |filter| {
             let log = logged(Format::Text, filter, tell);
-            (log.contains("ours"), log.contains("theirs"), log.contains("their warning"))
+            (log.contains("ours"), log.contains("theirs"), log.contains("their error"))
         };
         assert_eq!(told("info"), (false, false, true));
         assert_eq!(told("debug"), (true, false, true));
-        assert_eq!(told("error"), (false, false, false));
+        assert_eq!(told("error"), (false, false, true));
         assert_eq!(told("off"), (false, false, false));
         assert_eq!(told("gmsa_sidecar=debug,aws_config=debug"), (true, true, true));
         assert_eq!(told("gmsa_sidecar=debug"), (true, false, true));

@@ -137,6 +137,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "The principal in that keytab (not in this version)",
     },
     Setting {
+        variable: "GMSA_TICKET_LIFETIME",
+        flag: "ticket-lifetime",
+        takes: "DURATION",
+        default: "off",
+        help: "Ask for tickets of this life, at least 150s, instead of as long as the KDC allows",
+    },
+    Setting {
         variable: "GMSA_INIT_TIMEOUT",
         flag: "init-timeout",
         takes: "DURATION",

@@ -43,6 +43,8 @@ pub struct AsExchange {
     key: Option<ClientKey>,
     nonce: u32,
     sent: Vec<u8>,
+    /// The life that is asked for; without it as long a ticket as the KDC's policy allows.
+    lifetime: Option<Duration>,
     /// Whether the KDC has already told how to derive the key: it is asked once, so that a confused KDC cannot make
     /// us send proofs for ever.
     informed: bool,
@@ -58,6 +60,7 @@ impl AsExchange {
         client: Principal,
         server: Principal,
         proof: Proof,
+        lifetime: Option<Duration>,
         nonce: u32,
         now: SystemTime,
     ) -> Result<(Self, Vec<u8>), AsError> {
@@ -72,7 +75,7 @@ impl AsExchange {
         // Some KDCs read the nonce as a signed number (RFC 4120 section 5.4.1 note).
         let nonce = nonce & 0x7fff_ffff;
         let mut exchange =
-            Self { client, server, password, key, nonce, sent: Vec::new(), informed: false, offset: None };
+            Self { client, server, password, key, nonce, sent: Vec::new(), lifetime, informed: false, offset: None };
         let request = exchange.request(now)?;
         Ok((exchange, request))
     }
@@ -91,9 +94,9 @@ impl AsExchange {
     }
 
     fn request(&mut self, now: SystemTime) -> Result<Vec<u8>, AsError> {
+        let kdc_now = clock::shifted(now, self.offset.unwrap_or(0));
         let mut padata = Vec::new();
         if let Some(ClientKey { key, .. }) = &self.key {
-            let kdc_now = clock::shifted(now, self.offset.unwrap_or(0));
             let since = kdc_now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             let stamp = PaEncTsEnc { patimestamp: time(kdc_now)?, pausec: Some(since.subsec_micros()) }.to_der()?;
             let cipher = OctetString::new(key.encrypt(USAGE_PA_ENC_TIMESTAMP, &stamp)?)?;
@@ -103,15 +106,15 @@ impl AsExchange {
         // Asks the KDC to prove in its reply which request it answered (RFC 6806 section 11).
         padata.push(PaData { padata_type: PA_REQ_ENC_PA_REP, padata_value: OctetString::new(Vec::new())? });
 
-        // With the end far away the KDC gives as long a ticket as its policy allows.
-        let far = time(clock::from_unix(FAR_FUTURE))?;
+        let till = self.lifetime.map_or_else(|| clock::from_unix(FAR_FUTURE), |lifetime| kdc_now + lifetime);
+        let till = time(till)?;
         let req_body = KdcReqBody {
             kdc_options: BitString::from_bytes(&(FORWARDABLE | RENEWABLE).to_be_bytes())?,
             cname: PrincipalName::from(&self.client),
             realm: KerberosString(self.client.realm.clone()),
             sname: PrincipalName::from(&self.server),
-            till: far,
-            rtime: far,
+            till,
+            rtime: till,
             nonce: self.nonce,
             etype: ENCTYPES.to_vec(),
         };

@@ -38,7 +38,7 @@ fn password(text: &str) -> Password {
 }
 
 fn start(proof: Proof) -> (AsExchange, Vec<u8>) {
-    AsExchange::start(client(), server(), proof, 0xffff_ffff, now()).unwrap()
+    AsExchange::start(client(), server(), proof, None, 0xffff_ffff, now()).unwrap()
 }
 
 fn application(number: u32) -> Tag {

@@ -80,6 +80,54 @@ fn the_label_on_the_sidecars_own_container() {
 }
 
 #[test]
+fn credentials_from_the_full_uri_from_web_identity_and_from_the_instance() {
+    let bare = || Sidecar::of("webapp01.json").without("AWS_ACCESS_KEY_ID").without("AWS_SECRET_ACCESS_KEY");
+    let endpoint = lab("LAB_AWS_ENDPOINT");
+    let role = format!("{endpoint}/latest/meta-data/iam/security-credentials/default-role");
+    gets_a_ticket(&bare().with("AWS_CONTAINER_CREDENTIALS_FULL_URI", &role));
+    let token = tempfile::NamedTempFile::new().unwrap();
+    write(token.path(), "a.web.token");
+    let web = bare()
+        .with("AWS_WEB_IDENTITY_TOKEN_FILE", token.path().to_str().unwrap())
+        .with("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/webapp-task");
+    gets_a_ticket(&web);
+    // moto's instance metadata forgets a header that version 2 of the service has.
+    let token = serde_json::json!([
+        {"path": "/latest/api/token", "action": "status", "status": 200, "body": "token",
+         "headers": {"x-aws-ec2-metadata-token-ttl-seconds": "21600"}}
+    ]);
+    let metadata = FaultProxy::start(&token, &[]);
+    let instance = bare()
+        .without("AWS_EC2_METADATA_DISABLED")
+        .with("AWS_EC2_METADATA_SERVICE_ENDPOINT", &format!("http://{}", metadata.address));
+    gets_a_ticket(&instance);
+}
+
+#[test]
+fn dns_servers_and_domain_controllers_that_are_named() {
+    let conf = |sidecar: &Sidecar| {
+        gets_a_ticket(sidecar);
+        std::fs::read_to_string(sidecar.path("krb5.conf")).unwrap()
+    };
+    // The app's resolver does not know the names then, so it gets addresses.
+    let by_server = Sidecar::of("webapp01.json").with("GMSA_DNS_SERVERS", &format!("{}:53", lab("LAB_DC1_IP")));
+    assert!(conf(&by_server).contains(&format!("kdc = {}\n", lab("LAB_DC1_IP"))));
+    let named = format!("example.com={}; other.test=dc.other.test", lab("LAB_DC1"));
+    let by_name = Sidecar::of("webapp01.json").with("GMSA_DOMAIN_CONTROLLERS", &named);
+    let conf = conf(&by_name);
+    assert!(conf.contains(&format!("kdc = {}\n", lab("LAB_DC1"))) && !conf.contains(lab("LAB_DC2")), "{conf}");
+}
+
+#[test]
+fn a_shorter_ticket_than_the_kdc_would_give() {
+    let sidecar = Sidecar::of("webapp01.json").with("GMSA_TICKET_LIFETIME", "5m");
+    gets_a_ticket(&sidecar);
+    let report: serde_json::Value = serde_json::from_str(&sidecar.call(&["klist", "--json"]).ok()).unwrap();
+    let left = report["caches"][0]["tickets"][0]["left"].as_str().unwrap();
+    assert!(left.starts_with("4m") || left.starts_with("5m"), "{left}");
+}
+
+#[test]
 fn the_label_on_another_container_of_the_task() {
     let (container, mut document) = documents();
     let label = format!("credentialspecdomainless:{}", arn());
