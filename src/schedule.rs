@@ -84,19 +84,20 @@ impl Patience {
         Ok(clock::now() + wait)
     }
 
-    /// Waits until the wall clock says `wake`, or until a refresh is asked for. It looks at the clock at least once
-    /// a minute: the timer stands still while a machine sleeps and knows nothing of a clock that is set.
+    /// Waits until the wall clock says `wake`, or until a refresh is asked for; after a failure a refresh does not
+    /// shorten the wait. It looks at the clock at least once a minute: the timer stands still while a machine sleeps
+    /// and knows nothing of a clock that is set.
     pub async fn pause_until(&mut self, wake: SystemTime) {
         while let Ok(left) = wake.duration_since(clock::now())
             && !left.is_zero()
         {
             let sleep = tokio::time::sleep(left.min(Duration::from_secs(60)));
             match &mut self.limit {
-                Limit::Never(requests) => tokio::select! {
+                Limit::Never(requests) if self.failures == 0 => tokio::select! {
                     () = sleep => {}
                     () = requests.next() => return,
                 },
-                Limit::At(_) => sleep.await,
+                Limit::Never(_) | Limit::At(_) => sleep.await,
             }
         }
     }
@@ -117,6 +118,22 @@ mod tests {
         assert_eq!(renewal(now, clock::from_unix(1200), never, 1.0), clock::from_unix(900), "five minutes are left");
         assert_eq!(renewal(now, end, clock::from_unix(5000), 0.0), clock::from_unix(5000), "the password is due");
         assert_eq!(renewal(now, end, now, 0.0), clock::from_unix(60), "never at once");
+    }
+
+    #[tokio::test]
+    async fn a_refresh_wakes_who_waits_for_a_renewal_and_not_who_has_failed() {
+        let asked = || {
+            let refresh = crate::refresh::Refresh::default();
+            let requests = refresh.requests();
+            assert_eq!(refresh.ask(Instant::now()), Ok(()));
+            Patience::endless(requests)
+        };
+        asked().pause_until(clock::now() + Duration::from_secs(3600)).await;
+        let mut failed = asked();
+        assert!(failed.failed(&Fault::new(Code::DcUnreachable, "no")).is_ok());
+        let wake = clock::now() + Duration::from_millis(100);
+        failed.pause_until(wake).await;
+        assert!(clock::now() >= wake, "the back-off was cut short");
     }
 
     #[test]
