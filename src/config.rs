@@ -1,4 +1,4 @@
-//! Arguments and environment -> [`Invocation`]. The process environment is read here and nowhere else.
+//! Arguments and environment -> `Invocation`. The process environment is read here and nowhere else.
 //!
 //! Every `GMSA_` variable is one row of `settings::SETTINGS`, from which its flag, its help and its name in
 //! messages are made. Values that cannot be used are all told at once, in one fault.

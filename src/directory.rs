@@ -1,6 +1,6 @@
 //! One domain with one login: what its leases share.
 //!
-//! Leases that renew at the same time use one connection to a KDC and one [`Session`]: one login ticket, one LDAP
+//! Leases that renew at the same time use one connection to a KDC and one `Session`: one login ticket, one LDAP
 //! connection. The last one to finish closes them, so nothing is kept open for the hours between renewals.
 
 use std::collections::HashMap;

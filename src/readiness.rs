@@ -1,6 +1,6 @@
 //! `watch<Status>` -> HTTP: what health checks, scrapers, people and the app's start gate ask.
 //!
-//! Answers are derived from the published [`Status`] and the clock; nothing here waits for AWS or AD, and no client
+//! Answers are derived from the published `Status` and the clock; nothing here waits for AWS or AD, and no client
 //! can hold a connection for longer than a few seconds.
 
 mod page;

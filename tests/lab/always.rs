@@ -90,7 +90,7 @@ fn a_password_that_rolls_leaves_no_gap() {
     let works = || {
         let service = format!("postgres/{}", lab("LAB_DB"));
         // Into a cache of its own, so that each time the ticket itself is used.
-        sidecar.app(0, &["sh", "-c", "cp $KRB5CCNAME copy && KRB5CCNAME=copy kvno $0", &service]).ok();
+        sidecar.app(0, &["sh", "-c", "cp $KRB5CCNAME $HOME/copy && KRB5CCNAME=$HOME/copy kvno $0", &service]).ok();
     };
     works();
     assert_eq!(sidecar.json("/leases")["leases"][0]["kvno"], 1);
