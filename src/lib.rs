@@ -89,13 +89,17 @@ use crate::volume::Volume;
 /// by itself only on a configuration or a volume that cannot be used, and if it was not ready in time.
 pub async fn run(config: Config, refresh: Refresh, shutdown: impl Future<Output = ()>) -> Result<(), Fault> {
     let listener = readiness::bind(config.listen).await.inspect_err(failed)?;
+    tracing::info!(event = "sidecar.started", version = env!("CARGO_PKG_VERSION"), listen = %config.listen);
     let (board, metrics) = (Board::default(), Arc::new(Metrics::new()));
     let state = readiness::State { status: board.watch(), metrics: Arc::clone(&metrics), refresh: refresh.clone() };
     let server = tokio::spawn(readiness::serve(listener, state));
     let late = never_ready(board.clone(), config.start_timeout);
     let sidecar = Sidecar::new(&config, board, metrics).inspect_err(failed)?;
     tokio::select! {
-        () = shutdown => Ok(()),
+        () = shutdown => {
+            tracing::info!(event = "sidecar.stopped");
+            Ok(())
+        }
         fault = sidecar.keep(&refresh) => Err(fault),
         fault = late => Err(fault),
         ended = server => Err(died(ended.map(|never| match never {}))),
