@@ -13,6 +13,9 @@
 #[expect(dead_code, reason = "most of it drives the bare binary")]
 mod support;
 
+/// what is handed to users to start from
+mod examples;
+
 mod docker;
 
 use std::time::{Duration, Instant};
