@@ -24,6 +24,8 @@ COMPOSE = ["examples/compose.yaml", "examples/local/compose.yaml"]
 PAGES = ["docs/ecs.md", "docs/kubernetes.md", "docs/managed-daemon.md", "examples/README.md", *(["README.md"] if (ROOT / "README.md").exists() else [])]
 LABEL = "gmsa-sidecar.credential-specs"
 SETTINGS = re.findall(r'variable: "(\w+)"', (ROOT / "src/config/settings.rs").read_text())
+CODES = re.findall(r'^    \w+ "([a-z-]+)"', (ROOT / "src/fault.rs").read_text(), re.MULTILINE)
+NAMES = ["gmsa-sidecar"]
 TEMPLATE, MANIFEST = "examples/cloudformation.yaml", "examples/kubernetes.yaml"
 
 
@@ -108,6 +110,8 @@ def names(_):
             assert (ROOT / path.replace("../", "")).exists(), f"{page} names {path}, which is not there"
         for variable in re.findall(r"`(GMSA_[A-Z_]+)", text):
             assert variable in SETTINGS, f"{page} names {variable}, which means nothing"
+        for code in re.findall(r"`((?:config|task|credspec|secret|dc|ticket|gmsa|volume)-[a-z-]+)`", text):
+            assert code in CODES or code in NAMES, f"{page} names the fault {code}, which there is not"
         for label in re.findall(r"gmsa-sidecar\.[a-z-]+", text):
             assert label == LABEL, f"{page} names the label {label}"
     for path in [*TASKS, TEMPLATE]:
