@@ -16,6 +16,9 @@ mod support;
 /// what is handed to users to start from
 mod examples;
 
+/// binaries, SBOM, checksums, versions
+mod release;
+
 mod docker;
 
 use std::time::{Duration, Instant};
@@ -136,6 +139,21 @@ fn both_forms_of_user_give_the_app_its_ticket() {
         let stranger = volume.run("2000:2000", "ro", "klist krb5cc");
         assert_ne!(stranger.code, Some(0), "{stranger:#?}");
     }
+}
+
+/// A volume as Kubernetes makes it of an `emptyDir` and `fsGroup: 1654`: root's, the group's to write, and what is made in
+/// it is the group's too.
+#[test]
+#[ignore = "needs a container engine: scripts/test-container"]
+fn the_volume_of_a_pod_serves_as_well() {
+    let volume = Volume::new();
+    // Something must be in it, or Docker gives it the owner of the image's folder.
+    volume.run("0:0", "rw", "chown 0:1654 . && chmod 2775 . && touch there").ok();
+    let sidecar = Container::sidecar(&volume, "65532:1654", "0640");
+    sidecar.wait_healthy();
+    let found = volume.run(APP, "ro", "stat -c '%u:%g %a %n' . krb5cc WebApp01/krb5cc krb5.conf && klist krb5cc");
+    let files = "0:1654 2775 .\n65532:1654 640 krb5cc\n65532:1654 640 WebApp01/krb5cc\n65532:1654 644 krb5.conf";
+    assert!(found.ok().starts_with(files));
 }
 
 #[test]
