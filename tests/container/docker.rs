@@ -51,7 +51,7 @@ pub fn files(image: &str) -> Vec<String> {
     let name = unique();
     docker(&["create", "--name", &name, image]).ok();
     let list = Command::new("sh").args(["-c", "docker export \"$0\" | tar -t", &name]).output().expect("sh runs");
-    docker(&["rm", &name]).ok();
+    docker(&["rm", "--volumes", &name]).ok();
     let list = Ended::of(list).ok();
     // What the engine itself puts into every container.
     let engine = ["dev/console", ".dockerenv", "etc/hosts", "etc/hostname", "etc/resolv.conf", "etc/mtab"];

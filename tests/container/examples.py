@@ -46,14 +46,27 @@ def client(service, endpoint):
 
 
 def task_definitions(endpoint):
-    for path in TASKS:
+    for path, condition in zip(TASKS, ["HEALTHY", "SUCCESS"]):
         fits("RegisterTaskDefinition", read(path), path)
-        made = client("ecs", endpoint).register_task_definition(**read(path))["taskDefinition"]
-        containers = made["containerDefinitions"]
-        assert [container["name"] for container in containers] == ["gmsa-sidecar", "app"], path
+        task = client("ecs", endpoint).register_task_definition(**read(path))["taskDefinition"]
+        sidecar, app = task["containerDefinitions"]
+        assert (sidecar["name"], app["name"]) == ("gmsa-sidecar", "app"), path
+        assert app["dependsOn"] == [{"containerName": "gmsa-sidecar", "condition": condition}], path
+        assert not sidecar["mountPoints"][0]["readOnly"] and app["mountPoints"][0]["readOnly"], path
+        # ECS takes SUCCESS of no container that is essential.
+        assert sidecar["essential"] == (condition == "HEALTHY"), path
+        gives_up_in_time(sidecar, path)
         for what in ["memory", "cpu"]:
-            assert sum(container[what] for container in containers) <= int(made[what]), f"{path}: {what}"
+            assert sidecar[what] + app[what] <= int(task[what]), f"{path}: {what}"
     fits("RegisterDaemonTaskDefinition", read(DAEMON), DAEMON)
+
+
+def gives_up_in_time(sidecar, path):
+    """It tells why before ECS ends it without a word; Fargate gives no container more than 120 seconds."""
+    timeouts = [e["value"] for e in sidecar["environment"] if e["name"] in ("GMSA_START_TIMEOUT", "GMSA_INIT_TIMEOUT")]
+    assert len(timeouts) == 1 and int(timeouts[0].rstrip("s")) < sidecar["startTimeout"] <= 120, path
+    if check := sidecar.get("healthCheck"):
+        assert check["startPeriod"] >= sidecar["startTimeout"], path
 
 
 def policies(endpoint):
