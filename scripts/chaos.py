@@ -457,10 +457,9 @@ def cache_overwritten(world):
 @fault("disk full", hold=3)
 def disk_full(world):
     filler, offset = world.sidecar.volume / "filler", world.sidecar.log.stat().st_size
-    with filler.open("wb") as file, contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
-            file.flush()
     world.sidecar.refresh()
     wait("the fault to be told", lambda: world.sidecar.told("volume-write-failed", offset))
     yield AFTER
