@@ -21,7 +21,8 @@ from pathlib import Path
 env = os.environ
 ROOT = Path(__file__).resolve().parent.parent
 DCS = {"dc1": env["LAB_DC1"], "dc2": env["LAB_DC2"]} if "LAB_DC1" in env else {}
-SPECS, SECRET, LOGIN = f"{env.get('LAB_BUCKET')}/chaos", "gmsa/chaos", "svc-chaos"
+SPECS, LOGIN = f"{env.get('LAB_BUCKET')}/chaos", "svc-chaos"
+SECRET = f"gmsa/chaos-{int(time.time())}"  # a new one each time: its versions tell what was tried
 PATIENCE = 120  # seconds for anything to become true; far more than it takes
 
 
@@ -137,11 +138,11 @@ class Sidecar:
             "AWS_ENDPOINT_URL": aws.endpoint, "AWS_REGION": env["LAB_AWS_REGION"], "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_ACCESS_KEY_ID": "chaos", "AWS_SECRET_ACCESS_KEY": "chaos",
         }
-        if b"INTERP" in headers:  # a static binary knows nothing of libfaketime
-            self.environment |= {
-                "LD_PRELOAD": "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-                "FAKETIME_TIMESTAMP_FILE": str(self.clock), "FAKETIME_NO_CACHE": "1",
-            }
+        # The containers of a task have one clock, so the app shares it; a static binary knows nothing of libfaketime.
+        self.moved_clock = {} if b"INTERP" not in headers else {
+            "LD_PRELOAD": "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "FAKETIME_TIMESTAMP_FILE": str(self.clock), "FAKETIME_NO_CACHE": "1",
+        }
         self.start()
 
     def shift(self, seconds):
@@ -149,7 +150,9 @@ class Sidecar:
 
     def start(self):
         with self.log.open("a") as log:
-            self.process = subprocess.Popen([self.binary, "run"], env=self.environment, stdin=subprocess.DEVNULL, stderr=log)
+            self.process = subprocess.Popen(
+                [self.binary, "run"], env=self.environment | self.moved_clock, stdin=subprocess.DEVNULL, stderr=log
+            )
         self.refreshed = 0
 
     def kill(self):
@@ -255,7 +258,8 @@ class App(threading.Thread):
             copy = os.path.join(folder, "krb5cc")
             try:
                 shutil.copyfile(cache, copy)
-                own = {**env, "KRB5CCNAME": copy, "KRB5_CONFIG": str(self.world.sidecar.volume / "krb5.conf")}
+                sidecar = self.world.sidecar
+                own = {**env, **sidecar.moved_clock, "KRB5CCNAME": copy, "KRB5_CONFIG": str(sidecar.volume / "krb5.conf")}
                 done = run(*command, check=False, env=own, timeout=30)
             except (OSError, subprocess.TimeoutExpired) as error:
                 return str(error)
@@ -280,9 +284,7 @@ class World:
         if run("samba-tool", "user", "create", LOGIN, self.password, *sam, check=False).returncode:
             run("samba-tool", "user", "setpassword", LOGIN, f"--newpassword={self.password}", *sam)
         run("samba-tool", "group", "addmembers", env["LAB_GROUP"], LOGIN, *sam)
-        with contextlib.suppress(urllib.error.HTTPError):
-            self.aws.secret("CreateSecret", Name=SECRET, SecretString="{}")
-        arn = self.aws.secret("PutSecretValue", SecretId=SECRET, SecretString=self.login())["ARN"]
+        arn = self.aws.secret("CreateSecret", Name=SECRET, SecretString=self.login())["ARN"]
         for account in self.accounts:
             run(ROOT / "lab/rotate", "del", account, check=False)
             run(ROOT / "lab/rotate", "new", account)
@@ -316,8 +318,8 @@ class World:
 
 
 # --- Faults. Each is a generator that injects, yields once, and heals. What it yields tells when the sidecar is over it:
-# THROUGH  renewed by a refresh, while the fault lasts
-# AFTER    renewed by itself, once the fault is healed
+# THROUGH  a renewal, asked for while the fault lasts, succeeds
+# AFTER    it fails, and one succeeds by itself once the fault is healed
 # or a function that says so
 
 THROUGH, AFTER = "through", "after"
@@ -428,6 +430,7 @@ def secret_rotated(world):
     world.dcs.replicated(LOGIN, "pwdLastSet")
     moved = {"VersionStage": "AWSCURRENT", "MoveToVersionId": pending["VersionId"], "RemoveFromVersionId": old}
     world.aws.secret("UpdateSecretVersionStage", SecretId=SECRET, **moved)
+    assert world.aws.secret("GetSecretValue", SecretId=SECRET)["VersionId"] == pending["VersionId"]
     world.restart()
     yield lambda: world.sidecar.more_than({account: 0 for account in world.accounts})
 
@@ -516,9 +519,9 @@ def inject(world, name):
         injected = time.monotonic()
         if world.started > start:
             before = {account: 0 for account in world.accounts}
+        if over in (THROUGH, AFTER) and max(world.started, world.sidecar.refreshed) < start:
+            world.sidecar.refresh()
         if over == THROUGH:
-            if world.started < start:
-                world.sidecar.refresh()
             took = wait("a renewal in spite of it", lambda: world.sidecar.more_than(before))
         elif over != AFTER:
             took = wait("what it takes to be over", over)
@@ -532,6 +535,7 @@ def inject(world, name):
     wait("readiness", world.sidecar.ready)
     if inject.impairs:
         wait("the app's own library to be over it", world.app.possible)
+    wait("a login", lambda: world.app.attempt(world.accounts[0]) is None)
     world.app.under, world.impaired = "nothing", False
     return took
 

@@ -13,7 +13,7 @@ use gmsa_sidecar::kerberos::{
     AsExchange, Password, Principal, Proof, SecurityContext, Step, Ticket, ldap_service, login_principal,
     ticket_granting_service,
 };
-use gmsa_sidecar_fuzz::{LOGIN, NONCE, PASSWORD, domain, frames, part_of, principals};
+use gmsa_sidecar_fuzz::{LOGIN, NONCE, PASSWORD, domain, frames, part_of, principals, without_proof};
 use ldap3_proto::LdapCodec;
 use ldap3_proto::proto::{
     LdapBindCred, LdapBindRequest, LdapDerefAliases, LdapFilter, LdapMsg, LdapOp, LdapSearchRequest, LdapSearchScope,
@@ -25,21 +25,22 @@ use zeroize::Zeroizing;
 fn main() {
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let [dir, seeds] = &arguments[..] else { panic!("two folders are wanted") };
-    let now = SystemTime::now();
-    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).expect("a clock").as_secs();
-    fs::write(dir.join("now"), format!("{seconds}\n")).expect("a file");
-
-    // The login without pre-authentication: what the targets are built on.
+    // What the targets are built on.
     let (login, service) = principals();
-    let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
-    let (replies, ticket) = ask(login, service, PASSWORD, now);
-    fs::write(dir.join("as_rep"), replies.last().expect("a reply")).expect("a file");
-    keep(seeds, "kdc_reply", "no-preauthentication", replies.last().expect("a reply"));
-    keep(seeds, "kdc_reply_part", "ldap-service", &part_of(replies.last().expect("a reply")));
+    let now = SystemTime::now();
+    let tgt = ticket_granting_service(&domain());
+    let (replies, ticket) = ask(login.clone(), service, PASSWORD, now);
+    fs::write(dir.join("as_rep"), &replies[1]).expect("a file");
     let ticket = ticket.expect("a ticket").into_ldap_ticket();
+    for (what, replies) in [("ldap", replies), ("tgt", ask(login, tgt.clone(), PASSWORD, now).0)] {
+        keep(seeds, "kdc_reply", &format!("{LOGIN}-{what}-0"), &replies[0]);
+        keep(seeds, "kdc_reply", &format!("{LOGIN}-{what}-1"), &replies[1]);
+        let part = part_of(&replies[1]);
+        keep(seeds, "kdc_reply_part", what, &part);
+        keep(seeds, "kdc_reply_part", &format!("{what}-without-proof"), &without_proof(&part));
+    }
 
     // Every way that a KDC answers.
-    let tgt = ticket_granting_service(&domain());
     let ldap = ldap_service(&"dc1.example.com".parse().expect("a host"), &domain());
     let lab = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: use lab/env.sh"));
     for (name, password) in [("USER", "USER_PW"), ("DISABLED", "DISABLED_PW"), ("MUSTCHANGE", "MUSTCHANGE_PW")] {
@@ -51,9 +52,6 @@ fn main() {
             }
         }
     }
-    let (replies, _) = ask(login_principal(LOGIN, &domain()), tgt, PASSWORD, now);
-    keep(seeds, "kdc_reply", "no-preauthentication-tgt", &replies[0]);
-    keep(seeds, "kdc_reply_part", "tgt", &part_of(&replies[0]));
     let nowhere = ldap_service(&"nowhere.example.com".parse().expect("a host"), &domain());
     let early = now - std::time::Duration::from_secs(7200);
     let user = || login_principal(&lab("LAB_USER"), &domain());
@@ -114,7 +112,7 @@ fn main() {
 /// Carries an exchange through; returns every reply, and the ticket if there is one.
 fn ask(login: Principal, service: Principal, password: &str, now: SystemTime) -> (Vec<Vec<u8>>, Option<Ticket>) {
     let proof = Proof::Password(Password::new(Zeroizing::new(password.to_owned())));
-    let (mut exchange, mut request) = AsExchange::start(login, service, proof, NONCE, now).expect("a request");
+    let (mut exchange, mut request) = AsExchange::start(login, service, proof, None, NONCE, now).expect("a request");
     let mut replies = Vec::new();
     loop {
         let mut kdc = TcpStream::connect(("dc1.example.com", 88)).expect("the KDC");

@@ -37,8 +37,7 @@ pub fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-/// The login that the lab's KDC was asked about; it needs no pre-authentication, so that what it is asked is always
-/// the same, and its answer can be checked to the end again.
+/// The login that the lab's KDC was asked about.
 pub const LOGIN: &str = "svc-fuzz";
 /// Its password, which has never opened anything but a lab.
 pub const PASSWORD: &str = "Fuzz-Passw0rd";
@@ -67,17 +66,20 @@ pub fn principals() -> (Principal, Principal) {
 /// A fixed exchange that has sent its first request.
 pub fn exchange(proof: Proof) -> AsExchange {
     let (login, service) = principals();
-    AsExchange::start(login, service, proof, NONCE, now()).expect("an exchange").0
+    AsExchange::start(login, service, proof, None, NONCE, now()).expect("an exchange").0
 }
 
 /// Every recorded request had this nonce.
 pub const NONCE: u32 = 0x2b2b_2b2b;
 
-/// A real answer to that exchange.
+/// A real answer to the second request of that exchange, the one with a proof.
 const AS_REP: &[u8] = include_bytes!("../recorded/as_rep");
 
+/// What came of that answer. It proves which request it was for, and that one held a random number: only without this
+/// proof (RFC 6806 section 11) does it verify again.
 fn recorded() -> (Ticket, ClientKey) {
-    match exchange(Proof::Password(password())).receive(AS_REP, now()) {
+    let reply = reply_with(&without_proof(&part_of(AS_REP)));
+    match exchange(Proof::Password(password())).receive(&reply, now()) {
         Ok(Step::Done(ticket, key)) => (*ticket, key),
         Ok(Step::Send(_)) => unreachable!("the recorded answer is the last one"),
         Err(error) => panic!("the recorded answer does not verify, record it anew: {error}"),
@@ -91,17 +93,14 @@ pub fn key() -> ClientKey {
 }
 
 /// A ticket of the login for the DC's LDAP service.
-pub fn ldap_ticket() -> LdapTicket {
-    recorded().0.into_ldap_ticket()
+pub fn ldap_ticket() -> &'static LdapTicket {
+    static TICKET: LazyLock<LdapTicket> = LazyLock::new(|| recorded().0.into_ldap_ticket());
+    &TICKET
 }
 
 /// The recorded reply with another encrypted part, encrypted in the login's key as a KDC does it.
 pub fn reply_with(part: &[u8]) -> Vec<u8> {
-    static KEY: LazyLock<krb5::Key> = LazyLock::new(|| {
-        let salt = format!("EXAMPLE.COM{LOGIN}");
-        krb5::Key::from_password(18, PASSWORD, salt.as_bytes(), None).expect("a key")
-    });
-    let cipher = KEY.encrypt(3, part).expect("a message");
+    let cipher = LOGIN_KEY.encrypt(3, part).expect("a message");
     let sealed = [tlv(0xa0, &tlv(0x02, &[18])), tlv(0xa2, &tlv(0x04, &cipher))].concat();
     let (head, _) = reply_parts(AS_REP);
     tlv(0x6b, &tlv(0x30, &[head, &tlv(0xa6, &tlv(0x30, &sealed))].concat()))
@@ -109,19 +108,27 @@ pub fn reply_with(part: &[u8]) -> Vec<u8> {
 
 /// The encrypted part of a reply to the login, opened.
 pub fn part_of(reply: &[u8]) -> Vec<u8> {
-    let salt = format!("EXAMPLE.COM{LOGIN}");
-    let key = krb5::Key::from_password(18, PASSWORD, salt.as_bytes(), None).expect("a key");
     let (_, sealed) = reply_parts(reply);
     // EncryptedData: etype, perhaps kvno, cipher.
-    let mut fields = content(content(sealed).0).0;
-    loop {
-        let (tag, (field, rest)) = (fields[0], content(fields));
-        if tag == 0xa2 {
-            return key.decrypt(3, content(field).0).expect("our own key");
-        }
-        fields = rest;
-    }
+    let cipher = field(content(content(sealed).0).0, 0xa2);
+    LOGIN_KEY.decrypt(3, content(cipher).0).expect("our own key")
 }
+
+/// The same with the flag enc-pa-rep cleared.
+pub fn without_proof(part: &[u8]) -> Vec<u8> {
+    let fields = content(content(part).0).0;
+    let bits = content(field(fields, 0xa4)).0;
+    // A count of unused bits, then the flags; it is bit 15.
+    let at = bits.as_ptr() as usize - part.as_ptr() as usize + 2;
+    let mut part = part.to_vec();
+    part[at] &= !1;
+    part
+}
+
+static LOGIN_KEY: LazyLock<krb5::Key> = LazyLock::new(|| {
+    let salt = format!("EXAMPLE.COM{LOGIN}");
+    krb5::Key::from_password(18, PASSWORD, salt.as_bytes(), None).expect("a key")
+});
 
 /// An AS-REP: its fields before `enc-part`, and `enc-part` with its tag.
 fn reply_parts(reply: &[u8]) -> (&[u8], &[u8]) {
@@ -131,6 +138,14 @@ fn reply_parts(reply: &[u8]) -> (&[u8], &[u8]) {
         rest = content(rest).1;
     }
     fields.split_at(fields.len() - rest.len())
+}
+
+/// The content of the field with that tag.
+fn field(mut fields: &[u8], tag: u8) -> &[u8] {
+    while fields[0] != tag {
+        fields = content(fields).1;
+    }
+    content(fields).0
 }
 
 /// A DER value's content, and what follows the value.
