@@ -111,6 +111,25 @@ impl Connection<Sealed> {
     }
 }
 
+/// For the fuzzer, which has no connection.
+#[cfg(fuzzing)]
+impl Plain {
+    /// A decoder of messages in the clear.
+    #[expect(clippy::new_without_default, reason = "one way to make one is enough")]
+    pub fn new() -> Self {
+        Self(codec())
+    }
+}
+
+/// For the fuzzer, which has no connection.
+#[cfg(fuzzing)]
+impl Sealed {
+    /// A decoder of sealed frames.
+    pub fn new(sealer: Sealer) -> Self {
+        Self { sealer, ldap: codec(), opened: BytesMut::new() }
+    }
+}
+
 impl<State> Connection<State>
 where
     State: Decoder<Item = LdapMsg, Error = io::Error> + Encoder<LdapMsg, Error = io::Error>,

@@ -178,6 +178,13 @@ pub async fn fetch(arn: &SecretArn, domain: &Domain, aws: &Aws, stage: Stage) ->
     }
 }
 
+/// For the fuzzer: the user name in a secret's text, if it is a login.
+#[cfg(fuzzing)]
+pub fn decode(text: &[u8], json_key: Option<&str>) -> Option<String> {
+    let domain = "example.com".parse().ok()?;
+    Login::parse(text, json_key, &domain).ok().map(|login| login.user)
+}
+
 /// Why a text is no login, without any of it.
 #[derive(Debug)]
 struct Malformed {

@@ -24,6 +24,9 @@ mod faults;
 /// starting, renewing, stopping, starting again
 mod life;
 
+/// what a running sidecar's memory holds
+mod memory;
+
 /// what the first ticket costs on the wire
 mod round_trips;
 

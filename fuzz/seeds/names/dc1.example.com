@@ -1,0 +1,1 @@
+dc1.example.com
