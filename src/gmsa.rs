@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
 use crate::fault::{Code, Fault};
 use crate::kerberos::Password;
 use crate::ldap::{Connection, Entry, LdapError, Sealed};
@@ -114,7 +112,7 @@ impl ManagedPassword {
         if version != 1 {
             return Err(BlobError::Version(version));
         }
-        let length = field(blob, 4).map(u32::from_le_bytes)?;
+        let length = field(blob, 4).copied().map(u32::from_le_bytes)?;
         if usize::try_from(length).ok() != Some(blob.len()) {
             return Err(BlobError::Length { told: length, found: blob.len() });
         }
@@ -150,29 +148,30 @@ pub enum BlobError {
     Offset(usize),
 }
 
-/// A password is 256 octets, taken by length: they are random and may hold NULs and newlines.
+/// A password is 256 octets, taken by length: they are random and may hold NULs and newlines. By reference: an array
+/// that is moved leaves copies of itself on the stack, which nobody wipes.
 fn password(blob: &[u8], offset: u16) -> Result<Password, BlobError> {
-    let octets: Zeroizing<[u8; 256]> = Zeroizing::new(behind_header(blob, offset)?);
-    Ok(Password::from_utf16le(octets.as_slice()))
+    let octets: &[u8; 256] = behind_header(blob, offset)?;
+    Ok(Password::from_utf16le(octets))
 }
 
 /// An interval is an unsigned number of 100 ns units.
 fn interval(blob: &[u8], offset: u16) -> Result<Duration, BlobError> {
-    let units = behind_header(blob, offset).map(u64::from_le_bytes)?;
+    let units = behind_header(blob, offset).copied().map(u64::from_le_bytes)?;
     Ok(Duration::from_micros(units / 10))
 }
 
-fn behind_header<const N: usize>(blob: &[u8], offset: u16) -> Result<[u8; N], BlobError> {
+fn behind_header<const N: usize>(blob: &[u8], offset: u16) -> Result<&[u8; N], BlobError> {
     let offset = usize::from(offset);
     if offset < HEADER_LENGTH { Err(BlobError::Offset(offset)) } else { field(blob, offset) }
 }
 
 fn u16_at(blob: &[u8], offset: usize) -> Result<u16, BlobError> {
-    field(blob, offset).map(u16::from_le_bytes)
+    field(blob, offset).copied().map(u16::from_le_bytes)
 }
 
-fn field<const N: usize>(blob: &[u8], offset: usize) -> Result<[u8; N], BlobError> {
-    blob.get(offset..).and_then(<[u8]>::first_chunk).copied().ok_or(BlobError::Offset(offset))
+fn field<const N: usize>(blob: &[u8], offset: usize) -> Result<&[u8; N], BlobError> {
+    blob.get(offset..).and_then(<[u8]>::first_chunk).ok_or(BlobError::Offset(offset))
 }
 
 fn is_account(entry: &Entry, account: &Account) -> bool {

@@ -30,7 +30,8 @@ fn no_password_stays_in_memory() {
 /// What a neighbour of the same user, a debugger or a crash could take is what the kernel gives of a process.
 #[test]
 fn the_process_is_not_dumpable_and_leaves_no_core() {
-    let sidecar = Sidecar::of("webapp01.json").through(&["setpriv", "--reuid=65532", "--regid=65532", "--clear-groups"]);
+    let sidecar =
+        Sidecar::of("webapp01.json").through(&["setpriv", "--reuid=65532", "--regid=65532", "--clear-groups"]);
     chown(sidecar.volume.path(), Some(65532), Some(65532)).unwrap();
     let running = sidecar.run();
     running.wait_ready();
