@@ -299,7 +299,8 @@ class World:
                 },
             })
         for account in self.accounts:
-            self.dcs.replicated(f"{account}$", "msDS-GroupMSAMembership")
+            for attribute in ("msDS-GroupMSAMembership", "userAccountControl"):
+                self.dcs.replicated(f"{account}$", attribute)
         self.dcs.replicated(LOGIN, "pwdLastSet")
 
     def login(self):
@@ -430,7 +431,8 @@ def secret_rotated(world):
     world.dcs.replicated(LOGIN, "pwdLastSet")
     moved = {"VersionStage": "AWSCURRENT", "MoveToVersionId": pending["VersionId"], "RemoveFromVersionId": old}
     world.aws.secret("UpdateSecretVersionStage", SecretId=SECRET, **moved)
-    assert world.aws.secret("GetSecretValue", SecretId=SECRET)["VersionId"] == pending["VersionId"]
+    current = world.aws.secret("GetSecretValue", SecretId=SECRET, VersionStage="AWSCURRENT")
+    assert current["VersionId"] == pending["VersionId"], "the stand-in did not move the stage"
     world.restart()
     yield lambda: world.sidecar.more_than({account: 0 for account in world.accounts})
 
