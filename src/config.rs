@@ -41,6 +41,15 @@ pub enum Command {
     Run(Result<Config, Fault>),
     /// Get every ticket once.
     Init(Result<Config, Fault>),
+    /// Try every step and tell what works.
+    Check {
+        /// As far as it can be used: defaults stand in for the rest.
+        config: Config,
+        /// What of it cannot be used.
+        fault: Option<Fault>,
+        /// For programs.
+        json: bool,
+    },
     /// Ask the sidecar whether the app may start.
     Health {
         /// Where the sidecar listens.
@@ -57,7 +66,7 @@ pub enum Command {
     },
 }
 
-/// Everything `run` and `init` are told from outside.
+/// Everything `run`, `init` and `check` are told from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Where the CredSpecs are; discovered if absent.
@@ -133,6 +142,10 @@ impl Invocation {
                 let path = matches.get_one::<PathBuf>(PATH).cloned();
                 Command::Klist { path: path.unwrap_or_else(|| values.dir()), json: matches.get_flag(JSON) }
             }
+            CHECK => {
+                let (config, fault) = values.read();
+                Command::Check { config, fault, json: matches.get_flag(JSON) }
+            }
             INIT => Command::Init(values.config()),
             _ => Command::Run(values.config()),
         };
@@ -142,6 +155,7 @@ impl Invocation {
 
 const RUN: &str = "run";
 const INIT: &str = "init";
+const CHECK: &str = "check";
 const HEALTH: &str = "health";
 const KLIST: &str = "klist";
 const WAIT: &str = "wait";
@@ -164,6 +178,13 @@ fn parser() -> Parser {
         )
         .subcommand(
             Parser::new(INIT).about("Get every ticket once, write it and exit").long_about(ABOUT_INIT).args(every()),
+        )
+        .subcommand(
+            Parser::new(CHECK)
+                .about("Try every step and tell what works, without writing a ticket")
+                .long_about(ABOUT_CHECK)
+                .arg(Arg::new(JSON).long(JSON).action(ArgAction::SetTrue).help("Print JSON"))
+                .args(every()),
         )
         .subcommand(
             Parser::new(HEALTH)
@@ -214,6 +235,16 @@ one fails.
 Exit codes: 0 all written; 65 something is not found, malformed or misnamed; 69 a network or service could not be \
 reached in time; 70 a bug; 73 the volume cannot be written; 77 denied; 78 the configuration.";
 
+const ABOUT_CHECK: &str = "\
+Try every step and tell what works, without writing a ticket.
+
+Run it in the sidecar's container, or anywhere with the same settings: it reads the configuration, the task, each \
+CredSpec and secret, asks DNS, every domain controller and its clock, logs in once, reads each managed password, gets \
+a ticket and throws it away, and tries the volume. It goes on after a failure wherever it can, and tells for each step \
+what failed, why, and what to do next. It may run beside the sidecar.
+
+Exit codes: 0 nothing failed, else that of the first step that failed, as `help init` lists them.";
+
 const ABOUT_HEALTH: &str = "\
 Ask the sidecar whether the app may run, for a container health check.
 
@@ -243,13 +274,22 @@ impl<'a> Values<'a> {
         Self { flags, environment, problems: Vec::new() }
     }
 
-    fn config(mut self) -> Result<Config, Fault> {
+    /// The configuration, if all of it can be used.
+    fn config(self) -> Result<Config, Fault> {
+        match self.read() {
+            (config, None) => Ok(config),
+            (_, Some(fault)) => Err(fault),
+        }
+    }
+
+    /// What can be used of the configuration, and what of it cannot. CredSpecs that are named wrongly are none.
+    fn read(mut self) -> (Config, Option<Fault>) {
         self.refuse_what_is_not_built_yet();
         for variable in self.environment.not_unicode() {
             self.problems.push(format!("{variable}: is not UTF-8"));
         }
         let config = Config {
-            cred_specs: self.parsed("GMSA_CREDENTIAL_SPECS", cred_specs),
+            cred_specs: self.text(SPECS).is_some().then(|| self.parsed(SPECS, cred_specs).unwrap_or_default()),
             aws: self.aws(),
             dir: self.dir(),
             owner: self.parsed("GMSA_OWNER", described),
@@ -262,13 +302,13 @@ impl<'a> Values<'a> {
             init_timeout: self.parsed("GMSA_INIT_TIMEOUT", duration).unwrap_or(Config::INIT_TIMEOUT),
             start_timeout: self.parsed("GMSA_START_TIMEOUT", timeout_or_off).flatten(),
         };
-        let config = self.sound(config)?;
-        if config.cred_specs.is_none() && config.aws.metadata_uri.is_none() {
-            let fault =
-                Fault::new(Code::ConfigNoCredSpec, "no CredSpec is named, and there is no ECS task to ask for one");
-            return Err(fault.because("neither GMSA_CREDENTIAL_SPECS nor ECS_CONTAINER_METADATA_URI_V4 is set"));
-        }
-        Ok(config)
+        let nowhere = config.cred_specs.is_none() && config.aws.metadata_uri.is_none();
+        let fault = self.sound(()).err().or_else(|| {
+            let what = "no CredSpec is named, and there is no ECS task to ask for one";
+            let why = "neither GMSA_CREDENTIAL_SPECS nor ECS_CONTAINER_METADATA_URI_V4 is set";
+            nowhere.then(|| Fault::new(Code::ConfigNoCredSpec, what).because(why))
+        });
+        (config, fault)
     }
 
     /// Variables of the interface whose feature is not there yet are never ignored in silence.
@@ -336,6 +376,8 @@ impl<'a> Values<'a> {
         }
     }
 }
+
+const SPECS: &str = "GMSA_CREDENTIAL_SPECS";
 
 /// Set by the ECS agent in every container of a task.
 const METADATA: &str = "ECS_CONTAINER_METADATA_URI_V4";

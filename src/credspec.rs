@@ -196,7 +196,9 @@ impl FromStr for Reference {
                 _ => return Err(refuse("is no ARN of an S3 object or an SSM parameter")),
             }
         } else {
-            return Err(refuse("is no CredSpec: an S3 ARN, `file:///path`, or a JSON document is wanted"));
+            return Err(refuse(
+                "is no CredSpec: an S3 ARN or `file:///path` is wanted, alone or after `credentialspecdomainless:` or `credentialspec:`, or a JSON document",
+            ));
         };
         Ok(Self { domainless: domainless.is_some(), source })
     }
@@ -513,7 +515,7 @@ mod tests {
         assert_eq!(
             told,
             [
-                "`x` is no CredSpec: an S3 ARN, `file:///path`, or a JSON document is wanted",
+                "`x` is no CredSpec: an S3 ARN or `file:///path` is wanted, alone or after `credentialspecdomainless:` or `credentialspec:`, or a JSON document",
                 "`arn:aws:s3:::bucket` names a bucket but no key",
                 "`file://x` needs an absolute path: file:///path",
                 "`arn:aws:iam::1:x` names no account of twelve digits",

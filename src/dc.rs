@@ -54,7 +54,8 @@ pub enum Service {
 }
 
 impl Service {
-    fn port(self) -> u16 {
+    /// Its TCP port.
+    pub fn port(self) -> u16 {
         match self {
             Self::Kdc => 88,
             Self::Ldap => 389,
@@ -82,6 +83,12 @@ impl Locator {
             .map_err(|error| Fault::new(Code::DcDnsUnreachable, "the resolver cannot start").caused_by(&error))?;
         let servers = format!("asked {}", servers.join(", "));
         Ok(Self { resolver, servers, configured, memory: Mutex::default() })
+    }
+
+    /// The DNS servers of `/etc/resolv.conf`, asked where none are configured.
+    pub fn system_servers() -> Vec<SocketAddr> {
+        let servers = read_system_conf().map(|(config, _)| config.name_servers().to_vec()).unwrap_or_default();
+        servers.iter().map(|server| SocketAddr::new(server.ip, 53)).collect()
     }
 
     /// The domain controllers of a domain in order of preference: those configured, else those of DNS, else, while DNS

@@ -58,6 +58,11 @@ impl Fault {
     pub fn next(&self) -> &'static str {
         self.code.entry().next
     }
+
+    /// Who can cure it.
+    pub fn owner(&self) -> Owner {
+        self.code.entry().owner
+    }
 }
 
 impl fmt::Display for Fault {
@@ -74,13 +79,15 @@ impl fmt::Display for Fault {
 impl Error for Fault {}
 
 impl Serialize for Fault {
-    /// The form for programs: `{"code","what","why","next"}`, `why` null where it is not known.
+    /// The form for programs: `{"code","what","why","next","owner","retry"}`, `why` null where it is not known.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = serializer.serialize_struct("Fault", 4)?;
+        let mut fields = serializer.serialize_struct("Fault", 6)?;
         fields.serialize_field("code", self.code.name())?;
         fields.serialize_field("what", &self.what)?;
         fields.serialize_field("why", &self.why)?;
         fields.serialize_field("next", self.next())?;
+        fields.serialize_field("owner", self.owner().name())?;
+        fields.serialize_field("retry", self.code.retry().name())?;
         fields.end()
     }
 }
@@ -98,14 +105,37 @@ pub enum Owner {
     Us,
 }
 
-impl fmt::Display for Owner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Owner {
+    /// `platform`, `directory`, `application` or `us`.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Platform => "platform",
             Self::Directory => "directory",
             Self::Application => "application",
             Self::Us => "us",
-        })
+        }
+    }
+}
+
+/// Whether `run` tries again after a fault, and how soon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// It ends: nothing that changes outside can cure it.
+    Never,
+    /// Within seconds, then less and less often: it may pass by itself, or be cured outside.
+    Soon,
+    /// After half a minute, then less and less often: asking quickly does harm.
+    Slowly,
+}
+
+impl Retry {
+    /// `never`, `soon` or `slowly`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Soon => "soon",
+            Self::Slowly => "slowly",
+        }
     }
 }
 
@@ -191,7 +221,7 @@ registry! {
     CredSpecAwsCredentials "credspec-aws-credentials" Denied Platform
         "give the task a task role (taskRoleArn): it is what a container's AWS credentials come from"
     CredSpecUnreachable "credspec-unreachable" Unavailable Platform
-        "let the task reach S3 (NAT, proxy or the S3 gateway endpoint); for a private CA set AWS_CA_BUNDLE"
+        "let the task reach s3.REGION.amazonaws.com on TCP 443 (NAT, proxy or the S3 gateway endpoint), or whatever AWS_ENDPOINT_URL names; for a private CA set AWS_CA_BUNDLE"
     CredSpecRegion "credspec-region" Config Platform
         "set AWS_REGION"
     CredSpecUnreadable "credspec-unreadable" Data Platform
@@ -206,13 +236,13 @@ registry! {
         "put HostAccountConfig.PluginInput.CredentialArn into the CredSpec, or use the prefix credentialspec: for a domain-joined login"
 
     SecretNotFound "secret-not-found" Data Platform
-        "check the CredentialArn of the CredSpec against the secret's ARN, region and account included"
+        "check the CredentialArn of the CredSpec against the secret's ARN, region and account included; its last six characters change when a secret is made anew"
     SecretDenied "secret-denied" Denied Platform
         "allow secretsmanager:GetSecretValue on the secret to the *task* role, and kms:Decrypt if it is encrypted with a customer-managed key"
     SecretAwsCredentials "secret-aws-credentials" Denied Platform
         "give the task a task role (taskRoleArn): it is what a container's AWS credentials come from"
     SecretUnreachable "secret-unreachable" Unavailable Platform
-        "let the task reach Secrets Manager (NAT, proxy or the VPC endpoint com.amazonaws.REGION.secretsmanager); for a private CA set AWS_CA_BUNDLE"
+        "let the task reach secretsmanager.REGION.amazonaws.com on TCP 443 (NAT, proxy or the VPC endpoint com.amazonaws.REGION.secretsmanager), or whatever AWS_ENDPOINT_URL names; for a private CA set AWS_CA_BUNDLE"
     SecretUnusable "secret-unusable" Data Platform
         "check the secret's state in the console: it may be scheduled for deletion or hold no value yet"
     SecretTooLarge "secret-too-large" Data Platform
@@ -238,7 +268,9 @@ registry! {
     TicketLoginUnknown "ticket-login-unknown" Data Platform
         "check username and domainName in the secret: the domain does not know this account (Get-ADUser NAME)"
     TicketLoginRevoked "ticket-login-revoked" Denied Directory
-        "unlock or enable the login in the directory (Unlock-ADAccount, Enable-ADAccount), or extend its expiry"
+        "enable or unlock the login in the directory, or let it expire later (Enable-ADAccount, Unlock-ADAccount, Set-ADAccountExpiration)"
+    TicketLoginRestricted "ticket-login-restricted" Denied Directory
+        "let the login log on from this task at any hour: see its logon hours, its list of workstations, and authentication policies and silos"
     TicketLoginPasswordExpired "ticket-login-password-expired" Denied Directory
         "set a new password for the login, without `must change at next logon`, and store it in the secret"
     TicketGmsaRefused "ticket-gmsa-refused" Denied Directory
@@ -269,16 +301,18 @@ registry! {
     GmsaNotFound "gmsa-not-found" Data Directory
         "check the account name in the CredSpec (Get-ADServiceAccount NAME) and that the login may see it"
     GmsaReadDenied "gmsa-read-denied" Denied Directory
-        "let the login read the password: Set-ADServiceAccount NAME -PrincipalsAllowedToRetrieveManagedPassword LOGIN_OR_GROUP; a new group membership needs a new login"
+        "put the login into a group that may read the password (Add-ADGroupMember GROUP LOGIN), or allow it: Set-ADServiceAccount NAME -PrincipalsAllowedToRetrieveManagedPassword takes the whole list and replaces the old one"
     GmsaSearchFailed "gmsa-search-failed" Unavailable Directory
         "look the LDAP error up in the domain controller's event log; it is tried again"
     GmsaBlobMalformed "gmsa-blob-malformed" Data Directory
         "read msDS-ManagedPassword with another tool; if it is sound there, report a bug with the domain controller's version"
 
     VolumeNotWritable "volume-not-writable" CannotCreate Platform
-        "make GMSA_DIR writable for the sidecar's user: the image's volume belongs to 65532:65532 with mode 0775, so run as 65532:GID or UID:65532"
+        "mount the volume at GMSA_DIR in the sidecar's container, writable for its user: the image's volume belongs to 65532:65532 with mode 0775, so run as 65532:GID or UID:65532"
     VolumeWriteFailed "volume-write-failed" CannotCreate Platform
         "free space on the volume or mount it writable; the old tickets stay until new ones are written"
+    VolumeNotReadable "volume-not-readable" CannotCreate Platform
+        "let GMSA_OWNER into the folder: mount the volume with mode 0755 or 0775, or make GMSA_OWNER its owner"
     VolumePathTaken "volume-path-taken" CannotCreate Platform
         "remove from the volume what stands there, and mount the volume read-only into every other container"
 
@@ -306,6 +340,15 @@ impl Code {
         self.entry().exit
     }
 
+    /// Whether `run` tries again, and how soon.
+    pub fn retry(self) -> Retry {
+        match self.exit() {
+            _ if self.is_config() || self == Self::InternalBug => Retry::Never,
+            Exit::Denied => Retry::Slowly,
+            _ => Retry::Soon,
+        }
+    }
+
     /// Whether `run` gives up because of it: nothing that changes outside can cure it.
     pub fn is_config(self) -> bool {
         self.exit() == Exit::Config && self.name().starts_with("config-")
@@ -317,6 +360,9 @@ impl fmt::Display for Code {
         f.write_str(self.name())
     }
 }
+
+#[cfg(test)]
+mod manual;
 
 #[cfg(test)]
 mod tests {

@@ -30,21 +30,7 @@ impl Gmsa {
         login: &str,
     ) -> Result<Self, Fault> {
         let name = account.sam_account_name();
-        let base = domain.base_dn();
-        let found = connection.search(&base, "sAMAccountName", &name, ATTRIBUTES);
-        let entries = match tokio::time::timeout(LDAP_DEADLINE, found).await {
-            Ok(Ok(entries)) => entries,
-            Ok(Err(error)) => return Err(search_fault(&error, &name, domain)),
-            Err(_elapsed) => {
-                let what = format!("the search for the gMSA `{name}` in `{domain}` got no answer");
-                return Err(Fault::new(Code::GmsaConnectionLost, what).because(format!("waited {LDAP_DEADLINE:?}")));
-            }
-        };
-        let Some(entry) = entries.into_iter().find(|entry| is_account(entry, account)) else {
-            let what = format!("the domain `{domain}` has no gMSA `{name}`");
-            let why = format!("a search by sAMAccountName as `{login}` found nothing");
-            return Err(Fault::new(Code::GmsaNotFound, what).because(why));
-        };
+        let entry = find(connection, domain, account, login, ATTRIBUTES).await?;
         let Some(blob) = entry.value("msDS-ManagedPassword") else {
             let what = format!("the login `{login}` may not read the managed password of the gMSA `{name}`");
             let why = "the directory shows the account without msDS-ManagedPassword: the login is not among the \
@@ -61,6 +47,32 @@ impl Gmsa {
             password,
         })
     }
+}
+
+/// Searches the domain for the account. `login` names who asks, for the fault.
+pub async fn find(
+    connection: &mut Connection<Sealed>,
+    domain: &Domain,
+    account: &Account,
+    login: &str,
+    attributes: &[&str],
+) -> Result<Entry, Fault> {
+    let name = account.sam_account_name();
+    let base = domain.base_dn();
+    let found = connection.search(&base, "sAMAccountName", &name, attributes);
+    let entries = match tokio::time::timeout(LDAP_DEADLINE, found).await {
+        Ok(Ok(entries)) => entries,
+        Ok(Err(error)) => return Err(search_fault(&error, &name, domain)),
+        Err(_elapsed) => {
+            let what = format!("the search for the gMSA `{name}` in `{domain}` got no answer");
+            return Err(Fault::new(Code::GmsaConnectionLost, what).because(format!("waited {LDAP_DEADLINE:?}")));
+        }
+    };
+    entries.into_iter().find(|entry| is_account(entry, account)).ok_or_else(|| {
+        let what = format!("the domain `{domain}` has no gMSA `{name}`");
+        let why = format!("a search by sAMAccountName as `{login}` found nothing");
+        Fault::new(Code::GmsaNotFound, what).because(why)
+    })
 }
 
 /// Binds a connection to a DC's LDAP service with the login's ticket.
@@ -193,7 +205,7 @@ const ATTRIBUTES: &[&str] = &["sAMAccountName", "msDS-ManagedPassword", "msDS-Ke
 const HEADER_LENGTH: usize = 16;
 
 /// For one operation. A DC answers in milliseconds.
-const LDAP_DEADLINE: Duration = Duration::from_secs(2);
+pub(crate) const LDAP_DEADLINE: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {

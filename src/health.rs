@@ -134,8 +134,8 @@ mod tests {
 
     fn status(state: LeaseState) -> Status {
         let spec = "inline".to_owned();
-        let lease =
-            LeaseStatus { id: LeaseId::default(), spec, identity: None, state, next_renewal_at: None, attempts: 1 };
+        let (id, history) = (LeaseId::default(), std::collections::VecDeque::new());
+        let lease = LeaseStatus { id, spec, identity: None, state, next_renewal_at: None, attempts: 1, history };
         Status { discovery: None, leases: vec![lease] }
     }
 

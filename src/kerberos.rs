@@ -18,6 +18,7 @@ pub(crate) use tests::unhex;
 mod context;
 
 pub use context::{ContextError, Sealer, SecurityContext};
+pub(crate) use exchange::SKEW_TO_BELIEVE;
 pub use exchange::{AsError, AsExchange, KdcError, Proof, Step};
 pub use krb5::Principal;
 pub use tickets::{GmsaTgt, LdapTicket, Ticket};
@@ -27,6 +28,7 @@ use std::time::Duration;
 use krb5::Key;
 use zeroize::Zeroizing;
 
+use self::messages::Reply;
 use crate::clock;
 use crate::dc::Kdc;
 use crate::fault::{Code, Fault};
@@ -106,6 +108,20 @@ pub async fn authenticate(
     }
 }
 
+/// Asks a KDC for a ticket without a proof, as every login begins: it counts as no failed login. The refusal that it
+/// answers with tells its clock; none if it gave the ticket.
+pub async fn probe(kdc: &mut Kdc, client: &Principal, server: &Principal) -> Result<Option<KdcError>, Refusal> {
+    let failed = |host: Option<&Host>, error| Refusal::Exchange(host.cloned(), error);
+    let nothing = Proof::Password(Password::new(Zeroizing::default()));
+    let started = AsExchange::start(client.clone(), server.clone(), nothing, rand::random(), clock::now());
+    let (_, request) = started.map_err(|error| failed(None, error))?;
+    let reply = kdc.ask(&request).await?;
+    match Reply::decode(&reply).map_err(|error| failed(kdc.host(), error.into()))? {
+        Reply::AsRep(_) => Ok(None),
+        Reply::Error(error) => Ok(Some(KdcError::from(&*error))),
+    }
+}
+
 /// Why no ticket came.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
@@ -134,6 +150,7 @@ impl Refusal {
         let codes = ClientCodes {
             unknown: Code::TicketLoginUnknown,
             revoked: Code::TicketLoginRevoked,
+            restricted: Code::TicketLoginRestricted,
             password_expired: Code::TicketLoginPasswordExpired,
             wrong_password: Code::TicketLoginRefused,
         };
@@ -145,6 +162,7 @@ impl Refusal {
         let codes = ClientCodes {
             unknown: Code::TicketGmsaUnknown,
             revoked: Code::TicketGmsaRevoked,
+            restricted: Code::TicketGmsaRevoked,
             password_expired: Code::TicketGmsaRefused,
             wrong_password: Code::TicketGmsaRefused,
         };
@@ -156,23 +174,25 @@ impl Refusal {
             Self::Unreachable(fault) => return fault.clone(),
             Self::Exchange(kdc, error) => (kdc, error),
         };
-        const NO_AES: &str = "it offers no enctype that is allowed here";
-        const NO_PASSWORD: &str = "it does not take a password";
         let (code, told) = match error {
             AsError::Invalid(_) => (Code::TicketReplyInvalid, "its reply cannot be believed"),
-            AsError::Encryption(_) => (Code::TicketEncryption, NO_AES),
-            AsError::Preauthentication(_) => (Code::TicketPreauth, NO_PASSWORD),
-            AsError::Kdc(refused) => match refused.code {
-                KdcError::CLIENT_UNKNOWN | KdcError::WRONG_REALM => (codes.unknown, "it does not know the account"),
-                KdcError::SERVICE_UNKNOWN => (Code::TicketServiceUnknown, "it does not know the service asked for"),
-                KdcError::ENCTYPE_UNSUPPORTED => (Code::TicketEncryption, NO_AES),
-                KdcError::CLIENT_REVOKED => (codes.revoked, "the account is disabled, locked or expired"),
-                KdcError::PASSWORD_EXPIRED => (codes.password_expired, "the password must be changed first"),
-                KdcError::PREAUTH_FAILED => (codes.wrong_password, "the password is wrong"),
-                KdcError::PREAUTH_REQUIRED => (Code::TicketPreauth, NO_PASSWORD),
-                KdcError::CLOCK_SKEW => (Code::TicketClockSkew, "the clocks differ too much"),
-                _ => (Code::TicketKdcFailed, "see its answer"),
-            },
+            AsError::Encryption(_) => (Code::TicketEncryption, "it offers no enctype that is allowed here"),
+            AsError::Preauthentication(_) => (Code::TicketPreauth, "it does not take a password"),
+            AsError::Kdc(refused) => {
+                let code = match refused.code {
+                    KdcError::CLIENT_UNKNOWN | KdcError::WRONG_REALM => codes.unknown,
+                    KdcError::SERVICE_UNKNOWN => Code::TicketServiceUnknown,
+                    KdcError::ENCTYPE_UNSUPPORTED => Code::TicketEncryption,
+                    KdcError::POLICY => codes.restricted,
+                    KdcError::CLIENT_REVOKED => codes.revoked,
+                    KdcError::PASSWORD_EXPIRED => codes.password_expired,
+                    KdcError::PREAUTH_FAILED => codes.wrong_password,
+                    KdcError::PREAUTH_REQUIRED => Code::TicketPreauth,
+                    KdcError::CLOCK_SKEW => Code::TicketClockSkew,
+                    _ => Code::TicketKdcFailed,
+                };
+                (code, refused.status_in_words().unwrap_or_else(|| refused.code_in_words()))
+            }
         };
         let mut why = error.to_string();
         if let AsError::Kdc(refused @ KdcError { code: KdcError::CLOCK_SKEW, .. }) = error {
@@ -189,6 +209,7 @@ impl Refusal {
 struct ClientCodes {
     unknown: Code,
     revoked: Code,
+    restricted: Code,
     password_expired: Code,
     wrong_password: Code,
 }

@@ -270,8 +270,39 @@ impl From<LdapResult> for LdapError {
     }
 }
 
+/// What the server says, and in words what AD's sub-code in it means.
 fn words(message: &str) -> String {
-    if message.is_empty() { String::new() } else { format!(": {message}") }
+    let meaning = meaning(message).map(|meaning| format!(" ({meaning})")).unwrap_or_default();
+    if message.is_empty() { String::new() } else { format!(": {message}{meaning}") }
+}
+
+/// AD's sub-codes: `.. AcceptSecurityContext error, data 52e, v4563` of a failed bind, else the Win32 error that the
+/// message begins with (MS-ADTS 3.1.1.3.1.9, MS-ERREF 2.2).
+fn meaning(message: &str) -> Option<&'static str> {
+    let data = message.split_once(", data ").map(|(_, data)| data.split(',').next().unwrap_or(data).trim());
+    let code = data.filter(|data| *data != "0").unwrap_or_else(|| message.split(':').next().unwrap_or(message));
+    let code = u32::from_str_radix(code.split(' ').next()?.trim_start_matches("0x"), 16).ok()?;
+    Some(match code {
+        0x525 => "there is no such account",
+        0x52e => "the name or the password is wrong",
+        0x52f => "the account is restricted from logging on like this",
+        0x530 => "the account may not log on at this time of the day",
+        0x531 => "the account may not log on from this computer",
+        0x532 => "the password has expired",
+        0x533 => "the account is disabled",
+        0x568 => "the account is in too many groups",
+        0x701 => "the account has expired",
+        0x773 => "the password must be changed first",
+        0x775 => "the account is locked",
+        0x2028 => "the server wants a stronger authentication",
+        0x202d => "the attribute is read over an encrypted connection only",
+        0x2098 => "the login lacks the right",
+        0x208d => "there is no such object",
+        0x8009_0308 => "the token is not accepted",
+        0x8009_030c => "the logon was denied",
+        0x8009_0346 => "the TLS channel binding is missing or wrong",
+        _ => return None,
+    })
 }
 
 fn codec() -> LdapCodec {
@@ -285,3 +316,29 @@ fn decode(codec: &mut LdapCodec, source: &mut BytesMut) -> io::Result<Option<Lda
 
 /// No answer to our one search comes near it: a blob is under a kilobyte.
 const MESSAGE_LIMIT: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sub_codes_of_ad_are_told_in_words() {
+        for (message, words) in [
+            ("80090308: LdapErr: DSID-0C090439, comment: AcceptSecurityContext error, data 52e, v4563", "password"),
+            ("80090308: LdapErr: DSID-0C090446, comment: AcceptSecurityContext error, data 775, v4563", "locked"),
+            ("80090346: LdapErr: DSID-0C090639, comment: AcceptSecurityContext error, data 80090346, v4563", "channel"),
+            ("0000202D: The operation requires an encrypted connection", "encrypted"),
+            (
+                "00002028: LdapErr: DSID-0C090259, comment: The server requires binds to turn on integrity, data 0, v4563",
+                "stronger",
+            ),
+            ("00002098: SecErr: DSID-03150F94, problem 4003 (INSUFF_ACCESS_RIGHTS), data 0", "right"),
+        ] {
+            let meaning = meaning(message).unwrap_or_default();
+            assert!(meaning.contains(words), "{message}: {meaning}");
+        }
+        for message in ["", "data", "SASL:[GSS-SPNEGO]: NT_STATUS_LOGON_FAILURE", ", data zz", "add failed"] {
+            assert_eq!(meaning(message), None, "{message}");
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! The lease: this task's duty to keep one gMSA's ticket fresh at one path.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -106,6 +107,11 @@ impl Lease {
         }
         self.board.lease(self.id, |lease| {
             lease.attempts += 1;
+            lease.remember(Attempt {
+                at: clock::now(),
+                took,
+                outcome: outcome.as_ref().map(|(held, _)| held.dc.clone()).map_err(|fault| fault.code),
+            });
             match &outcome {
                 Ok((held, _)) => lease.state = LeaseState::Held(held.clone()),
                 Err(fault) => {
@@ -131,6 +137,7 @@ impl Lease {
             log::fault(Level::WARN, "gmsa.password-not-read", fault);
         }
         let offset = renewal.ticket.clock_offset();
+        self.metrics.clock_offset(&self.identity, offset);
         if offset != 0 {
             tracing::warn!(event = "dc.clock", offset_seconds = offset, "the KDC's clock differs from ours");
         }
@@ -265,13 +272,35 @@ pub struct LeaseStatus {
     pub next_renewal_at: Option<SystemTime>,
     /// Attempts since the start, successful or not.
     pub attempts: u64,
+    /// The last of them, the latest first.
+    pub history: VecDeque<Attempt>,
+}
+
+/// One attempt to renew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// When it ended.
+    pub at: SystemTime,
+    /// How long it took.
+    pub took: Duration,
+    /// The DC that gave the ticket, or why there is none.
+    pub outcome: Result<Option<Host>, Code>,
 }
 
 impl LeaseStatus {
     fn new(id: LeaseId, spec: String, identity: Option<Identity>) -> Self {
-        Self { id, spec, identity, state: LeaseState::Pending(None), next_renewal_at: None, attempts: 0 }
+        let (state, history) = (LeaseState::Pending(None), VecDeque::new());
+        Self { id, spec, identity, state, next_renewal_at: None, attempts: 0, history }
+    }
+
+    fn remember(&mut self, attempt: Attempt) {
+        self.history.truncate(REMEMBERED - 1);
+        self.history.push_front(attempt);
     }
 }
+
+/// How many attempts of a lease are remembered.
+const REMEMBERED: usize = 5;
 
 /// Whose ticket a lease keeps, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]

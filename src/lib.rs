@@ -45,6 +45,7 @@ pub mod readiness;
 
 pub mod arn;
 pub mod aws;
+pub mod check;
 pub mod clock;
 pub mod fault;
 pub mod health;

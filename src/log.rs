@@ -63,10 +63,11 @@ fn bug() -> Fault {
 /// Logs a fault under the event's name: as an error, as a warning, or for those who look closely (`debug`).
 pub fn fault(level: Level, event: &'static str, fault: &Fault) {
     let (code, what, why, next) = (fault.code.name(), fault.what.as_str(), fault.why.as_deref(), fault.next());
+    let (owner, retry) = (fault.owner().name(), fault.code.retry().name());
     match level {
-        Level::ERROR => tracing::error!(event, code, what, why, next),
-        Level::WARN => tracing::warn!(event, code, what, why, next),
-        _ => tracing::debug!(event, code, what, why, next),
+        Level::ERROR => tracing::error!(event, code, what, why, next, owner, retry),
+        Level::WARN => tracing::warn!(event, code, what, why, next, owner, retry),
+        _ => tracing::debug!(event, code, what, why, next, owner, retry),
     }
 }
 
@@ -300,6 +301,11 @@ fn shown(value: &Value) -> String {
         Value::Null => "-".to_owned(),
         other => other.to_string(),
     };
+    harmless(&text)
+}
+
+/// A text from outside for a terminal: its control characters are escaped.
+pub(crate) fn harmless(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
 }
 
@@ -360,8 +366,8 @@ mod tests {
     fn json_is_one_flat_object_a_line() {
         insta::assert_snapshot!(logged(Format::Json, "info", tell_all), @r#"
         {"timestamp":"TIME","level":"INFO","event":"lease.renewed","account":"WebApp01","realm":"CORP.EXAMPLE.COM","dc":"dc1.corp.example.com","kvno":3,"took":"0ns"}
-        {"timestamp":"TIME","level":"ERROR","event":"lease.failed","account":"WebApp01","realm":"CORP.EXAMPLE.COM","code":"dc-srv-not-found","what":"no domain controller is known for `corp.example.com`","why":"NXDOMAIN\u001b[31m from\n10.0.0.2","next":"let the VPC resolve the AD domain (DHCP options or a Route 53 Resolver rule), or set GMSA_DNS_SERVERS"}
-        {"timestamp":"TIME","level":"WARN","event":"lease.overdue","account":"WebApp01","realm":"CORP.EXAMPLE.COM","code":"config-listen","what":"no why","why":null,"next":"choose a free address and port with GMSA_LISTEN; all containers of a task share one network"}
+        {"timestamp":"TIME","level":"ERROR","event":"lease.failed","account":"WebApp01","realm":"CORP.EXAMPLE.COM","code":"dc-srv-not-found","what":"no domain controller is known for `corp.example.com`","why":"NXDOMAIN\u001b[31m from\n10.0.0.2","next":"let the VPC resolve the AD domain (DHCP options or a Route 53 Resolver rule), or set GMSA_DNS_SERVERS","owner":"platform","retry":"soon"}
+        {"timestamp":"TIME","level":"WARN","event":"lease.overdue","account":"WebApp01","realm":"CORP.EXAMPLE.COM","code":"config-listen","what":"no why","why":null,"next":"choose a free address and port with GMSA_LISTEN; all containers of a task share one network","owner":"platform","retry":"never"}
         {"timestamp":"TIME","level":"ERROR","target":"hyper::proto","realm":"CORP.EXAMPLE.COM","message":"odd 1","account":"other"}
         "#);
     }
@@ -370,11 +376,11 @@ mod tests {
     fn text_is_for_people() {
         insta::assert_snapshot!(logged(Format::Text, "info", tell_all), @r"
         TIME INFO  lease{account=WebApp01 realm=CORP.EXAMPLE.COM}: lease.renewed dc=dc1.corp.example.com kvno=3 took=0ns
-        TIME ERROR lease{account=WebApp01 realm=CORP.EXAMPLE.COM}: lease.failed code=dc-srv-not-found
+        TIME ERROR lease{account=WebApp01 realm=CORP.EXAMPLE.COM}: lease.failed code=dc-srv-not-found owner=platform retry=soon
           what: no domain controller is known for `corp.example.com`
           why:  NXDOMAIN\u{1b}[31m from\n10.0.0.2
           next: let the VPC resolve the AD domain (DHCP options or a Route 53 Resolver rule), or set GMSA_DNS_SERVERS; see docs/faults.md#dc-srv-not-found
-        TIME WARN  lease{account=WebApp01 realm=CORP.EXAMPLE.COM}: lease.overdue code=config-listen
+        TIME WARN  lease{account=WebApp01 realm=CORP.EXAMPLE.COM}: lease.overdue code=config-listen owner=platform retry=never
           what: no why
           next: choose a free address and port with GMSA_LISTEN; all containers of a task share one network; see docs/faults.md#config-listen
         TIME ERROR lease{account=WebApp01 realm=CORP.EXAMPLE.COM}: hyper::proto: odd 1 account=other

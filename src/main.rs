@@ -1,9 +1,10 @@
 //! The `gmsa-sidecar` command: arguments -> a command of the library -> an exit code.
 
 use std::future::Future;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
+use gmsa_sidecar::check::{Given, Screen, Style, check};
 use gmsa_sidecar::config::{Command, Environment, Invocation};
 use gmsa_sidecar::fault::{Code, Fault};
 use gmsa_sidecar::refresh::Refresh;
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
             return if usage.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
-    log::start(invocation.log);
+    log::start(invocation.log.clone());
     keep_memory_private();
     if matches!(invocation.command, Command::Run(_) | Command::Init(_)) {
         for unknown in &invocation.unknown {
@@ -37,17 +38,20 @@ fn main() -> ExitCode {
         }
     }
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(obey(invocation.command)).unwrap_or_else(exit),
+        Ok(runtime) => runtime.block_on(obey(invocation)).unwrap_or_else(exit),
         Err(error) => exit(system("the runtime cannot start", &error)),
     }
 }
 
-async fn obey(command: Command) -> Result<ExitCode, Fault> {
-    match command {
+async fn obey(invocation: Invocation) -> Result<ExitCode, Fault> {
+    match invocation.command {
         Command::Run(config) => {
             let (config, shutdown, refresh) = (config.map_err(told)?, shutdown()?, Refresh::default());
             tokio::spawn(refresh_on_hangup(refresh.clone())?);
+            let (version, listen, dir) = (env!("CARGO_PKG_VERSION"), config.listen.to_string(), config.dir.clone());
+            tracing::info!(event = "sidecar.started", version, listen, dir = %dir.display());
             gmsa_sidecar::run(config, refresh, shutdown).await?;
+            tracing::info!(event = "sidecar.stopped");
             Ok(ExitCode::SUCCESS)
         }
         Command::Init(config) => {
@@ -56,6 +60,16 @@ async fn obey(command: Command) -> Result<ExitCode, Fault> {
                 done = gmsa_sidecar::init(config) => done.map(|()| ExitCode::SUCCESS),
                 () = shutdown => Ok(TERMINATED.into()),
             }
+        }
+        Command::Check { config, fault, json } => {
+            let style = match io::stdout().is_terminal() {
+                _ if json => Style::Json,
+                true => Style::Terminal { colour: invocation.log.colour },
+                false => Style::Plain,
+            };
+            let given = Given { config, fault, unknown: invocation.unknown };
+            let report = check(given, Screen { out: &mut io::stdout().lock(), style }).await;
+            Ok(report.exit().into())
         }
         Command::Health { listen, wait } => {
             let answer = match listen {

@@ -24,6 +24,7 @@ pub struct Metrics {
     renewals: Family<RenewalLabels, Counter>,
     duration: Family<LeaseLabels, Histogram, fn() -> Histogram>,
     faults: Family<FaultLabels, Counter>,
+    clock: Family<LeaseLabels, Gauge>,
 }
 
 impl Metrics {
@@ -35,6 +36,7 @@ impl Metrics {
         let renewals = Family::default();
         let duration = Family::new_with_constructor((|| Histogram::new(SECONDS)) as fn() -> Histogram);
         let faults = Family::default();
+        let clock = Family::default();
         let build = Family::<BuildLabels, Gauge<u64, AtomicU64>>::default();
         build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
 
@@ -44,13 +46,23 @@ impl Metrics {
         registry.register(RENEWALS, "Attempts to get a ticket", renewals.clone());
         registry.register("gmsa_renewal_duration_seconds", "How long an attempt took", duration.clone());
         registry.register(FAULTS, "Faults, by their code", faults.clone());
+        registry.register(
+            "gmsa_clock_offset_seconds",
+            "How far the KDC's clock is ahead of ours; 0 below a minute",
+            clock.clone(),
+        );
         registry.register("gmsa_build_info", "The version that runs", build);
-        Self { registry, ready, expiry, renewals, duration, faults }
+        Self { registry, ready, expiry, renewals, duration, faults, clock }
     }
 
     /// Counts a ticket got within `took`.
     pub fn renewed(&self, identity: &Identity, took: Duration) {
         self.attempted(identity, took, "success");
+    }
+
+    /// Notes how far the clock of the KDC that gave the last ticket is ahead of ours, in seconds.
+    pub fn clock_offset(&self, identity: &Identity, seconds: i64) {
+        self.clock.get_or_create(&identity.into()).set(seconds);
     }
 
     /// Counts an attempt that failed after `took`, and its fault.
@@ -151,6 +163,7 @@ mod tests {
             state: LeaseState::Held(held),
             next_renewal_at: None,
             attempts: 1,
+            history: std::collections::VecDeque::new(),
         };
         Status { discovery: None, leases: vec![lease] }
     }
@@ -164,6 +177,7 @@ mod tests {
             path: "/krbdir/WebApp01/krb5cc".into(),
         };
         metrics.renewed(&identity, Duration::from_millis(120));
+        metrics.clock_offset(&identity, -90);
         metrics.failed(&identity, Duration::from_secs(20), Code::DcUnreachable);
         metrics.fault(Code::TaskMetadataUnreachable);
         let expiry = clock::from_unix(1_800_000_000);
@@ -175,12 +189,14 @@ mod tests {
         bucketless.sort_unstable();
         insta::assert_snapshot!(bucketless.join("\n").replace(env!("CARGO_PKG_VERSION"), "VERSION"), @r#"
         # TYPE gmsa_build_info gauge
+        # TYPE gmsa_clock_offset_seconds gauge
         # TYPE gmsa_faults_total counter
         # TYPE gmsa_ready gauge
         # TYPE gmsa_renewal_duration_seconds histogram
         # TYPE gmsa_renewals_total counter
         # TYPE gmsa_ticket_expiry_timestamp_seconds gauge
         gmsa_build_info{version="VERSION"} 1
+        gmsa_clock_offset_seconds{account="WebApp01",realm="CORP.EXAMPLE.COM"} -90
         gmsa_faults_total{code="dc-unreachable"} 1
         gmsa_faults_total{code="task-metadata-unreachable"} 1
         gmsa_ready 1

@@ -57,7 +57,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Fault> {
 /// Answers requests and logs each change of readiness, until it is dropped.
 pub async fn serve(listener: TcpListener, state: State) -> Infallible {
     let loopback = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
-    let changes = announce(state.status.clone());
+    let changes = announce(state.status.clone(), HEARTBEAT);
     let router = router(state, loopback);
     tokio::select! {
         never = accept(listener, router) => never,
@@ -206,16 +206,23 @@ fn is_address_or_localhost(host: &HeaderValue) -> bool {
     bare.parse::<IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost")
 }
 
-/// Logs each change of readiness: what health checks print is seen by nobody on Fargate.
-async fn announce(mut status: watch::Receiver<Status>) -> Infallible {
+/// Logs each change of readiness, and from time to time how things stand: what health checks print is seen by nobody
+/// on Fargate.
+async fn announce(mut status: watch::Receiver<Status>, heartbeat: Duration) -> Infallible {
     let mut was = false;
+    let mut beat = Instant::now() + heartbeat;
     loop {
         let now = clock::now();
         let (is, wait) = {
             let status = status.borrow_and_update();
+            if beat <= Instant::now() {
+                beat = Instant::now() + heartbeat;
+                tell_state(&status, now);
+            }
             (tell_change(&status, was, now), until_next_expiry(&status, now))
         };
         was = is;
+        let wait = wait.min(beat.saturating_duration_since(Instant::now()));
         tokio::select! {
             changed = status.changed() => if changed.is_err() {
                 // Nobody publishes any more, but tickets still expire.
@@ -242,6 +249,25 @@ fn tell_change(status: &Status, was: bool, now: SystemTime) -> bool {
     }
     is
 }
+
+/// A sign of life.
+fn tell_state(status: &Status, now: SystemTime) {
+    let report = report::Report::new(status, now);
+    let number = |state: &str| report.leases.iter().filter(|lease| lease.state == state).count();
+    tracing::info!(
+        event = "sidecar.heartbeat",
+        ready = status.is_ready(now),
+        held = number("held"),
+        overdue = number("overdue"),
+        pending = number("pending"),
+        expired = number("expired"),
+        next_expiry = report.leases.iter().filter_map(|lease| lease.expires_at.as_deref()).min(),
+        next_renewal = report.leases.iter().filter_map(|lease| lease.next_renewal_at.as_deref()).min(),
+    );
+}
+
+/// In a steady state nothing else is logged.
+const HEARTBEAT: Duration = Duration::from_secs(3600);
 
 /// How long nothing can change without being published; never more than a minute, since clocks are set.
 fn until_next_expiry(status: &Status, now: SystemTime) -> Duration {

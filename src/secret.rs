@@ -34,6 +34,8 @@ pub struct Login {
     pub domain: Domain,
     /// Its password.
     pub password: Zeroizing<String>,
+    /// Which of the keys that a login is read from have a value.
+    pub keys: Vec<&'static str>,
 }
 
 impl Login {
@@ -58,6 +60,8 @@ impl Login {
             value = value.get_mut(key).map(Value::take).ok_or_else(|| Malformed::missing(key))?;
         }
         let mut fields = object(value)?;
+        let given = |key: &&&str| fields.get(**key).is_some_and(|value| !value.is_null() && value != "");
+        let keys = [USER_KEYS, PASSWORD_KEYS, DOMAIN_KEYS].into_iter().flatten().filter(given).copied().collect();
         let user = take(&mut fields, USER_KEYS)?.ok_or_else(|| Malformed::missing(USER_KEYS[0]))?;
         let user = user_name(&user).map_err(|why| Malformed::text(format!("`{}` {why}", USER_KEYS[0])))?;
         let password = take(&mut fields, PASSWORD_KEYS)?.ok_or_else(|| Malformed::missing(PASSWORD_KEYS[0]))?;
@@ -65,7 +69,7 @@ impl Login {
             None => domain.clone(),
             Some(name) => name.parse().map_err(|_| Malformed::text("`domainName` is no DNS name of a domain"))?,
         };
-        Ok(Self { user, domain, password })
+        Ok(Self { user, domain, password, keys })
     }
 }
 

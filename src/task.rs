@@ -159,6 +159,7 @@ async fn from_definition(task: &Task, aws: &Aws) -> Result<Vec<Reference>, Fault
     }
     let references = union(&specs, one).map_err(definition_fault)?;
     tracing::warn!(
+        event = "task.native-credspecs",
         task_definition = format!("{family}:{revision}"),
         "the task definition has native credentialSpecs: the platform's own fetcher is at work in this task too; the \
          two must not mount the same path. Name the CredSpecs in the label {LABEL} instead",

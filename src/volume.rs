@@ -49,12 +49,40 @@ impl Volume {
     ///
     /// Faults: `config-owner-denied` without the right to give files to `owner`, else `volume-not-writable`.
     pub fn open(path: impl Into<PathBuf>, owner: Option<Owner>, mode: Mode) -> Result<Self, Fault> {
-        let creator = rustix::process::geteuid().as_raw();
-        let mut volume = Self { path: path.into(), owner, mode, ours: [creator; 2] };
-        let root = volume.root().map_err(|error| volume.not_writable(error))?;
-        volume.ours = volume.probe(&root)?;
+        let (volume, root) = Self::prove(path.into(), owner, mode)?;
         volume.sweep(&root);
         Ok(volume)
+    }
+
+    /// The same proof beside a sidecar at work, whose half-done files stay; then looks at what there is.
+    ///
+    /// Faults: those of [`open`](Self::open), and `volume-not-readable` where the owner would not reach the files.
+    pub fn inspect(path: &Path, owner: Option<Owner>, mode: Mode) -> Result<Seen, Fault> {
+        let (volume, root) = Self::prove(path.to_owned(), owner, mode)?;
+        let stat = os::fstat(&root.fd).map_err(|error| volume.not_writable(error))?;
+        let space = os::fstatvfs(&root.fd).map_err(|error| volume.not_writable(error))?;
+        let seen = Seen {
+            owner: Owner { uid: stat.st_uid, gid: Some(stat.st_gid) },
+            mode: Mode(stat.st_mode & 0o7777),
+            free: space.f_bavail.saturating_mul(space.f_frsize),
+        };
+        if let Some(owner) = owner.filter(|owner| !owner.may_enter(&stat)) {
+            let what = format!("GMSA_OWNER {owner} cannot read the tickets on the volume `{}`", path.display());
+            let why = format!("{}, which does not let that user in", belongs(path));
+            return Err(Fault::new(Code::VolumeNotReadable, what).because(why));
+        }
+        if seen.free < LIMIT {
+            return Err(failed(path, Errno::NOSPC));
+        }
+        Ok(seen)
+    }
+
+    fn prove(path: PathBuf, owner: Option<Owner>, mode: Mode) -> Result<(Self, Folder), Fault> {
+        let creator = rustix::process::geteuid().as_raw();
+        let mut volume = Self { path, owner, mode, ours: [creator; 2] };
+        let root = volume.root().map_err(|error| volume.not_writable(error))?;
+        volume.ours = volume.probe(&root)?;
+        Ok((volume, root))
     }
 
     /// Where the volume is mounted: `GMSA_DIR`.
@@ -286,6 +314,17 @@ impl Folder {
     }
 }
 
+/// What [`Volume::inspect`] saw of the folder itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Whose it is.
+    pub owner: Owner,
+    /// Its mode.
+    pub mode: Mode,
+    /// Free space, bytes.
+    pub free: u64,
+}
+
 /// Who owns everything that is written: `GMSA_OWNER`, numeric `uid[:gid]`. Without a gid the group stays as the
 /// system sets it: the process's, or the folder's if that has the set-group-ID bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -294,6 +333,19 @@ pub struct Owner {
     pub uid: u32,
     /// The group.
     pub gid: Option<u32>,
+}
+
+impl Owner {
+    /// Whether this user may go through a folder; of its groups only the one that is given is known.
+    fn may_enter(self, folder: &Stat) -> bool {
+        let bit = match self.uid {
+            0 => return true,
+            uid if uid == folder.st_uid => 0o100,
+            _ if self.gid == Some(folder.st_gid) => 0o010,
+            _ => 0o001,
+        };
+        folder.st_mode & bit != 0
+    }
 }
 
 impl FromStr for Owner {

@@ -292,6 +292,8 @@ pub struct KdcError {
     pub code: i32,
     /// The KDC's own words, if any.
     pub text: Option<String>,
+    /// What AD adds in its own terms, an NTSTATUS: it tells a disabled account from a locked one.
+    pub status: Option<u32>,
     /// The KDC's clock.
     pub kdc_time: SystemTime,
 }
@@ -301,6 +303,8 @@ impl KdcError {
     pub const CLIENT_UNKNOWN: i32 = 6;
     /// KDC_ERR_S_PRINCIPAL_UNKNOWN
     pub const SERVICE_UNKNOWN: i32 = 7;
+    /// KDC_ERR_POLICY: logon hours, workstations, an authentication policy
+    pub const POLICY: i32 = 12;
     /// KDC_ERR_ETYPE_NOSUPP
     pub const ENCTYPE_UNSUPPORTED: i32 = 14;
     /// KDC_ERR_CLIENT_REVOKED: disabled, locked or expired
@@ -315,6 +319,40 @@ impl KdcError {
     pub const CLOCK_SKEW: i32 = 37;
     /// KDC_ERR_WRONG_REALM
     pub const WRONG_REALM: i32 = 68;
+
+    /// What is wrong, in words, if AD told it in its own terms.
+    pub fn status_in_words(&self) -> Option<&'static str> {
+        status_words(self.status?).map(|(_, words)| words)
+    }
+
+    /// What the code alone says, in words (RFC 4120 section 7.5.9).
+    pub fn code_in_words(&self) -> &'static str {
+        match self.code {
+            Self::CLIENT_UNKNOWN => "it does not know the account",
+            Self::SERVICE_UNKNOWN => "it does not know the service asked for",
+            8 => "it has several accounts of this name",
+            9 => "the account has no key: its password was never set",
+            Self::POLICY => "its policy forbids it (logon hours, workstations, an authentication policy)",
+            Self::ENCTYPE_UNSUPPORTED => "it offers no enctype that is allowed here",
+            Self::CLIENT_REVOKED => "the account is disabled, locked or expired",
+            19 => "the service's account is disabled",
+            20 => "the ticket was revoked",
+            21 => "the account is not valid yet",
+            Self::PASSWORD_EXPIRED => "the password must be changed first",
+            Self::PREAUTH_FAILED => "the password is wrong",
+            Self::PREAUTH_REQUIRED => "it does not take a password",
+            29 => "a service that it needs is not available",
+            31 => "it cannot decrypt the request",
+            32 => "the ticket has expired",
+            33 => "the ticket is not valid yet",
+            Self::CLOCK_SKEW => "the clocks differ too much",
+            41 => "the request was changed on its way",
+            52 => "its answer is too long for UDP",
+            60 => "it failed for a reason of its own",
+            Self::WRONG_REALM => "the account is of another realm",
+            _ => "see its answer",
+        }
+    }
 
     /// How far the KDC's clock is from `now`, and whether it is ahead.
     pub fn skew(&self, now: SystemTime) -> (Duration, bool) {
@@ -331,14 +369,49 @@ impl From<&KrbError> for KdcError {
         Self {
             code: error.error_code,
             text: text.filter(|text| !text.is_empty()).map(|text| text.chars().take(200).collect()),
-            kdc_time: error.stime.to_system_time(),
+            status: error.e_data.as_ref().and_then(|data| status(data.as_bytes())),
+            kdc_time: error.stime.to_system_time() + Duration::from_micros(u64::from(error.susec)),
         }
     }
+}
+
+/// The NTSTATUS in the error data of AD and of Samba: KERB-ERROR-DATA of type 3 (MS-KILE 2.2.1), which looks like one
+/// PA-DATA, and some send it as the only one of a METHOD-DATA. Its value begins with the status, little endian.
+fn status(data: &[u8]) -> Option<u32> {
+    const EXTENDED: i32 = 3;
+    let one = PaData::from_der(data).map(|data| vec![data]);
+    let methods = one.or_else(|_| Vec::<PaData>::from_der(data)).ok()?;
+    let extended = methods.iter().find(|data| data.padata_type == EXTENDED)?;
+    extended.padata_value.as_bytes().first_chunk().map(|status| u32::from_le_bytes(*status))
+}
+
+/// An NTSTATUS in its name and in words, as far as it tells of an account (MS-ERREF 2.3.1).
+fn status_words(status: u32) -> Option<(&'static str, &'static str)> {
+    Some(match status {
+        0xc000_0064 => ("STATUS_NO_SUCH_USER", "it does not know the account"),
+        0xc000_006a => ("STATUS_WRONG_PASSWORD", "the password is wrong"),
+        0xc000_006d => ("STATUS_LOGON_FAILURE", "name or password is wrong"),
+        0xc000_006e => ("STATUS_ACCOUNT_RESTRICTION", "the account is restricted from logging on like this"),
+        0xc000_006f => ("STATUS_INVALID_LOGON_HOURS", "the account may not log on at this time of the day"),
+        0xc000_0070 => ("STATUS_INVALID_WORKSTATION", "the account may not log on from this computer"),
+        0xc000_0071 => ("STATUS_PASSWORD_EXPIRED", "the password has expired"),
+        0xc000_0072 => ("STATUS_ACCOUNT_DISABLED", "the account is disabled"),
+        0xc000_0133 => ("STATUS_TIME_DIFFERENCE_AT_DC", "the clocks differ too much"),
+        0xc000_0193 => ("STATUS_ACCOUNT_EXPIRED", "the account has expired"),
+        0xc000_0224 => ("STATUS_PASSWORD_MUST_CHANGE", "the password must be changed first"),
+        0xc000_0234 => ("STATUS_ACCOUNT_LOCKED_OUT", "the account is locked"),
+        0xc000_0413 => ("STATUS_AUTHENTICATION_FIREWALL_FAILED", "an authentication policy or silo forbids it"),
+        _ => return None,
+    })
 }
 
 impl std::fmt::Display for KdcError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "the KDC answered {} ({})", krb5::client::kdc_error_name(self.code), self.code)?;
+        if let Some(status) = self.status {
+            let name = status_words(status).map_or("NTSTATUS", |(name, _)| name);
+            write!(f, ", {name} ({status:#010x})")?;
+        }
         match &self.text {
             Some(text) => write!(f, ": {text}"),
             None => Ok(()),
@@ -377,7 +450,7 @@ const ENC_PA_REP: u32 = 1 << 16;
 /// KDCs allow five minutes by default (MS-KILE 3.1.1.1). A minute is far from that and beyond any delay.
 const SKEW_THAT_MATTERS: Duration = Duration::from_secs(60);
 /// A clock that is off by more is to be set, not to be worked around.
-const SKEW_TO_BELIEVE: Duration = Duration::from_secs(12 * 3600);
+pub(crate) const SKEW_TO_BELIEVE: Duration = Duration::from_secs(12 * 3600);
 
 /// 2037-09-13, what Windows clients ask for.
 const FAR_FUTURE: i64 = 2_136_422_885;

@@ -54,7 +54,11 @@ fn data(padata_type: i32, value: Vec<u8>) -> PaData {
 }
 
 fn error(code: i32, methods: Option<Vec<PaData>>) -> Vec<u8> {
-    let error = KrbError {
+    wrap(30, &refusal(code, methods.map(|methods| methods.to_der().unwrap())))
+}
+
+fn refusal(code: i32, data: Option<Vec<u8>>) -> KrbError {
+    KrbError {
         pvno: 5,
         msg_type: 30,
         ctime: None,
@@ -67,9 +71,8 @@ fn error(code: i32, methods: Option<Vec<PaData>>) -> Vec<u8> {
         realm: KerberosString("EXAMPLE.COM".into()),
         sname: PrincipalName::from(&server()),
         e_text: None,
-        e_data: methods.map(|methods| OctetString::new(methods.to_der().unwrap()).unwrap()),
-    };
-    wrap(30, &error)
+        e_data: data.map(|data| OctetString::new(data).unwrap()),
+    }
 }
 
 fn methods(enctype: i32, salt: &str, timestamp: bool) -> Vec<PaData> {
@@ -281,6 +284,24 @@ fn stamp(bytes: &[u8]) -> SystemTime {
     let key = Key::from_password(18, RIGHT, SALT.as_bytes(), None).unwrap();
     let plain = key.decrypt(1, proof.cipher.as_bytes()).unwrap();
     super::messages::PaEncTsEnc::from_der(&plain).unwrap().patimestamp.to_system_time()
+}
+
+/// As Samba sends it, one KERB-ERROR-DATA, and as METHOD-DATA; both captured or written after MS-KILE 2.2.1.
+#[test]
+fn the_state_of_an_account_is_read_from_the_error_data() {
+    let locked = || data(3, [0xc000_0234_u32.to_le_bytes(), [0; 4], 1_u32.to_le_bytes()].concat());
+    let status = |data: Vec<u8>| KdcError::from(&refusal(18, Some(data)));
+    for bytes in [locked().to_der().unwrap(), vec![locked()].to_der().unwrap()] {
+        let told = status(bytes);
+        assert_eq!((told.status, told.status_in_words()), (Some(0xc000_0234), Some("the account is locked")));
+        let words = "the KDC answered KDC_ERR_CLIENT_REVOKED (18), STATUS_ACCOUNT_LOCKED_OUT (0xc0000234)";
+        assert_eq!(told.to_string(), words);
+    }
+    for bytes in [vec![], vec![0x30, 0], data(3, vec![1, 2]).to_der().unwrap(), data(2, vec![0; 8]).to_der().unwrap()] {
+        assert_eq!(status(bytes).status, None);
+    }
+    let odd = status(data(3, vec![1, 0, 0, 0xc0]).to_der().unwrap());
+    assert!(odd.to_string().ends_with("NTSTATUS (0xc0000001)") && odd.status_in_words().is_none(), "{odd}");
 }
 
 #[test]

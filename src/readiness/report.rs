@@ -79,6 +79,32 @@ pub(super) struct Detail<'a> {
     pub(super) attempts: u64,
     pub(super) kvno: Option<u32>,
     pub(super) took: Option<String>,
+    /// The last attempts, the latest first.
+    pub(super) history: Vec<Attempt<'a>>,
+    /// How much of the ticket's life is left, and its whole life.
+    #[serde(skip)]
+    pub(super) life: Option<(Duration, Duration)>,
+}
+
+/// One attempt to renew.
+#[derive(Serialize)]
+pub(super) struct Attempt<'a> {
+    pub(super) at: String,
+    pub(super) took: String,
+    pub(super) dc: Option<&'a str>,
+    /// Of the fault.
+    pub(super) code: Option<&'static str>,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(attempt: &'a lease::Attempt) -> Self {
+        Self {
+            at: clock::rfc3339(attempt.at),
+            took: rounded(attempt.took),
+            dc: attempt.outcome.as_ref().ok().and_then(|dc| dc.as_ref()).map(|dc| dc.as_str()),
+            code: attempt.outcome.as_ref().err().map(|code| code.name()),
+        }
+    }
 }
 
 impl<'a> Detail<'a> {
@@ -91,6 +117,11 @@ impl<'a> Detail<'a> {
             attempts: lease.attempts,
             kvno: held.and_then(|held| held.kvno),
             took: held.and_then(|held| held.took).map(rounded),
+            history: lease.history.iter().map(Attempt::new).collect(),
+            life: held.map(|held| {
+                let span = |from: SystemTime| held.expires_at.duration_since(from).unwrap_or_default();
+                (span(now), span(held.renewed_at))
+            }),
         }
     }
 }

@@ -1,7 +1,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::lease::{Held, Identity, LeaseId, LeaseState};
+use crate::lease::{Attempt, Held, Identity, LeaseId, LeaseState};
 
 /// A server on a port of its own, and the hand that changes what it tells.
 struct Server {
@@ -58,7 +58,14 @@ fn lease(state: LeaseState) -> LeaseStatus {
         state,
         next_renewal_at: Some(clock::from_unix(4_000_000_000)),
         attempts: 3,
+        history: history(),
     }
+}
+
+fn history() -> std::collections::VecDeque<Attempt> {
+    let attempt = |at, outcome| Attempt { at: clock::from_unix(at), took: Duration::from_millis(70), outcome };
+    let dc = "dc1.corp.example.com".parse().unwrap();
+    [attempt(1_700_000_000, Ok(Some(dc))), attempt(1_699_999_000, Err(Code::DcUnreachable))].into()
 }
 
 fn held(expires_at: i64) -> Held {
@@ -109,16 +116,19 @@ async fn json_has_every_field_and_null_where_nothing_is_known() {
     let (code, body) = server.get("/ready").await;
     assert_eq!(code, 503);
     insta::assert_snapshot!(body.replace("},{", "},\n{"), @r#"
-    {"ready":false,"fault":{"code":"task-metadata-unreachable","what":"no answer","why":null,"next":"on ECS this passes by itself; elsewhere unset ECS_CONTAINER_METADATA_URI_V4 and set GMSA_CREDENTIAL_SPECS"},"leases":[{"spec":"arn:aws:s3:::specs/webapp01.json","account":"WebApp01","realm":"CORP.EXAMPLE.COM","path":"/krbdir/WebApp01/krb5cc","state":"held","expires_at":"2096-10-02T07:06:40Z","next_renewal_at":"2096-10-02T07:06:40Z","fault":null},
-    {"spec":"arn:aws:s3:::specs/webapp01.json","account":"WebApp01","realm":"CORP.EXAMPLE.COM","path":"/krbdir/WebApp01/krb5cc","state":"expired","expires_at":"2023-11-14T22:13:20Z","next_renewal_at":"2096-10-02T07:06:40Z","fault":{"code":"dc-unreachable","what":"no domain controller of `corp.example.com` answers","why":"<timed out>","next":"open TCP 88 and 389 from the task to the domain controllers (security groups, routes, firewall of the DC)"}},
+    {"ready":false,"fault":{"code":"task-metadata-unreachable","what":"no answer","why":null,"next":"on ECS this passes by itself; elsewhere unset ECS_CONTAINER_METADATA_URI_V4 and set GMSA_CREDENTIAL_SPECS","owner":"platform","retry":"soon"},"leases":[{"spec":"arn:aws:s3:::specs/webapp01.json","account":"WebApp01","realm":"CORP.EXAMPLE.COM","path":"/krbdir/WebApp01/krb5cc","state":"held","expires_at":"2096-10-02T07:06:40Z","next_renewal_at":"2096-10-02T07:06:40Z","fault":null},
+    {"spec":"arn:aws:s3:::specs/webapp01.json","account":"WebApp01","realm":"CORP.EXAMPLE.COM","path":"/krbdir/WebApp01/krb5cc","state":"expired","expires_at":"2023-11-14T22:13:20Z","next_renewal_at":"2096-10-02T07:06:40Z","fault":{"code":"dc-unreachable","what":"no domain controller of `corp.example.com` answers","why":"<timed out>","next":"open TCP 88 and 389 from the task to the domain controllers (security groups, routes, firewall of the DC)","owner":"platform","retry":"soon"}},
     {"spec":"arn:aws:s3:::specs/webapp01.json","account":null,"realm":null,"path":null,"state":"pending","expires_at":null,"next_renewal_at":null,"fault":null}]}
     "#);
     let (code, body) = server.get("/leases").await;
     assert_eq!(code, 200);
     insta::assert_snapshot!(body.replace("},{", "},\n{"), @r#"
-    {"ready":false,"fault":{"code":"task-metadata-unreachable","what":"no answer","why":null,"next":"on ECS this passes by itself; elsewhere unset ECS_CONTAINER_METADATA_URI_V4 and set GMSA_CREDENTIAL_SPECS"},"leases":[{"spec":"arn:aws:s3:::specs/webapp01.json","account":"WebApp01","realm":"CORP.EXAMPLE.COM","path":"/krbdir/WebApp01/krb5cc","state":"held","expires_at":"2096-10-02T07:06:40Z","next_renewal_at":"2096-10-02T07:06:40Z","fault":null,"dc":"dc1.corp.example.com","last_success_at":"2023-11-14T22:13:20Z","attempts":3,"kvno":7,"took":"1s 250ms"},
-    {"spec":"arn:aws:s3:::specs/webapp01.json","account":"WebApp01","realm":"CORP.EXAMPLE.COM","path":"/krbdir/WebApp01/krb5cc","state":"expired","expires_at":"2023-11-14T22:13:20Z","next_renewal_at":"2096-10-02T07:06:40Z","fault":{"code":"dc-unreachable","what":"no domain controller of `corp.example.com` answers","why":"<timed out>","next":"open TCP 88 and 389 from the task to the domain controllers (security groups, routes, firewall of the DC)"},"dc":"dc1.corp.example.com","last_success_at":"2023-11-14T22:13:20Z","attempts":3,"kvno":7,"took":"1s 250ms"},
-    {"spec":"arn:aws:s3:::specs/webapp01.json","account":null,"realm":null,"path":null,"state":"pending","expires_at":null,"next_renewal_at":null,"fault":null,"dc":null,"last_success_at":null,"attempts":3,"kvno":null,"took":null}]}
+    {"ready":false,"fault":{"code":"task-metadata-unreachable","what":"no answer","why":null,"next":"on ECS this passes by itself; elsewhere unset ECS_CONTAINER_METADATA_URI_V4 and set GMSA_CREDENTIAL_SPECS","owner":"platform","retry":"soon"},"leases":[{"spec":"arn:aws:s3:::specs/webapp01.json","account":"WebApp01","realm":"CORP.EXAMPLE.COM","path":"/krbdir/WebApp01/krb5cc","state":"held","expires_at":"2096-10-02T07:06:40Z","next_renewal_at":"2096-10-02T07:06:40Z","fault":null,"dc":"dc1.corp.example.com","last_success_at":"2023-11-14T22:13:20Z","attempts":3,"kvno":7,"took":"1s 250ms","history":[{"at":"2023-11-14T22:13:20Z","took":"70ms","dc":"dc1.corp.example.com","code":null},
+    {"at":"2023-11-14T21:56:40Z","took":"70ms","dc":null,"code":"dc-unreachable"}]},
+    {"spec":"arn:aws:s3:::specs/webapp01.json","account":"WebApp01","realm":"CORP.EXAMPLE.COM","path":"/krbdir/WebApp01/krb5cc","state":"expired","expires_at":"2023-11-14T22:13:20Z","next_renewal_at":"2096-10-02T07:06:40Z","fault":{"code":"dc-unreachable","what":"no domain controller of `corp.example.com` answers","why":"<timed out>","next":"open TCP 88 and 389 from the task to the domain controllers (security groups, routes, firewall of the DC)","owner":"platform","retry":"soon"},"dc":"dc1.corp.example.com","last_success_at":"2023-11-14T22:13:20Z","attempts":3,"kvno":7,"took":"1s 250ms","history":[{"at":"2023-11-14T22:13:20Z","took":"70ms","dc":"dc1.corp.example.com","code":null},
+    {"at":"2023-11-14T21:56:40Z","took":"70ms","dc":null,"code":"dc-unreachable"}]},
+    {"spec":"arn:aws:s3:::specs/webapp01.json","account":null,"realm":null,"path":null,"state":"pending","expires_at":null,"next_renewal_at":null,"fault":null,"dc":null,"last_success_at":null,"attempts":3,"kvno":null,"took":null,"history":[{"at":"2023-11-14T22:13:20Z","took":"70ms","dc":"dc1.corp.example.com","code":null},
+    {"at":"2023-11-14T21:56:40Z","took":"70ms","dc":null,"code":"dc-unreachable"}]}]}
     "#);
 }
 
@@ -189,7 +199,7 @@ async fn metrics_and_the_page_say_what_they_are() {
     assert!(body.contains("\ngmsa_ready 1\n"), "{body}");
     let (code, head, body) = server.ask("GET", "/", "localhost").await;
     assert!(code == 200 && head.contains("content-security-policy: default-src 'none'"), "{head}");
-    assert!(body.contains("is ready") && body.contains("overdue") && body.contains("dc-unreachable"), "{body}");
+    assert!(body.contains(">ready</b>") && body.contains("overdue") && body.contains("dc-unreachable"), "{body}");
     assert!(body.contains("&lt;timed out&gt;") && !body.contains("<timed"), "{body}");
 }
 
@@ -238,4 +248,43 @@ async fn bytes_that_are_no_http_do_no_harm() {
         let _ = timeout(Duration::from_millis(200), server.say(junk)).await;
     }
     assert_eq!(server.get("/health").await.0, 200);
+}
+
+/// All that is logged meanwhile, as text.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, part: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(part);
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_steady_state_is_told_once_a_heartbeat() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _log = tracing::subscriber::set_default(subscriber);
+    let leases = vec![lease(LeaseState::Held(held(FUTURE))), lease(LeaseState::Overdue(held(FUTURE), fault()))];
+    let (_sender, status) = watch::channel(Status { discovery: None, leases });
+    let announced = tokio::spawn(announce(status, Duration::from_millis(300)));
+    let told = || String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let start = Instant::now();
+    while !told().contains("sidecar.heartbeat") {
+        assert!(start.elapsed() < Duration::from_secs(10), "{}", told());
+        sleep(Duration::from_millis(10)).await;
+    }
+    announced.abort();
+    assert!(start.elapsed() >= Duration::from_millis(300));
+    let told = told();
+    assert_eq!(told.lines().count(), 2, "ready, then the heartbeat: {told}");
+    for field in ["ready=true", "held=1", "overdue=1", "pending=0", "next_expiry=\"2096-10-02T07:06:40Z\""] {
+        assert!(told.contains(field), "{field}: {told}");
+    }
 }

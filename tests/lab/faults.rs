@@ -5,7 +5,7 @@ use crate::support::{Sidecar, assert_no_secret, cred_spec, lab, put_object, put_
 
 /// Runs `init` for each case and tells what the user reads. Whatever the case, no ticket is written, nothing but
 /// one fault ends it, and it does not panic.
-fn told(cases: Vec<(&str, Sidecar)>) -> String {
+pub fn told(cases: Vec<(&str, Sidecar)>) -> String {
     let mut told = String::new();
     for (name, sidecar) in cases {
         let sidecar = sidecar.with("GMSA_INIT_TIMEOUT", "1s");
@@ -18,7 +18,7 @@ fn told(cases: Vec<(&str, Sidecar)>) -> String {
 }
 
 /// Without what differs from run to run: the secrets' random suffixes, folders, the order of DCs.
-fn normal(text: &str, sidecar: &Sidecar) -> String {
+pub fn normal(text: &str, sidecar: &Sidecar) -> String {
     let mut text = text.replace(&sidecar.volume.path().display().to_string(), "VOLUME");
     while let Some(at) = text.find(":secret:gmsa/") {
         let end = text[at..].find(['`', ' ', ')', ';']).map_or(text.len(), |end| at + end);

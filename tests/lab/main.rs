@@ -15,6 +15,9 @@
 /// a ticket is always there, whatever breaks
 mod always;
 
+/// every step of the chain, told without writing a ticket
+mod check;
+
 /// real clients use the ticket
 mod clients;
 
@@ -26,6 +29,9 @@ mod life;
 
 /// what a running sidecar's memory holds
 mod memory;
+
+/// faults that only a broken network, DC or volume shows: the examples of docs/faults.md
+mod examples;
 
 /// what the first ticket costs on the wire
 mod round_trips;

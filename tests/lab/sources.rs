@@ -12,7 +12,7 @@ fn gets_a_ticket(sidecar: &Sidecar) -> String {
 }
 
 /// Documents of the ECS agent for a task of this test alone; returns the metadata URI.
-fn task(id: &str, container: &serde_json::Value, task: &serde_json::Value) -> String {
+pub fn task(id: &str, container: &serde_json::Value, task: &serde_json::Value) -> String {
     let folder = std::path::Path::new(lab("LAB_ECS_DOCS")).join(id);
     std::fs::create_dir_all(&folder).unwrap();
     write(&folder.join("container.json"), &container.to_string());
@@ -20,7 +20,7 @@ fn task(id: &str, container: &serde_json::Value, task: &serde_json::Value) -> St
     format!("{}/v4/{id}", lab("LAB_ECS_ENDPOINT"))
 }
 
-fn documents() -> (serde_json::Value, serde_json::Value) {
+pub fn documents() -> (serde_json::Value, serde_json::Value) {
     let read = |name: &str| {
         let path = std::path::Path::new(lab("LAB_ECS_DOCS")).join("bare").join(name);
         serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()

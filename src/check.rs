@@ -1,0 +1,653 @@
+//! `gmsa-sidecar check`: the whole chain, step by step, on the same parts as `run`.
+//!
+//! It goes on after a failure wherever a later step can still be tried, writes no ticket, and proves each login once:
+//! a wrong password is sent to one DC, one time.
+
+mod readers;
+mod report;
+
+pub use report::{Outcome, Report, Screen, Step, Style};
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
+
+use self::readers::{Sid, readers};
+use crate::aws::Aws;
+use crate::clock;
+use crate::config::{Config, DomainControllers, Unknown};
+use crate::credspec::{self, CredSpec, LoginSource, Reference};
+use crate::dc::{self, Kdc, Locator, Service};
+use crate::fault::{Code, Fault};
+use crate::gmsa::{self, Gmsa, LDAP_DEADLINE};
+use crate::kerberos::{self, GmsaTgt, Password, Principal, Proof, Refusal, SKEW_TO_BELIEVE};
+use crate::ldap::{Connection, Sealed};
+use crate::name::{Account, Domain, Host};
+use crate::secret::{self, Secret, Stage};
+use crate::task::{self, Task};
+use crate::volume::Volume;
+
+/// What was configured: as far as it can be used, what of it cannot, and what means nothing.
+pub struct Given {
+    /// The configuration; defaults stand in for what cannot be used.
+    pub config: Config,
+    /// What of it cannot be used.
+    pub fault: Option<Fault>,
+    /// Variables that mean nothing.
+    pub unknown: Vec<Unknown>,
+}
+
+/// Tries every step, shows each as it ends, and returns them all.
+pub async fn check(given: Given, screen: Screen<'_>) -> Report {
+    let mut walk = Walk { screen, report: Report::default() };
+    let Given { config, fault, unknown } = given;
+    walk.step("configuration", "", async { configuration(&config, fault, &unknown) }).await;
+    match Aws::new(config.aws.clone()) {
+        Ok(aws) => walk.chain(&config, &aws).await,
+        Err(fault) => {
+            // As a rule the configuration told it already.
+            walk.skip("task", "", &fault.what);
+        }
+    }
+    walk.volume(&config).await;
+    walk.screen.end(&walk.report);
+    walk.report
+}
+
+fn configuration(config: &Config, fault: Option<Fault>, unknown: &[Unknown]) -> Result<((), String), Fault> {
+    if let Some(fault) = fault {
+        return Err(fault);
+    }
+    let mut told = vec![match &config.cred_specs {
+        Some(specs) => format!("GMSA_CREDENTIAL_SPECS names {}", count(specs.len(), "CredSpec")),
+        None => "the ECS task is asked for its CredSpecs".to_owned(),
+    }];
+    told.extend(unknown.iter().map(|unknown| {
+        format!("WARNING: {} is set and means nothing: is {} meant?", unknown.variable, unknown.nearest)
+    }));
+    Ok(((), told.join("; ")))
+}
+
+/// The steps so far, and where they are shown.
+struct Walk<'a> {
+    screen: Screen<'a>,
+    report: Report,
+}
+
+/// A step's work: what later steps need of it, and what there is to tell; or its fault.
+type Told<T> = Result<(T, String), Fault>;
+
+impl Walk<'_> {
+    async fn step<T>(&mut self, name: &'static str, subject: &str, work: impl Future<Output = Told<T>>) -> Option<T> {
+        self.screen.begin(name, subject);
+        let start = Instant::now();
+        let told = work.await;
+        self.tell(name, subject, told, start.elapsed())
+    }
+
+    fn skip(&mut self, name: &'static str, subject: &str, why: &str) {
+        let subject = subject.to_owned();
+        self.show(Step { name, subject, outcome: Outcome::Skipped(why.to_owned()), took: Duration::ZERO });
+    }
+
+    fn tell<T>(&mut self, name: &'static str, subject: &str, told: Told<T>, took: Duration) -> Option<T> {
+        let (value, outcome) = match told {
+            Ok((value, detail)) => (Some(value), Outcome::Passed(detail)),
+            Err(fault) => (None, Outcome::Failed(fault)),
+        };
+        self.show(Step { name, subject: subject.to_owned(), outcome, took });
+        value
+    }
+
+    fn show(&mut self, step: Step) {
+        self.screen.show(&step);
+        self.report.steps.push(step);
+    }
+
+    /// From the task to the tickets.
+    async fn chain(&mut self, config: &Config, aws: &Aws) {
+        let Some(references) = self.references(config, aws).await else { return };
+        let specs = self.cred_specs(&references, aws).await;
+        let logins = unique(specs.iter().map(|spec| (spec.domain().clone(), spec.login().clone())));
+        let mut secrets = HashMap::new();
+        for (domain, login) in &logins {
+            if let Some(secret) = self.secret(domain, login, aws).await {
+                secrets.insert((domain.clone(), login.clone()), secret);
+            }
+        }
+        let mut controllers = HashMap::new();
+        for domain in unique(specs.iter().map(|spec| spec.domain().clone())) {
+            let spec = specs.iter().find(|spec| *spec.domain() == domain);
+            let account = spec.and_then(|spec| spec.accounts().first());
+            if let (Some(locator), Some(account)) = (self.domain(&domain, config).await, account) {
+                let reachable = self.controllers(&locator.0, &locator.1, &domain, account).await;
+                controllers.extend(reachable.into_iter().next().map(|first| (domain, first)));
+            }
+        }
+        let mut sent = HashSet::new();
+        for key in logins {
+            let (domain, login) = &key;
+            let accounts = specs.iter().filter(|spec| (spec.domain(), spec.login()) == (domain, login));
+            let accounts = unique(accounts.flat_map(CredSpec::accounts));
+            let session = match (secrets.get(&key), controllers.get(domain)) {
+                (None, _) => Err("there is no login to try"),
+                (_, None) => Err("no domain controller can be reached"),
+                (Some(secret), Some(_)) if !sent.insert((secret.version_id.clone(), domain.clone())) => {
+                    Err("the same version of the same secret was tried above; it is not sent twice")
+                }
+                (Some(secret), Some(controller)) => Ok((secret, controller)),
+            };
+            let session = match session {
+                Ok((secret, controller)) => self.log_in(domain, secret, controller).await,
+                Err(why) => {
+                    self.skip("login", domain.as_str(), why);
+                    self.skip("bind", domain.as_str(), why);
+                    Err(why)
+                }
+            };
+            match session {
+                Ok(session) => self.accounts(domain, &accounts, session).await,
+                Err(why) => {
+                    for account in accounts {
+                        ["gmsa", "password", "ticket"].iter().for_each(|name| self.skip(name, account.as_str(), why));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where the CredSpecs are.
+    async fn references(&mut self, config: &Config, aws: &Aws) -> Option<Vec<Reference>> {
+        if config.aws.metadata_uri.is_some() {
+            let read = async {
+                let container = aws.metadata("").await?;
+                let task = Task::parse(&container, &aws.metadata("/task").await?)?;
+                let told = describe(&task);
+                Ok((task, told))
+            };
+            self.step("task", "", read).await;
+        } else {
+            self.skip("task", "", "this is no ECS task: ECS_CONTAINER_METADATA_URI_V4 is not set");
+        }
+        match &config.cred_specs {
+            Some(named) if named.is_empty() => {
+                self.skip("discovery", "", "GMSA_CREDENTIAL_SPECS cannot be used");
+                None
+            }
+            Some(named) => Some(named.clone()),
+            None if config.aws.metadata_uri.is_none() => {
+                self.skip("discovery", "", "there is nobody to ask for CredSpecs");
+                None
+            }
+            None => {
+                let found = async {
+                    let references = task::discover(aws).await?;
+                    let names: Vec<_> = references.iter().map(ToString::to_string).collect();
+                    Ok((references, format!("the task names {}", names.join(", "))))
+                };
+                self.step("discovery", "", found).await
+            }
+        }
+    }
+
+    /// Reads the CredSpecs; those that cannot be used are left out.
+    async fn cred_specs(&mut self, references: &[Reference], aws: &Aws) -> Vec<CredSpec> {
+        let mut specs = Vec::new();
+        let mut folders: HashMap<String, String> = HashMap::new();
+        for reference in references {
+            let subject = reference.to_string();
+            let read = async {
+                let spec = credspec::fetch(reference, aws).await?;
+                for account in spec.accounts() {
+                    if let Some(other) = folders.insert(account.as_str().to_ascii_lowercase(), subject.clone()) {
+                        let what = format!("two CredSpecs name the gMSA `{account}`");
+                        let why = format!("{other} and {subject}");
+                        return Err(Fault::new(Code::ConfigAccountTwice, what).because(why));
+                    }
+                }
+                let accounts: Vec<_> = spec.accounts().iter().map(|account| format!("`{account}`")).collect();
+                let login = match spec.login() {
+                    LoginSource::Secret(arn) => format!("login from {arn}"),
+                    LoginSource::DomainJoined => "no CredentialArn".to_owned(),
+                };
+                let told = format!("gMSA {} of `{}`, {login}", accounts.join(", "), spec.domain());
+                Ok((spec, told))
+            };
+            specs.extend(self.step("credspec", &subject, read).await);
+        }
+        specs
+    }
+
+    async fn secret(&mut self, domain: &Domain, login: &LoginSource, aws: &Aws) -> Option<Secret> {
+        let subject = match login {
+            LoginSource::Secret(arn) => arn.to_string(),
+            LoginSource::DomainJoined => domain.to_string(),
+        };
+        let read = async {
+            let LoginSource::Secret(arn) = login else {
+                let what = format!("the CredSpec for `{domain}` names no CredentialArn");
+                let why = "a login by a host's keytab is not supported by this version";
+                return Err(Fault::new(Code::ConfigLoginMissing, what).because(why));
+            };
+            let secret = secret::fetch(arn, domain, aws, Stage::Current).await?;
+            if secret.login.domain != *domain {
+                let what = format!("the login belongs to `{}`, the gMSA to `{domain}`", secret.login.domain);
+                let why = "a login across a trust is not supported by this version";
+                return Err(Fault::new(Code::TicketTrust, what).because(why));
+            }
+            let (user, keys) = (&secret.login.user, secret.login.keys.join(", "));
+            let told = format!("login `{user}` of `{domain}`; version {}; keys present: {keys}", secret.version_id);
+            Ok((secret, told))
+        };
+        self.step("secret", &subject, read).await
+    }
+
+    /// Which DCs a domain has: as `run` finds them, and what each DNS server says.
+    async fn domain(&mut self, domain: &Domain, config: &Config) -> Option<(Arc<Locator>, Vec<Host>)> {
+        let configured = !config.domain_controllers.of(domain).is_empty();
+        let servers =
+            if config.dns_servers.is_empty() { Locator::system_servers() } else { config.dns_servers.clone() };
+        let find = async {
+            let locator = Arc::new(Locator::new(&config.dns_servers, config.domain_controllers.clone())?);
+            let (found, answers) = tokio::join!(locator.locate(domain), async {
+                if configured { String::new() } else { each_server(&servers, domain).await }
+            });
+            let mut hosts = found.map_err(|fault| match &fault.why {
+                // With one server the fault has told all of it.
+                Some(why) if servers.len() > 1 => {
+                    let why = format!("{why}; one by one: {answers}");
+                    fault.because(why)
+                }
+                _ => fault,
+            })?;
+            if !configured {
+                // Those of one priority come in any order.
+                hosts.sort();
+            }
+            let names: Vec<_> = hosts.iter().map(Host::as_str).collect();
+            let source = if configured { "named by GMSA_DOMAIN_CONTROLLERS".to_owned() } else { answers };
+            let told = format!("{} ({source})", names.join(", "));
+            Ok(((locator, hosts), told))
+        };
+        self.step("dns", domain.as_str(), find).await
+    }
+
+    /// Tries all DCs of a domain at once; returns those that can be reached, in their order.
+    async fn controllers(
+        &mut self,
+        locator: &Arc<Locator>,
+        hosts: &[Host],
+        domain: &Domain,
+        account: &Account,
+    ) -> Vec<Controller> {
+        self.screen.begin("dc", &count(hosts.len(), "domain controller"));
+        let tries = hosts.iter().map(async |host| {
+            let start = Instant::now();
+            (reach(locator, host).await, start.elapsed())
+        });
+        let tries = join_all(tries).await;
+        let one_serves = tries.iter().any(|(told, _)| told.is_ok());
+        let mut reachable = Vec::new();
+        for (host, (told, took)) in hosts.iter().zip(tries) {
+            match told {
+                Err(fault) if one_serves => {
+                    let subject = host.to_string();
+                    self.show(Step { name: "dc", subject, outcome: Outcome::Warned(fault), took });
+                }
+                told => reachable.extend(self.tell("dc", host.as_str(), told, took)),
+            }
+        }
+        let client = kerberos::gmsa_principal(&account.sam_account_name(), domain);
+        self.screen.begin("clock", &count(reachable.len(), "domain controller"));
+        let asked = reachable.iter().map(async |controller: &Controller| {
+            let start = Instant::now();
+            (clock_of(controller, &client, domain).await, start.elapsed())
+        });
+        let asked = join_all(asked).await;
+        for (controller, (outcome, took)) in reachable.iter().zip(asked) {
+            let subject = controller.host.to_string();
+            self.show(Step { name: "clock", subject, outcome: outcome.unwrap_or_else(Outcome::Failed), took });
+        }
+        for host in hosts.iter().filter(|host| !reachable.iter().any(|controller| controller.host == **host)) {
+            self.skip("clock", host.as_str(), "it cannot be reached");
+        }
+        reachable
+    }
+
+    /// Proves the login to one DC, and binds to its LDAP service.
+    async fn log_in(
+        &mut self,
+        domain: &Domain,
+        secret: &Secret,
+        controller: &Controller,
+    ) -> Result<Session, &'static str> {
+        let Controller { host, addresses, .. } = controller;
+        let login = kerberos::login_principal(&secret.login.user, domain);
+        let log_in = async {
+            let mut kdc = controller.kdc();
+            let service = kerberos::ldap_service(host, domain);
+            let proof = Proof::Password(Password::new(secret.login.password.clone()));
+            let (ticket, _key) = kerberos::authenticate(&mut kdc, &login, &service, proof)
+                .await
+                .map_err(|refusal| refusal.of_login(&login))?;
+            Ok(((kdc, ticket.into_ldap_ticket()), format!("`{host}` gave a ticket for {}", service.name())))
+        };
+        let Some((kdc, ticket)) = self.step("login", &login.to_string(), log_in).await else {
+            const WHY: &str = "the login was not accepted";
+            self.skip("bind", host.as_str(), WHY);
+            return Err(WHY);
+        };
+        let bind = async {
+            let stream = dc::dial(host, addresses, Service::Ldap.port()).await?;
+            let ldap = gmsa::bind(stream, &ticket, host, &login.to_string()).await?;
+            Ok((ldap, format!("LDAP on port {}, signed and sealed", Service::Ldap.port())))
+        };
+        let ldap = self.step("bind", host.as_str(), bind).await.ok_or("the directory cannot be asked")?;
+        Ok(Session { host: host.clone(), login: login.to_string(), kdc, ldap })
+    }
+
+    async fn accounts(&mut self, domain: &Domain, accounts: &[&Account], mut session: Session) {
+        for account in accounts {
+            let subject = account.as_str();
+            let Some(readers) = self.step("gmsa", subject, session.describe(domain, account)).await else {
+                self.skip("password", subject, "the gMSA was not found");
+                self.skip("ticket", subject, "there is no password");
+                continue;
+            };
+            match self.step("password", subject, session.read(domain, account, &readers)).await {
+                Some(gmsa) => {
+                    self.step("ticket", subject, session.ticket(domain, account, gmsa)).await;
+                }
+                None => self.skip("ticket", subject, "there is no password"),
+            }
+        }
+    }
+
+    async fn volume(&mut self, config: &Config) {
+        let (path, owner, mode) = (config.dir.clone(), config.owner, config.mode);
+        let subject = path.display().to_string();
+        let inspect = async {
+            // It may hang, where the volume is on a network.
+            let seen = tokio::task::spawn_blocking(move || Volume::inspect(&path, owner, mode)).await;
+            let seen =
+                seen.map_err(|error| Fault::new(Code::InternalBug, "looking at it failed").caused_by(&error))??;
+            let given = owner.map_or_else(|| "the sidecar's own user".to_owned(), |owner| format!("owner {owner}"));
+            let told = format!(
+                "folder of {} with mode {}, {} MiB free; files get {given} and mode {mode}",
+                seen.owner,
+                seen.mode,
+                seen.free >> 20
+            );
+            Ok(((), told))
+        };
+        self.step("volume", &subject, inspect).await;
+    }
+}
+
+/// A DC that takes connections on the ports needed.
+struct Controller {
+    locator: Arc<Locator>,
+    host: Host,
+    addresses: Vec<IpAddr>,
+}
+
+impl Controller {
+    /// Its KDC, and no other: what it answers is what is to be told.
+    fn kdc(&self) -> Kdc {
+        Kdc::new(Arc::clone(&self.locator), std::slice::from_ref(&self.host))
+    }
+}
+
+/// A login to one DC.
+struct Session {
+    host: Host,
+    login: String,
+    kdc: Kdc,
+    ldap: Connection<Sealed>,
+}
+
+impl Session {
+    /// What the directory says of a gMSA; returns who may read its password.
+    async fn describe(&mut self, domain: &Domain, account: &Account) -> Told<Vec<Sid>> {
+        let entry = gmsa::find(&mut self.ldap, domain, account, &self.login, ATTRIBUTES).await?;
+        let enctypes = match entry.text("msDS-SupportedEncryptionTypes").and_then(|bits| bits.parse().ok()) {
+            Some(bits) => format!("msDS-SupportedEncryptionTypes {bits} ({})", enctypes(bits)),
+            None => "msDS-SupportedEncryptionTypes is not set: services may get RC4 tickets for it".to_owned(),
+        };
+        let control: u32 = entry.text("userAccountControl").and_then(|bits| bits.parse().ok()).unwrap_or_default();
+        let state = if control & ACCOUNT_DISABLED == 0 { "enabled" } else { "DISABLED" };
+        let name = entry.text("distinguishedName").unwrap_or("found").to_owned();
+        let readers = entry.value("msDS-GroupMSAMembership").map(readers).unwrap_or_default();
+        Ok((readers, format!("{name}; {state}; {enctypes}")))
+    }
+
+    /// Reads the managed password; without the right to, tells who has it.
+    async fn read(&mut self, domain: &Domain, account: &Account, readers: &[Sid]) -> Told<Gmsa> {
+        match Gmsa::read(&mut self.ldap, domain, account, &self.login).await {
+            Ok(gmsa) => {
+                let mut told = vec![format!("`{}` may read it", self.login)];
+                told.extend(gmsa.kvno.map(|kvno| format!("version {kvno}")));
+                let hours = gmsa.password.query_interval.as_secs() / 3600;
+                told.push(format!("the next one comes in {} days {} hours", hours / 24, hours % 24));
+                Ok((gmsa, told.join("; ")))
+            }
+            Err(fault) if fault.code == Code::GmsaReadDenied => {
+                let mut names = Vec::new();
+                for sid in readers {
+                    names.push(self.name(domain, sid).await);
+                }
+                let allowed = match names.as_slice() {
+                    [] => "nobody, as far as the login may see".to_owned(),
+                    names => names.join(", "),
+                };
+                let why = format!("{}; allowed are: {allowed}", fault.why.as_deref().unwrap_or_default());
+                Err(fault.because(why))
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// What the directory calls a principal; its SID if that is all there is.
+    async fn name(&mut self, domain: &Domain, sid: &Sid) -> String {
+        let sid = sid.to_string();
+        let base = domain.base_dn();
+        let search = self.ldap.search(&base, "objectSid", &sid, &["sAMAccountName", "objectClass", "groupType"]);
+        let Ok(Ok(entries)) = timeout(LDAP_DEADLINE, search).await else { return sid };
+        let name = entries.iter().find_map(|entry| {
+            let kind = if entry.value("groupType").is_some() { "the group" } else { "the account" };
+            Some(format!("{kind} `{}`", entry.text("sAMAccountName")?.escape_debug()))
+        });
+        name.unwrap_or(sid)
+    }
+
+    /// Gets a ticket, and throws it away.
+    async fn ticket(&mut self, domain: &Domain, account: &Account, gmsa: Gmsa) -> Told<()> {
+        let principal = kerberos::gmsa_principal(&gmsa.sam_account_name, domain);
+        let mut which = "";
+        let mut ticket = self.authenticate(&principal, domain, account, gmsa.password.current).await;
+        if let (Err(refusal), Some(previous)) = (&ticket, gmsa.password.previous)
+            && refusal.is_wrong_password()
+        {
+            which = ", with the previous password: the current one becomes valid within minutes";
+            ticket = self.authenticate(&principal, domain, account, previous).await;
+        }
+        let ticket = ticket.map_err(|refusal| refusal.of_gmsa(&principal))?;
+        let until = clock::rfc3339(ticket.expires_at());
+        Ok(((), format!("`{}` gave a ticket for {principal} until {until}{which}; it is not kept", self.host)))
+    }
+
+    async fn authenticate(
+        &mut self,
+        gmsa: &Principal,
+        domain: &Domain,
+        account: &Account,
+        password: Password,
+    ) -> Result<GmsaTgt, Refusal> {
+        let proof = Proof::SaltedPassword(password, kerberos::gmsa_salt(account, domain));
+        let service = kerberos::ticket_granting_service(domain);
+        let (ticket, _key) = kerberos::authenticate(&mut self.kdc, gmsa, &service, proof).await?;
+        Ok(ticket.into_gmsa_tgt())
+    }
+}
+
+fn describe(task: &Task) -> String {
+    let part = |part: &Option<String>| part.clone().unwrap_or_else(|| "unknown".to_owned());
+    let mut told = format!(
+        "task definition {}:{}, region {}, {}",
+        part(&task.family),
+        part(&task.revision),
+        part(&task.region),
+        count(task.container_labels.len(), "container")
+    );
+    if task.clock.as_ref().is_some_and(|clock| !clock.synchronized) {
+        told += "; WARNING: the host's clock is not synchronized";
+    }
+    told
+}
+
+/// What each DNS server says of a domain, asked at once.
+async fn each_server(servers: &[SocketAddr], domain: &Domain) -> String {
+    let answers = servers.iter().map(async |server| {
+        let start = Instant::now();
+        let found = match Locator::new(&[*server], DomainControllers::default()) {
+            Ok(locator) => locator.locate(domain).await,
+            Err(fault) => Err(fault),
+        };
+        let took = short(start.elapsed());
+        let server = if server.port() == 53 { server.ip().to_string() } else { server.to_string() };
+        match found {
+            Ok(hosts) => format!("{server} named {} in {took}", hosts.len()),
+            Err(fault) if fault.code == Code::DcSrvNotFound => format!("{server} knows none"),
+            Err(_) => format!("{server} did not answer in {took}"),
+        }
+    });
+    join_all(answers).await.join(", ")
+}
+
+/// Connects to the ports of a DC, at once, and hangs up.
+async fn reach(locator: &Arc<Locator>, host: &Host) -> Told<Controller> {
+    let addresses = locator.addresses(host).await?;
+    let dial = async |port| {
+        let start = Instant::now();
+        let dialled = dc::dial(host, &addresses, port).await;
+        (dialled.map(|_hangs_up| format!("TCP {port} in {}", short(start.elapsed()))), port)
+    };
+    let (kdc, ldap, ldaps) = tokio::join!(dial(Service::Kdc.port()), dial(Service::Ldap.port()), dial(LDAPS));
+    let mut told = vec![addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")];
+    let mut faults = Vec::new();
+    for (dialled, port) in [kdc, ldap, ldaps] {
+        match dialled {
+            Ok(time) => told.push(time),
+            // Nothing of this version needs LDAPS.
+            Err(_) if port == LDAPS => told.push(format!("TCP {LDAPS} is closed (it is not needed)")),
+            Err(mut fault) => {
+                fault.why = fault.why.map(|why| format!("port {port}: {why}"));
+                faults.push(fault);
+            }
+        }
+    }
+    let mut faults = faults.into_iter();
+    match (faults.next(), faults.next()) {
+        (None, _) => Ok((Controller { locator: Arc::clone(locator), host: host.clone(), addresses }, told.join("; "))),
+        (Some(fault), None) => Err(fault),
+        (Some(mut first), Some(second)) => {
+            first.what = format!("the domain controller `{host}` cannot be reached on TCP ports 88 and 389");
+            let whys = [first.why.clone(), second.why].map(Option::unwrap_or_default);
+            Err(first.because(whys.join("; ")))
+        }
+    }
+}
+
+/// How far the clock of a DC is from ours, by a question that counts as no failed login. What the sidecar works around
+/// is a warning: not every client of the app does.
+async fn clock_of(controller: &Controller, client: &Principal, domain: &Domain) -> Result<Outcome, Fault> {
+    let mut kdc = controller.kdc();
+    kdc.connect().await?;
+    let asked = clock::now();
+    let probe = kerberos::probe(&mut kdc, client, &kerberos::ticket_granting_service(domain)).await;
+    let answered = clock::now();
+    let Some(told) = probe.map_err(|refusal| refusal.of_gmsa(client))? else {
+        return Ok(Outcome::Passed("it told no time: the gMSA needs no pre-authentication".to_owned()));
+    };
+    let between = asked + answered.duration_since(asked).unwrap_or_default() / 2;
+    let (skew, ahead) = told.skew(between);
+    let words = format!("{} {} ours", short(skew), if ahead { "ahead of" } else { "behind" });
+    if skew > SKEW_LIMIT {
+        let what = format!("the clock of `{}` is {words}", controller.host);
+        let why = format!("it says {}, ours {}", clock::rfc3339(told.kdc_time), clock::rfc3339(between));
+        let fault = Fault::new(Code::TicketClockSkew, what).because(why);
+        return if skew > SKEW_TO_BELIEVE { Err(fault) } else { Ok(Outcome::Warned(fault)) };
+    }
+    Ok(Outcome::Passed(format!("its clock is {words}")))
+}
+
+/// The bits of msDS-SupportedEncryptionTypes (MS-KILE 2.2.7).
+fn enctypes(bits: u32) -> String {
+    let known = [(0x4, "RC4"), (0x8, "AES128"), (0x10, "AES256"), (0x40, "AES128-SHA256"), (0x80, "AES256-SHA384")];
+    let names: Vec<_> = known.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name).collect();
+    if bits & 0x18 == 0 { format!("{}: no AES", names.join(", ")) } else { names.join(", ") }
+}
+
+/// Each once, in the order of the first.
+fn unique<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
+    items.fold(Vec::new(), |mut found, item| {
+        if !found.contains(&item) {
+            found.push(item);
+        }
+        found
+    })
+}
+
+/// `1 CredSpec`, `2 CredSpecs`.
+fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
+/// A short time in one unit: `0.4ms`, `120ms`, `2.1s`, `12m`.
+fn short(time: Duration) -> String {
+    match time.as_secs_f64() {
+        seconds if seconds < 0.01 => format!("{:.1}ms", seconds * 1e3),
+        seconds if seconds < 1.0 => format!("{:.0}ms", seconds * 1e3),
+        seconds if seconds < 120.0 => format!("{seconds:.1}s"),
+        seconds => format!("{:.0}m", seconds / 60.0),
+    }
+}
+
+const ATTRIBUTES: &[&str] = &[
+    "sAMAccountName",
+    "distinguishedName",
+    "userAccountControl",
+    "msDS-SupportedEncryptionTypes",
+    "msDS-GroupMSAMembership",
+];
+
+/// LDAP over TLS.
+const LDAPS: u16 = 636;
+
+/// ADS_UF_ACCOUNTDISABLE (MS-ADTS 2.2.16).
+const ACCOUNT_DISABLED: u32 = 2;
+
+/// What Kerberos allows (RFC 4120 section 8.2; AD's default).
+const SKEW_LIMIT: Duration = Duration::from_secs(300);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encryption_types_are_told_by_name() {
+        assert_eq!(enctypes(28), "RC4, AES128, AES256");
+        assert_eq!(enctypes(24), "AES128, AES256");
+        assert_eq!(enctypes(4), "RC4: no AES");
+    }
+
+    #[test]
+    fn times_are_short() {
+        let told = [400, 12_000, 120_000, 2_100_000, 720_000_000].map(|micros| short(Duration::from_micros(micros)));
+        assert_eq!(told, ["0.4ms", "12ms", "120ms", "2.1s", "12m"]);
+    }
+}

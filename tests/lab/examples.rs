@@ -1,0 +1,328 @@
+//! The faults that no other test shows in a snapshot. `docs/faults.md` takes its examples from the snapshots.
+
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+
+use crate::faults::{normal, told};
+use crate::sources::{FaultProxy, documents, task};
+use crate::support::{Sidecar, cred_spec, lab, put_object, put_secret, secret_arn};
+
+#[test]
+fn tasks_that_tell_no_credspec() {
+    let (container, document) = documents();
+    let in_task = |id: &str, container: &serde_json::Value, document: &serde_json::Value| {
+        Sidecar::new().with("ECS_CONTAINER_METADATA_URI_V4", &task(id, container, document))
+    };
+    let mut labelled = container.clone();
+    labelled["Labels"]["gmsa-sidecar.credential-specs"] = "file:///etc/passwd".into();
+    let mut nameless = document.clone();
+    nameless["Family"] = serde_json::Value::Null;
+    let bare = || in_task("examples-bare", &container, &document);
+    let denied = json!([{"target": "*DescribeTaskDefinition", "action": "status", "status": 400, "body":
+        {"__type": "AccessDeniedException", "message": "User: arn:aws:sts::123456789012:assumed-role/task/id is not authorized to perform: ecs:DescribeTaskDefinition on resource: * because no identity-based policy allows the ecs:DescribeTaskDefinition action"}}]);
+    let denied = FaultProxy::start(&denied, &[]);
+    let report = told(vec![
+        ("no settings at all", Sidecar::new()),
+        ("nobody listens", Sidecar::new().with("ECS_CONTAINER_METADATA_URI_V4", "http://127.0.10.99/v4/x")),
+        ("metadata that is none", in_task("examples-malformed", &json!([]), &document)),
+        ("a label that names a file", in_task("examples-label", &labelled, &document)),
+        ("a task that names none", in_task("examples-nameless", &container, &nameless)),
+        ("no right to ask ECS", bare().with("AWS_ENDPOINT_URL_ECS", &format!("http://{}", denied.address))),
+        ("no way to ECS", bare().with("AWS_ENDPOINT_URL_ECS", "http://127.0.10.99:1")),
+    ]);
+    insta::assert_snapshot!(report);
+}
+
+#[test]
+fn what_aws_refuses() {
+    let denied = |action: &str| {
+        let message = format!(
+            "User: arn:aws:sts::123456789012:assumed-role/task/id is not authorized to perform: {action} on resource: x \
+             because no identity-based policy allows the {action} action"
+        );
+        json!({"__type": "AccessDeniedException", "message": message})
+    };
+    let s3 = "<Error><Code>AccessDenied</Code><Message>User: arn:aws:sts::123456789012:assumed-role/task/id is not \
+              authorized to perform: s3:GetObject on resource: \"x\" because no identity-based policy allows the \
+              s3:GetObject action</Message></Error>";
+    let proxy = FaultProxy::start(
+        &json!([
+            {"path": "/gmsa-specs/*", "action": "status", "status": 403, "body": s3},
+            {"target": "secretsmanager.*", "action": "status", "status": 400, "body": denied("secretsmanager:GetSecretValue")}
+        ]),
+        &[],
+    );
+    let endpoint = format!("http://{}", proxy.address);
+    let deleted = FaultProxy::start(
+        &json!([{"target": "secretsmanager.*", "action": "status", "status": 400, "body": {
+            "__type": "InvalidRequestException",
+            "message": "You can't perform this operation on the secret because it was marked for deletion."
+        }}]),
+        &[],
+    );
+    let inline = || Sidecar::inline("WebApp01", "gmsa/login");
+    let keyless = |sidecar: Sidecar| sidecar.without("AWS_ACCESS_KEY_ID").without("AWS_SECRET_ACCESS_KEY");
+    let long = put_secret("gmsa/examples-long", &"x".repeat(65_537));
+    let long = cred_spec("WebApp01", lab("LAB_DOMAIN"), &format!("{long}:key::"));
+    let report = told(vec![
+        ("no right to read S3", Sidecar::of("webapp01.json").with("AWS_ENDPOINT_URL_S3", &endpoint)),
+        ("no role", keyless(Sidecar::of("webapp01.json"))),
+        ("no way to S3", Sidecar::of("webapp01.json").with("AWS_ENDPOINT_URL_S3", "http://127.0.10.99:1")),
+        ("no region", Sidecar::of("webapp01.json").without("AWS_REGION")),
+        (
+            "an SSM parameter",
+            Sidecar::new().with(
+                "GMSA_CREDENTIAL_SPECS",
+                "credentialspecdomainless:arn:aws:ssm:eu-central-1:123456789012:parameter/gmsa/webapp01",
+            ),
+        ),
+        ("no right to read the secret", inline().with("AWS_ENDPOINT_URL_SECRETS_MANAGER", &endpoint)),
+        ("no role for the secret", keyless(inline())),
+        ("no way to Secrets Manager", inline().with("AWS_ENDPOINT_URL_SECRETS_MANAGER", "http://127.0.10.99:1")),
+        ("a deleted secret", inline().with("AWS_ENDPOINT_URL_SECRETS_MANAGER", &format!("http://{}", deleted.address))),
+        ("a secret that is no login", Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &long)),
+    ]);
+    insta::assert_snapshot!(report);
+}
+
+/// What a KDC may answer that the lab's never does.
+#[test]
+fn kdcs_that_refuse() {
+    let fake = |answer: Vec<u8>| Fake::start(move |_, _| answer.clone());
+    let (day, time) = (Duration::from_secs(86_400), now());
+    let cases = [
+        ("a clock a day ahead", fake(krb_error(37, time + day, &[]))),
+        ("a KDC that failed", fake(krb_error(60, time, &[]))),
+        ("a reply that is none", fake(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec())),
+        ("a login by smart card only", fake(krb_error(25, time, &[0x30, 0]))),
+        ("a login without AES", fake(krb_error(14, time, &[]))),
+        ("a DC without its SPN", fake(krb_error(7, time, &[]))),
+        ("a login out of its hours", fake(krb_error(12, time, &extended(0xc000_006f)))),
+        (
+            "a gMSA that has not replicated",
+            Fake::start(|count, request| if count < 3 { relayed(request) } else { krb_error(6, now(), &[]) }),
+        ),
+        (
+            "a password that has not replicated",
+            Fake::start(|count, request| if count < 3 { relayed(request) } else { krb_error(24, now(), &[]) }),
+        ),
+        ("an LDAP server that hangs up", Fake::start(|_, request| relayed(request)).with_ldap(Vec::new())),
+        ("an LDAP server that refuses", Fake::start(|_, request| relayed(request)).with_ldap(bind_refused())),
+    ];
+    let sidecars = cases.iter().map(|(name, fake)| (*name, fake.sidecar())).collect();
+    let report = told(sidecars);
+    // The second and the addresses differ.
+    let report = report.lines().map(|line| match line.split_once("its clock is ") {
+        Some((before, _)) => format!("{before}its clock is 1day ahead of ours"),
+        None => line.to_owned(),
+    });
+    insta::assert_snapshot!(report.collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn volumes_that_fail_later() {
+    let taken = Sidecar::of("webapp01.json");
+    std::fs::create_dir_all(taken.path("WebApp01/krb5cc")).unwrap();
+    let full = Sidecar::of("webapp01.json").with("GMSA_DOMAIN_CONTROLLERS", lab("LAB_DC1"));
+    let mount = |arguments: &[&str]| {
+        let done = std::process::Command::new(arguments[0]).args(&arguments[1..]).arg(full.volume.path()).status();
+        assert!(done.unwrap().success(), "{arguments:?}");
+    };
+    // Room for krb5.conf, not for a ticket.
+    mount(&["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs"]);
+    let locked = Sidecar::of("webapp01.json").with("GMSA_OWNER", "1654:1654");
+    std::fs::set_permissions(locked.volume.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let mut report = String::new();
+    for (name, sidecar) in [("a folder in the way", &taken), ("a full volume", &full)] {
+        writeln!(report, "# {name}\n{}\n", normal(&sidecar.init().fault(), sidecar)).unwrap();
+    }
+    writeln!(report, "# a closed volume\n{}\n", normal(&checked(&locked), &locked)).unwrap();
+    mount(&["umount"]);
+    insta::assert_snapshot!(report);
+}
+
+#[test]
+fn starts_that_fail() {
+    let bucket = lab("LAB_BUCKET");
+    put_object("examples/twice.json", cred_spec("webapp01", lab("LAB_DOMAIN"), &secret_arn("gmsa/login")).as_bytes());
+    let twice = format!("arn:aws:s3:::{bucket}/webapp01.json, arn:aws:s3:::{bucket}/examples/twice.json");
+    let twice = Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &twice);
+    // A port in use, and AWS that hangs: nobody accepts.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let busy = Sidecar::of("webapp01.json").with("GMSA_LISTEN", &address);
+    let hanging = Sidecar::of("webapp01.json")
+        .with("AWS_ENDPOINT_URL", &format!("http://{address}"))
+        .with("GMSA_START_TIMEOUT", "1s");
+    let mut report = format!("# two CredSpecs for one gMSA\n{}\n\n", checked(&twice));
+    let fault = busy.call(&["run"]).fault().replace(&address, "ADDRESS");
+    writeln!(report, "# a port in use\n{fault}\n").unwrap();
+    let ended = hanging.call(&["run"]);
+    let line = ended.log().into_iter().find(|line| line["event"] == "sidecar.start-timeout").unwrap();
+    assert_eq!((ended.code, line["code"].as_str()), (Some(69), Some("task-start-timeout")), "{ended:#?}");
+    insta::assert_snapshot!(report);
+}
+
+/// The first fault that `check` tells: it goes step by step, where `run` does many at once.
+fn checked(sidecar: &Sidecar) -> String {
+    let ended = sidecar.call(&["check", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    let part = |name: &str| report["fault"][name].as_str().unwrap_or("-").to_owned();
+    format!("{} exit {}\nwhat: {}\nwhy:  {}", part("code"), ended.code.unwrap(), part("what"), part("why"))
+}
+
+/// A host that says it is the lab's first DC, on an address of its own with a DNS server of its own.
+struct Fake {
+    address: Ipv4Addr,
+    ldap: Option<Vec<u8>>,
+}
+
+impl Fake {
+    /// `kdc` is given the number of the request on its connection, from 1, and the request.
+    fn start(kdc: impl Fn(usize, &[u8]) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        static COUNT: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(1);
+        let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let [_, _, high, low] = std::process::id().to_be_bytes();
+        let address = Ipv4Addr::new(127, 0xc0 | number, high, low);
+        let dns = UdpSocket::bind((address, 53)).unwrap();
+        std::thread::spawn(move || answer_names(&dns, address));
+        let listener = TcpListener::bind((address, 88)).unwrap();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                for count in 1.. {
+                    let Ok(request) = read_message(&mut stream) else { break };
+                    if write_message(&mut stream, &kdc(count, &request)).is_err() {
+                        break;
+                    }
+                }
+            }
+        });
+        Self { address, ldap: None }
+    }
+
+    /// What its LDAP server answers before it hangs up; by default it is the real one.
+    fn with_ldap(mut self, answer: Vec<u8>) -> Self {
+        self.ldap = Some(answer);
+        self
+    }
+
+    fn sidecar(&self) -> Sidecar {
+        let listener = TcpListener::bind((self.address, 389)).unwrap();
+        let answer = self.ldap.clone();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                match &answer {
+                    // The real one.
+                    None => relay(stream, SocketAddr::from((dc1(), 389))),
+                    Some(answer) => {
+                        let _ = stream.read(&mut [0; 4096]).and_then(|_| stream.write_all(answer));
+                    }
+                }
+            }
+        });
+        Sidecar::inline("WebApp01", "gmsa/login")
+            .with("GMSA_DOMAIN_CONTROLLERS", lab("LAB_DC1"))
+            .with("GMSA_DNS_SERVERS", &self.address.to_string())
+    }
+}
+
+fn dc1() -> Ipv4Addr {
+    lab("LAB_DC1_IP").parse().unwrap()
+}
+
+/// Answers every question for an A record with `address`, every other with nothing (RFC 1035 section 4).
+fn answer_names(dns: &UdpSocket, address: Ipv4Addr) {
+    let mut question = [0; 512];
+    while let Ok((length, from)) = dns.recv_from(&mut question) {
+        let name = 12 + question[12..length].iter().position(|octet| *octet == 0).unwrap() + 1;
+        let has_answer = question[name..name + 2] == [0, 1];
+        let mut answer = question[..2].to_vec();
+        answer.extend([0x81, 0x80, 0, 1, 0, u8::from(has_answer), 0, 0, 0, 0]);
+        answer.extend(&question[12..name + 4]);
+        if has_answer {
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+            answer.extend(address.octets());
+        }
+        dns.send_to(&answer, from).unwrap();
+    }
+}
+
+fn relay(stream: TcpStream, to: SocketAddr) {
+    let other = TcpStream::connect(to).unwrap();
+    for (mut from, mut to) in [
+        (stream.try_clone().unwrap(), other.try_clone().unwrap()),
+        (other.try_clone().unwrap(), stream.try_clone().unwrap()),
+    ] {
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut from, &mut to);
+            let _ = to.shutdown(std::net::Shutdown::Write);
+        });
+    }
+}
+
+/// What the lab's own KDC answers.
+fn relayed(request: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect((dc1(), 88)).unwrap();
+    write_message(&mut stream, request).unwrap();
+    read_message(&mut stream).unwrap()
+}
+
+fn read_message(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    let mut message = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut message)?;
+    Ok(message)
+}
+
+fn write_message(stream: &mut TcpStream, message: &[u8]) -> std::io::Result<()> {
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    stream.write_all(&[&length, message].concat())
+}
+
+/// A KRB-ERROR (RFC 4120 section 5.9.1).
+fn krb_error(code: u8, time: SystemTime, data: &[u8]) -> Vec<u8> {
+    let time = humantime::format_rfc3339_seconds(time).to_string().replace(['-', ':', 'T'], "");
+    let name = tlv(0x30, &[tlv(0xa0, &tlv(2, &[1])), tlv(0xa1, &tlv(0x30, &tlv(0x1b, b"krbtgt")))].concat());
+    let mut fields = vec![
+        tlv(0xa0, &tlv(2, &[5])),
+        tlv(0xa1, &tlv(2, &[30])),
+        tlv(0xa4, &tlv(0x18, time.as_bytes())),
+        tlv(0xa5, &tlv(2, &[0])),
+        tlv(0xa6, &tlv(2, &[code])),
+        tlv(0xa9, &tlv(0x1b, b"EXAMPLE.COM")),
+        tlv(0xaa, &name),
+    ];
+    if !data.is_empty() {
+        fields.push(tlv(0xac, &tlv(4, data)));
+    }
+    tlv(0x7e, &tlv(0x30, &fields.concat()))
+}
+
+/// KERB-ERROR-DATA with an NTSTATUS (MS-KILE 2.2.1).
+fn extended(status: u32) -> Vec<u8> {
+    let value = [status.to_le_bytes(), [0; 4], [1, 0, 0, 0]].concat();
+    tlv(0x30, &[tlv(0xa1, &tlv(2, &[3])), tlv(0xa2, &tlv(4, &value))].concat())
+}
+
+/// The answer of Windows to a bind that it refuses (RFC 4511 section 4.2.2), to message 1.
+fn bind_refused() -> Vec<u8> {
+    let text = b"80090308: LdapErr: DSID-0C090439, comment: AcceptSecurityContext error, data 52e, v4563";
+    let result = [tlv(0x0a, &[49]), tlv(4, b""), tlv(4, text)].concat();
+    tlv(0x30, &[tlv(2, &[1]), tlv(0x61, &result)].concat())
+}
+
+fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(value.len()).unwrap();
+    let length = if length < 128 { vec![length] } else { vec![0x81, length] };
+    [&[tag], length.as_slice(), value].concat()
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test has no other clock")]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
