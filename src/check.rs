@@ -142,7 +142,7 @@ impl Walk<'_> {
                 (Some(secret), Some(controller)) => Ok((secret, controller)),
             };
             let session = match session {
-                Ok((secret, controller)) => self.log_in(domain, secret, controller).await,
+                Ok((secret, controller)) => self.log_in(domain, secret, controller, config.ticket_lifetime).await,
                 Err(why) => {
                     self.skip("login", domain.as_str(), why);
                     self.skip("bind", domain.as_str(), why);
@@ -324,6 +324,7 @@ impl Walk<'_> {
         domain: &Domain,
         secret: &Secret,
         controller: &Controller,
+        lifetime: Option<Duration>,
     ) -> Result<Session, &'static str> {
         let Controller { host, addresses, .. } = controller;
         let login = kerberos::login_principal(&secret.login.user, domain);
@@ -331,7 +332,7 @@ impl Walk<'_> {
             let mut kdc = controller.kdc();
             let service = kerberos::ldap_service(host, domain);
             let proof = Proof::Password(Password::new(secret.login.password.clone()));
-            let (ticket, _key) = kerberos::authenticate(&mut kdc, &login, &service, proof)
+            let (ticket, _key) = kerberos::authenticate(&mut kdc, &login, &service, proof, None)
                 .await
                 .map_err(|refusal| refusal.of_login(&login))?;
             Ok(((kdc, ticket.into_ldap_ticket()), format!("`{host}` gave a ticket for {}", service.name())))
@@ -347,7 +348,7 @@ impl Walk<'_> {
             Ok((ldap, format!("LDAP on port {}, signed and sealed", Service::Ldap.port())))
         };
         let ldap = self.step("bind", host.as_str(), bind).await.ok_or("the directory cannot be asked")?;
-        Ok(Session { host: host.clone(), login: login.to_string(), kdc, ldap })
+        Ok(Session { host: host.clone(), login: login.to_string(), kdc, ldap, lifetime })
     }
 
     async fn accounts(&mut self, domain: &Domain, accounts: &[&Account], mut session: Session) {
@@ -408,6 +409,8 @@ struct Session {
     login: String,
     kdc: Kdc,
     ldap: Connection<Sealed>,
+    /// What a gMSA's ticket is asked for.
+    lifetime: Option<Duration>,
 }
 
 impl Session {
@@ -489,7 +492,7 @@ impl Session {
     ) -> Result<GmsaTgt, Refusal> {
         let proof = Proof::SaltedPassword(password, kerberos::gmsa_salt(account, domain));
         let service = kerberos::ticket_granting_service(domain);
-        let (ticket, _key) = kerberos::authenticate(&mut self.kdc, gmsa, &service, proof).await?;
+        let (ticket, _key) = kerberos::authenticate(&mut self.kdc, gmsa, &service, proof, self.lifetime).await?;
         Ok(ticket.into_gmsa_tgt())
     }
 }

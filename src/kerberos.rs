@@ -113,7 +113,7 @@ pub async fn authenticate(
 pub async fn probe(kdc: &mut Kdc, client: &Principal, server: &Principal) -> Result<Option<KdcError>, Refusal> {
     let failed = |host: Option<&Host>, error| Refusal::Exchange(host.cloned(), error);
     let nothing = Proof::Password(Password::new(Zeroizing::default()));
-    let started = AsExchange::start(client.clone(), server.clone(), nothing, rand::random(), clock::now());
+    let started = AsExchange::start(client.clone(), server.clone(), nothing, None, rand::random(), clock::now());
     let (_, request) = started.map_err(|error| failed(None, error))?;
     let reply = kdc.ask(&request).await?;
     match Reply::decode(&reply).map_err(|error| failed(kdc.host(), error.into()))? {

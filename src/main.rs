@@ -48,10 +48,7 @@ async fn obey(invocation: Invocation) -> Result<ExitCode, Fault> {
         Command::Run(config) => {
             let (config, shutdown, refresh) = (config.map_err(told)?, shutdown()?, Refresh::default());
             tokio::spawn(refresh_on_hangup(refresh.clone())?);
-            let (version, listen, dir) = (env!("CARGO_PKG_VERSION"), config.listen.to_string(), config.dir.clone());
-            tracing::info!(event = "sidecar.started", version, listen, dir = %dir.display());
             gmsa_sidecar::run(config, refresh, shutdown).await?;
-            tracing::info!(event = "sidecar.stopped");
             Ok(ExitCode::SUCCESS)
         }
         Command::Init(config) => {
