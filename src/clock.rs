@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use tokio::time::Instant;
+
 /// The wall clock. Kerberos times are UTC seconds; the clock before 1970 is a broken clock and reads as 1970.
 #[expect(clippy::disallowed_methods, reason = "this is the one door to the clock")]
 pub fn now() -> SystemTime {
@@ -29,4 +31,51 @@ pub fn shifted(time: SystemTime, seconds: i64) -> SystemTime {
 /// RFC 3339 in UTC, to the second: `2026-11-22T14:15:00Z`.
 pub fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// Tells when the wall clock was set: it then moves in another way than the monotonic one.
+pub struct Watch {
+    wall: SystemTime,
+    monotonic: Instant,
+}
+
+impl Watch {
+    /// Both clocks as they are now.
+    pub fn start(wall: SystemTime, monotonic: Instant) -> Self {
+        Self { wall, monotonic }
+    }
+
+    /// By how many seconds the wall clock was set ahead since the start or the last step told; none if by less than
+    /// half a minute, which Kerberos does not mind.
+    pub fn step(&mut self, wall: SystemTime, monotonic: Instant) -> Option<i64> {
+        let due = self.wall + monotonic.saturating_duration_since(self.monotonic);
+        let step = match wall.duration_since(due) {
+            Ok(ahead) => i64::try_from(ahead.as_secs()).unwrap_or(i64::MAX),
+            Err(behind) => -i64::try_from(behind.duration().as_secs()).unwrap_or(i64::MAX),
+        };
+        if step.unsigned_abs() < 30 {
+            return None;
+        }
+        *self = Self::start(wall, monotonic);
+        Some(step)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_is_noticed_once() {
+        let (wall, monotonic) = (from_unix(1_000_000), Instant::now());
+        let mut watch = Watch::start(wall, monotonic);
+        let mut at =
+            |wall_seconds, seconds| watch.step(shifted(wall, wall_seconds), monotonic + Duration::from_secs(seconds));
+        assert_eq!(at(60, 60), None, "time goes by");
+        assert_eq!(at(81, 61), None, "a small correction");
+        assert_eq!(at(482, 62), Some(420));
+        assert_eq!(at(483, 63), None, "told already");
+        assert_eq!(at(64, 64), Some(-420));
+        assert_eq!(at(3664, 65), Some(3599), "the machine slept");
+    }
 }

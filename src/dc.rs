@@ -341,6 +341,14 @@ impl Kdc {
         self.hosts.len()
     }
 
+    /// Goes on with the KDC on this host, if it is one of them.
+    pub fn go_to(&mut self, host: &Host) {
+        if let Some(at) = self.hosts.iter().position(|known| known == host) {
+            self.connection = None;
+            self.hosts[..=at].rotate_right(1);
+        }
+    }
+
     /// Leaves this KDC for the next, because it does not know what the others may know already.
     pub fn leave(&mut self) {
         self.connection = None;

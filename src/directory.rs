@@ -132,17 +132,26 @@ impl Directory {
 
     async fn renew_by_password(&self, account: &Account) -> Result<Renewal, Fault> {
         let (kdc, controllers) = self.kdc().await?;
-        let gmsa = self.read(account, &controllers, &kdc).await?;
+        let (gmsa, told_by) = self.read(account, &controllers, &kdc).await?;
         let principal = kerberos::gmsa_principal(&gmsa.sam_account_name, &self.domain);
         let due = clock::now() + gmsa.password.query_interval;
         let proof = |password| Proof::SaltedPassword(password, kerberos::gmsa_salt(account, &self.domain));
-        let mut ticket = self.gmsa_ticket(&kdc, &principal, proof(gmsa.password.current)).await;
+        let current = gmsa.password.current;
+        let mut ticket = self.gmsa_ticket(&kdc, &principal, proof(current.clone())).await;
         // Shortly before a password expires the directory already tells the next one, which the KDC still refuses;
         // and right after, a KDC may not have heard of it.
         if let (Err(refusal), Some(previous)) = (&ticket, gmsa.password.previous)
             && refusal.is_wrong_password()
         {
             ticket = self.gmsa_ticket(&kdc, &principal, proof(previous)).await;
+        }
+        // A KDC that has a password which the DC asked for it has not heard of yet: that one's own KDC has not either.
+        if let Err(refusal) = &ticket
+            && refusal.is_wrong_password()
+            && kdc.lock().await.host() != Some(&told_by)
+        {
+            kdc.lock().await.go_to(&told_by);
+            ticket = self.gmsa_ticket(&kdc, &principal, proof(current)).await;
         }
         let (ticket, key) = ticket.map_err(|refusal| refusal.of_gmsa(&principal))?;
         let key = KeptKey { principal, key, kvno: gmsa.kvno, due };
@@ -170,10 +179,10 @@ impl Directory {
         Ok((ticket.into_gmsa_tgt(), key))
     }
 
-    /// Reads the managed password. A DC that does not know the account may not have heard of it yet, so the others
-    /// are asked before that is a fault.
-    async fn read(&self, account: &Account, controllers: &[Host], kdc: &Mutex<Kdc>) -> Result<Gmsa, Fault> {
-        let session = self.session(controllers, kdc).await?;
+    /// Reads the managed password; returns it with the DC that told. A DC that does not know the account may not have
+    /// heard of it yet, so the others are asked before that is a fault.
+    async fn read(&self, account: &Account, controllers: &[Host], kdc: &Mutex<Kdc>) -> Result<(Gmsa, Host), Fault> {
+        let mut session = self.session(controllers, kdc).await?;
         let mut read = session.read(&self.domain, account).await;
         if matches!(&read, Err(fault) if fault.code == Code::GmsaConnectionLost) {
             // The connection broke, or the DC hangs: once more, on a connection to whoever is healthy.
@@ -181,16 +190,17 @@ impl Directory {
                 self.locator.in_trouble(&session.host, Service::Ldap, fault);
             }
             *self.session.lock().await = Weak::new();
-            let session = self.session(controllers, kdc).await?;
+            session = self.session(controllers, kdc).await?;
             read = session.read(&self.domain, account).await;
         }
         let mut others: Vec<_> = controllers.iter().filter(|host| **host != session.host).cloned().collect();
         while matches!(&read, Err(fault) if fault.code == Code::GmsaNotFound) && !others.is_empty() {
-            let Ok(session) = self.log_in(&others, kdc).await else { break };
-            others.retain(|host| *host != session.host);
+            let Ok(other) = self.log_in(&others, kdc).await else { break };
+            others.retain(|host| *host != other.host);
+            session = Arc::new(other);
             read = session.read(&self.domain, account).await.or(read);
         }
-        read
+        Ok((read?, session.host.clone()))
     }
 
     /// The connection to a KDC that is in use, or one to be made, with the domain's controllers.

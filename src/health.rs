@@ -142,7 +142,7 @@ mod tests {
     fn held() -> LeaseState {
         let now = clock::now();
         let expires_at = now + Duration::from_secs(60);
-        LeaseState::Held(Held { expires_at, renewed_at: now, dc: None, kvno: None, took: None })
+        LeaseState::Held(Held::found(expires_at, now))
     }
 
     #[tokio::test]

@@ -59,8 +59,16 @@ impl Lease {
             };
             self.board.lease(self.id, |lease| lease.next_renewal_at = Some(wake));
             patience.pause_until(wake).await;
-            self.source.read_again().await;
+            self.look_at_source().await;
         }
+    }
+
+    /// Has the CredSpec read again. A source that hangs does not hold the renewal up: what it says in the end counts
+    /// from the next one on.
+    async fn look_at_source(&self) {
+        let source = Arc::clone(&self.source);
+        let reading = tokio::spawn(async move { source.read_again().await });
+        let _ = tokio::time::timeout(SOURCE_PATIENCE, reading).await;
     }
 
     /// Gets the ticket once. Tries again what may pass, as long as `patience` lasts.
@@ -113,7 +121,10 @@ impl Lease {
                 outcome: outcome.as_ref().map(|(held, _)| held.dc.clone()).map_err(|fault| fault.code),
             });
             match &outcome {
-                Ok((held, _)) => lease.state = LeaseState::Held(held.clone()),
+                Ok((held, _)) => {
+                    tell_clock(lease.state.held(), held);
+                    lease.state = LeaseState::Held(held.clone());
+                }
                 Err(fault) => {
                     let known = lease.state.fault().is_some_and(|known| known.is_like(fault));
                     lease.state.fail(fault.clone());
@@ -138,15 +149,13 @@ impl Lease {
         }
         let offset = renewal.ticket.clock_offset();
         self.metrics.clock_offset(&self.identity, offset);
-        if offset != 0 {
-            tracing::warn!(event = "dc.clock", offset_seconds = offset, "the KDC's clock differs from ours");
-        }
         let held = Held {
             expires_at: renewal.ticket.expires_at(),
             renewed_at: clock::now(),
             dc: renewal.dc.clone(),
             kvno: renewal.kvno,
             took: Some(start.elapsed()),
+            clock_offset: Some(offset),
         };
         if !held.valid_at(clock::now()) {
             let what = format!("the ticket of the gMSA `{}` has expired already", self.identity.account);
@@ -157,6 +166,20 @@ impl Lease {
         Ok((held, renewal.key.due))
     }
 }
+
+/// One line for a change of the offset, not one for each renewal.
+fn tell_clock(before: Option<&Held>, now: &Held) {
+    let offset = |held: &Held| held.clock_offset.unwrap_or(0);
+    let (before, now) = (before.map_or(0, offset), offset(now));
+    if now == 0 && before != 0 {
+        tracing::info!(event = "dc.clock", offset_seconds = now, "the KDC's clock agrees with ours again");
+    } else if now.abs_diff(before) > 60 {
+        tracing::warn!(event = "dc.clock", offset_seconds = now, "the KDC's clock differs from ours");
+    }
+}
+
+/// S3 answers in a tenth of it.
+const SOURCE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// For one attempt, all steps and domain controllers included.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -369,9 +392,16 @@ pub struct Held {
     pub kvno: Option<u32>,
     /// How long getting it took.
     pub took: Option<Duration>,
+    /// How far the KDC's clock is ahead of ours, in seconds; 0 where it makes no difference.
+    pub clock_offset: Option<i64>,
 }
 
 impl Held {
+    /// A ticket that tells no more than its times.
+    pub fn found(expires_at: SystemTime, renewed_at: SystemTime) -> Self {
+        Self { expires_at, renewed_at, dc: None, kvno: None, took: None, clock_offset: None }
+    }
+
     /// Whether the ticket is good at `now`.
     pub fn valid_at(&self, now: SystemTime) -> bool {
         now < self.expires_at

@@ -60,6 +60,7 @@ pub mod schedule;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -121,7 +122,7 @@ struct Sidecar {
     directories: Arc<Directories>,
     outlet: Arc<Outlet>,
     /// Which CredSpec has taken which folder of the volume; names compare without case.
-    folders: Mutex<HashMap<String, String>>,
+    folders: Mutex<HashMap<String, (LeaseId, String)>>,
     board: Board,
     metrics: Arc<Metrics>,
 }
@@ -152,6 +153,8 @@ impl Sidecar {
         let mut tasks = JoinSet::new();
         let outlet = Arc::clone(&self.outlet);
         tasks.spawn(async move { match outlet.guard().await {} });
+        let asked = refresh.clone();
+        tasks.spawn(async move { match renew_when_the_clock_is_set(&asked).await {} });
         for (spec, reference) in references.into_iter().enumerate() {
             tasks.spawn(Arc::clone(&self).keep_spec(spec, reference, refresh.clone()));
         }
@@ -271,10 +274,13 @@ impl Sidecar {
     ) -> Result<Lease, Fault> {
         let mut folders = self.folders();
         match folders.entry(account.as_str().to_ascii_lowercase()) {
-            Entry::Vacant(free) => free.insert(source.name()),
+            Entry::Vacant(free) => free.insert((id, source.name())),
             Entry::Occupied(taken) => {
+                // They are read side by side: told in the order of the configuration, not of their arrival.
+                let mut both = [taken.get().clone(), (id, source.name())];
+                both.sort();
                 let what = format!("two CredSpecs name the gMSA `{account}`");
-                let why = format!("{} and {}", taken.get(), source.name());
+                let why = format!("{} and {}", both[0].1, both[1].1);
                 let fault = Fault::new(Code::ConfigAccountTwice, what).because(why);
                 failed(&fault);
                 return Err(fault);
@@ -292,7 +298,7 @@ impl Sidecar {
         })
     }
 
-    fn folders(&self) -> MutexGuard<'_, HashMap<String, String>> {
+    fn folders(&self) -> MutexGuard<'_, HashMap<String, (LeaseId, String)>> {
         self.folders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -308,6 +314,19 @@ fn died(ended: Result<Fault, JoinError>) -> Fault {
         failed(&fault);
         fault
     })
+}
+
+/// The caches tell clients how far the KDC's clock is from the machine's: after a step that is wrong, and with it every
+/// login of the app. The kernel tells nobody who does not ask.
+async fn renew_when_the_clock_is_set(refresh: &Refresh) -> Infallible {
+    let mut watch = clock::Watch::start(clock::now(), Instant::now());
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if let Some(seconds) = watch.step(clock::now(), Instant::now()) {
+            tracing::warn!(event = "clock.set", seconds, "the machine's clock was set: all leases renew");
+            refresh.insist(Instant::now());
+        }
+    }
 }
 
 /// `GMSA_START_TIMEOUT`: the fault to end with if the sidecar was not ready by then.

@@ -155,7 +155,7 @@ mod tests {
     use crate::lease::{Held, LeaseId, LeaseState, LeaseStatus};
 
     fn status(expires_at: SystemTime, identity: &Identity) -> Status {
-        let held = Held { expires_at, renewed_at: expires_at, dc: None, kvno: None, took: None };
+        let held = Held::found(expires_at, expires_at);
         let lease = LeaseStatus {
             id: LeaseId::default(),
             spec: "inline".to_owned(),

@@ -50,7 +50,7 @@ impl Outlet {
         let (volume, account) = (self.volume.clone(), identity.account.clone());
         let image = tokio::task::spawn_blocking(move || volume.read_ccache(&account)).await.ok()??;
         let found = warm(&image, &identity.account, &identity.domain.realm(), clock::now())?;
-        Some(Held { expires_at: found.expires_at, renewed_at: found.issued_at, dc: None, kvno: None, took: None })
+        Some(Held::found(found.expires_at, found.issued_at))
     }
 
     /// Writes krb5.conf, then the ticket: an app that waits for the ticket finds the configuration too.

@@ -1,4 +1,4 @@
-//! A request to renew everything now: `POST /refresh` and SIGHUP ask, the leases wait.
+//! A request to renew everything now: `POST /refresh`, SIGHUP and a clock that is set ask, the leases wait.
 
 use std::time::Duration;
 
@@ -24,6 +24,11 @@ impl Refresh {
             answer.is_ok()
         });
         answer
+    }
+
+    /// Asks every lease to renew now, for a reason of the sidecar's own: however soon it comes after the last request.
+    pub fn insist(&self, now: Instant) {
+        self.0.send_replace(Some(now));
     }
 
     /// The requests granted from now on.

@@ -39,6 +39,11 @@ fn section(detail: &Detail<'_>) -> String {
         html += &told(fault);
     }
     let (attempts, kvno) = (detail.attempts.to_string(), detail.kvno.map(|kvno| kvno.to_string()));
+    let clock = detail.clock_offset_seconds.filter(|offset| *offset != 0);
+    let clock = clock.map(|offset| {
+        let side = if offset > 0 { "ahead of" } else { "behind" };
+        format!("{} {side} ours", spoken(offset.unsigned_abs()))
+    });
     let facts = [
         ("realm", lease.realm.as_deref()),
         ("domain controller", detail.dc),
@@ -47,6 +52,7 @@ fn section(detail: &Detail<'_>) -> String {
         ("ccache", lease.path.as_deref()),
         ("CredSpec", Some(lease.spec)),
         ("password version", kvno.as_deref()),
+        ("the KDC's clock", clock.as_deref()),
         ("attempts", Some(attempts.as_str())),
     ];
     html += "<dl>";

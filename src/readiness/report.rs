@@ -79,6 +79,8 @@ pub(super) struct Detail<'a> {
     pub(super) attempts: u64,
     pub(super) kvno: Option<u32>,
     pub(super) took: Option<String>,
+    /// How far the KDC's clock is ahead of ours.
+    pub(super) clock_offset_seconds: Option<i64>,
     /// The last attempts, the latest first.
     pub(super) history: Vec<Attempt<'a>>,
     /// How much of the ticket's life is left, and its whole life.
@@ -117,6 +119,7 @@ impl<'a> Detail<'a> {
             attempts: lease.attempts,
             kvno: held.and_then(|held| held.kvno),
             took: held.and_then(|held| held.took).map(rounded),
+            clock_offset_seconds: held.and_then(|held| held.clock_offset),
             history: lease.history.iter().map(Attempt::new).collect(),
             life: held.map(|held| {
                 let span = |from: SystemTime| held.expires_at.duration_since(from).unwrap_or_default();
