@@ -18,6 +18,9 @@ mod always;
 /// every step of the chain, told without writing a ticket
 mod check;
 
+/// a DC whose clock moves
+mod clock;
+
 /// real clients use the ticket
 mod clients;
 

@@ -45,6 +45,7 @@ pub struct Sidecar {
     pub listen: SocketAddr,
     environment: BTreeMap<String, String>,
     wrapper: Vec<String>,
+    binary: PathBuf,
 }
 
 impl Sidecar {
@@ -58,7 +59,7 @@ impl Sidecar {
         static COUNT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(8488);
         let port = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let listen = SocketAddr::from((Ipv4Addr::new(127, 64 | a, b, c), port));
-        let sidecar = Self { volume, listen, environment: BTreeMap::new(), wrapper: Vec::new() };
+        let sidecar = Self { volume, listen, environment: BTreeMap::new(), wrapper: Vec::new(), binary: binary() };
         let dir = sidecar.volume.path().display().to_string();
         sidecar
             .with("GMSA_DIR", &dir)
@@ -93,8 +94,14 @@ impl Sidecar {
     }
 
     /// Runs it through another command, such as `setpriv --reuid 65532 --`.
-    pub fn through(mut self, wrapper: &[&str]) -> Self {
+    pub fn through(mut self, wrapper: &[impl ToString]) -> Self {
         self.wrapper = wrapper.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// The dynamically linked binary, where a library shall come between it and the kernel.
+    pub fn dynamic(mut self) -> Self {
+        self.binary = env!("CARGO_BIN_EXE_gmsa-sidecar").into();
         self
     }
 
@@ -106,7 +113,7 @@ impl Sidecar {
     /// Its command line with this environment.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut words: Vec<_> = self.wrapper.iter().map(Into::into).collect();
-        words.push(binary().into_os_string());
+        words.push(self.binary.clone().into_os_string());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).args(arguments).env_clear().envs(&self.environment);
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").stdin(Stdio::null());

@@ -1,0 +1,105 @@
+//! A domain controller whose clock moves: in a lab of its own, since nobody else's tickets would survive it.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::support::{Ended, Running, Sidecar, lab, root, write};
+
+/// A lab whose DC reads its clock's shift from a file. Goes down when dropped.
+struct ClockLab {
+    folder: TempDir,
+}
+
+impl ClockLab {
+    fn up() -> Self {
+        // The sockets in its state bear no long path.
+        let clock = Self { folder: TempDir::with_prefix_in("clock-", root().join("build")).unwrap() };
+        clock.set("+0");
+        clock.lab("up");
+        clock
+    }
+
+    /// Sets the clock: `+2h`, `-7m` from the real one.
+    fn set(&self, shift: &str) {
+        write(&self.file(), shift);
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("shift")
+    }
+
+    fn lab(&self, script: &str) {
+        let mut command = Command::new(root().join("lab").join(script));
+        command.envs(self.names()).env("LAB_FAKETIME_FILE", self.file());
+        if script == "down" {
+            command.arg("--wipe");
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    fn names(&self) -> [(&'static str, String); 2] {
+        [("LAB_STATE", self.folder.path().join("lab").display().to_string()), ("LAB_NETNS", "gmsa-clock".to_owned())]
+    }
+
+    /// What runs a command in this lab, its clock the DC's one if `moved`.
+    fn wrapper(&self, moved: bool) -> Vec<String> {
+        let names = self.names().map(|(name, value)| format!("{name}={value}"));
+        let mut words = vec!["env".to_owned()];
+        words.extend(names);
+        words.push(root().join("lab/run").display().to_string());
+        if moved {
+            words.push("env".to_owned());
+            words.extend([
+                format!("LD_PRELOAD={FAKETIME}"),
+                "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
+                "FAKETIME_NO_CACHE=1".to_owned(),
+                format!("FAKETIME_TIMESTAMP_FILE={}", self.file().display()),
+            ]);
+        }
+        words
+    }
+
+    /// An app with a fresh copy of the sidecar's cache gets a ticket for a service.
+    fn app(&self, sidecar: &Sidecar, moved: bool) -> Ended {
+        let service = format!("postgres/{}", lab("LAB_DB"));
+        let mut words = self.wrapper(moved);
+        let script = "cp $KRB5CCNAME $HOME/copy && KRB5CCNAME=$HOME/copy kvno $0";
+        words.extend(["sh", "-c", script, &service].map(ToOwned::to_owned));
+        sidecar.app(0, &words.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+}
+
+impl Drop for ClockLab {
+    fn drop(&mut self) {
+        self.lab("down");
+    }
+}
+
+fn renewals(running: &Running<'_>) -> Vec<serde_json::Value> {
+    running.log().into_iter().filter(|line| line["event"] == "lease.renewed").collect()
+}
+
+/// Days go by in seconds: the DC, the sidecar and the app share a clock that is moved on three hours at a time.
+/// `WebApp02` has a new password every day.
+#[test]
+fn a_password_that_rolls_by_the_clock_leaves_no_gap() {
+    let clock = ClockLab::up();
+    // A static binary takes no notice of libfaketime.
+    let sidecar = Sidecar::of("webapp02.json").dynamic().through(&clock.wrapper(true));
+    let running = sidecar.run();
+    running.wait("the first ticket", || renewals(&running).len() == 1);
+    for step in 1..=12 {
+        clock.set(&format!("+{}h", 3 * step));
+        clock.app(&sidecar, true).ok();
+        running.wait("a renewal, since the clock was set", || renewals(&running).len() > step);
+        clock.app(&sidecar, true).ok();
+    }
+    let versions: Vec<_> = renewals(&running).iter().map(|line| line["kvno"].as_u64().unwrap()).collect();
+    assert!(versions.is_sorted() && versions.first() < versions.last(), "the password did not roll: {versions:?}");
+    println!("versions of the password, renewal by renewal: {versions:?}");
+}
+
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
