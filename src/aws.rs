@@ -441,7 +441,40 @@ impl HttpConnector for Router {
         } else {
             &self.https
         };
-        HttpConnectorFuture::new(limited(connector.call(request)))
+        let host = uri.authority().map(ToString::to_string).unwrap_or_default();
+        let call = connector.call(request);
+        HttpConnectorFuture::new(async move { limited(call).await.map_err(|error| unanswered(host, error)) })
+    }
+}
+
+/// Says whom a request did not reach: the SDK's own error names no host.
+fn unanswered(host: String, error: ConnectorError) -> ConnectorError {
+    let (is_timeout, is_io, is_user, other) = (error.is_timeout(), error.is_io(), error.is_user(), error.as_other());
+    let named = |error| Box::new(NoAnswer { host, error });
+    match other {
+        // What the SDK tries again it tells by the kind.
+        _ if is_timeout => ConnectorError::timeout(named(error)),
+        _ if is_io => ConnectorError::io(named(error)),
+        _ if is_user => ConnectorError::user(named(error)),
+        kind => ConnectorError::other(named(error), kind),
+    }
+}
+
+#[derive(Debug)]
+struct NoAnswer {
+    host: String,
+    error: ConnectorError,
+}
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no answer from {}", self.host)
+    }
+}
+
+impl Error for NoAnswer {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.error.source()
     }
 }
 

@@ -344,6 +344,6 @@ async fn never_ready(board: Board, timeout: Option<Duration>) -> Fault {
         Some(fault) => fault.clone(),
         None => Fault::new(Code::TaskStartTimeout, format!("not ready after {timeout}, and no step has failed yet")),
     };
-    tracing::error!(event = "sidecar.start-timeout", timeout = %timeout, code = fault.code.name());
+    log::fault(Level::ERROR, "sidecar.start-timeout", &fault);
     fault
 }

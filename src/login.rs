@@ -19,13 +19,18 @@ impl Guards {
     /// The guard of an account, by its principal. Whoever holds its lock is the only one to log in.
     pub fn of(&self, principal: &str) -> Arc<Mutex<Guard>> {
         let mut guards = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(guards.entry(principal.to_ascii_lowercase()).or_default())
+        let guard = guards
+            .entry(principal.to_ascii_lowercase())
+            .or_insert_with(|| Arc::new(Mutex::new(Guard { principal: principal.to_owned(), ..Guard::default() })));
+        Arc::clone(guard)
     }
 }
 
 /// What one login account's failures allow.
 #[derive(Debug, Default)]
 pub struct Guard {
+    /// For the fault.
+    principal: String,
     failures: VecDeque<SystemTime>,
     /// Versions of the secret that were refused, with the refusal.
     refused: VecDeque<(String, Fault)>,
@@ -47,9 +52,10 @@ impl Guard {
             failed if failed < LIMIT => Ok(()),
             failed => {
                 let window = humantime::format_duration(WINDOW);
-                let what = "the login is held back, so that it does not get locked";
-                Err(Fault::new(Code::TicketLoginHeld, what)
-                    .because(format!("{failed} logins failed in the last {window}")))
+                let what = format!("the login `{}` is held back, so that it does not get locked", self.principal);
+                let why =
+                    format!("{failed} passwords were refused in the last {window}: none is sent until that is over");
+                Err(Fault::new(Code::TicketLoginHeld, what).because(why))
             }
         }
     }
