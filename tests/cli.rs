@@ -98,6 +98,9 @@ fn a_panic_ends_the_process_with_70_and_its_payload_is_not_told() {
     assert_eq!(code, 70);
     assert!(err.contains(r#""event":"sidecar.panicked","code":"internal-bug""#), "{err}");
     // docs/faults.md shows these words: src/fault/manual.rs.
-    assert!(err.contains(r#""what":"the sidecar stopped because of a bug of its own","why":"it panicked at "#), "{err}");
+    assert!(
+        err.contains(r#""what":"the sidecar stopped because of a bug of its own","why":"it panicked at "#),
+        "{err}"
+    );
     assert!(err.contains("tests/cli.rs:") && !format!("{out}{err}").contains("hunter2"), "{out}{err}");
 }
