@@ -34,9 +34,7 @@ use aws_smithy_types::body::SdkBody;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use tracing::{Level, Metadata};
@@ -44,6 +42,7 @@ use tracing::{Level, Metadata};
 use crate::arn::{Arn, dns_suffix, is_region};
 use crate::clock;
 use crate::fault::{Code, Fault};
+use crate::tls::trust_anchors;
 
 /// What the environment says about AWS. Credentials are not here: the SDK's own chain finds them (environment, web
 /// identity, profile files, the container's endpoint by relative or full URI, the instance's role).
@@ -400,19 +399,14 @@ fn proxy(name: &str, url: &str, no_proxy: Option<&str>) -> Result<ProxyConfig, S
     })
 }
 
-/// The certificates of a PEM bundle that can be trust anchors, as PEM: the SDK panics at any that cannot, while
-/// bundles copied from a system hold such ones now and then.
+/// The certificates of a PEM bundle that can be trust anchors, as PEM: the SDK panics at any that cannot.
 fn usable_certificates(pem: &[u8]) -> Result<Vec<u8>, &'static str> {
-    let mut usable = Vec::new();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|_| "it is not PEM")?;
-        if RootCertStore::empty().add(certificate.clone()).is_ok() {
-            let text = BASE64_STANDARD.encode(&certificate);
-            let block = format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
-            usable.extend_from_slice(block.as_bytes());
-        }
-    }
-    if usable.is_empty() { Err("it holds no CA certificate") } else { Ok(usable) }
+    let block = |certificate: &CertificateDer<'_>| {
+        let text = BASE64_STANDARD.encode(certificate);
+        format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+    };
+    let usable: String = trust_anchors(pem)?.iter().map(block).collect();
+    Ok(usable.into_bytes())
 }
 
 /// Sends every request the right way: local ones directly, others by the proxy for their scheme. No answer is read

@@ -25,7 +25,7 @@ use crate::dc::{self, Kdc, Locator, Service};
 use crate::fault::{Code, Fault};
 use crate::gmsa::{self, Gmsa, LDAP_DEADLINE};
 use crate::kerberos::{self, GmsaTgt, Password, Principal, Proof, Refusal, SKEW_TO_BELIEVE};
-use crate::ldap::{Connection, Sealed};
+use crate::ldap::{Connection, Plain, Sealed, Transport};
 use crate::name::{Account, Domain, Host};
 use crate::secret::{self, Secret, Stage};
 use crate::task::{self, Task};
@@ -124,7 +124,7 @@ impl Walk<'_> {
             let spec = specs.iter().find(|spec| *spec.domain() == domain);
             let account = spec.and_then(|spec| spec.accounts().first());
             if let (Some(locator), Some(account)) = (self.domain(&domain, config).await, account) {
-                let reachable = self.controllers(&locator.0, &locator.1, &domain, account).await;
+                let reachable = self.controllers(&locator.0, &locator.1, &domain, account, &config.ldap).await;
                 controllers.extend(reachable.into_iter().next().map(|first| (domain, first)));
             }
         }
@@ -142,7 +142,7 @@ impl Walk<'_> {
                 (Some(secret), Some(controller)) => Ok((secret, controller)),
             };
             let session = match session {
-                Ok((secret, controller)) => self.log_in(domain, secret, controller, config.ticket_lifetime).await,
+                Ok((secret, controller)) => self.log_in(domain, secret, controller, config).await,
                 Err(why) => {
                     self.skip("login", domain.as_str(), why);
                     self.skip("bind", domain.as_str(), why);
@@ -283,24 +283,16 @@ impl Walk<'_> {
         hosts: &[Host],
         domain: &Domain,
         account: &Account,
+        ldap: &Transport,
     ) -> Vec<Controller> {
         self.screen.begin("dc", &count(hosts.len(), "domain controller"));
         let tries = hosts.iter().map(async |host| {
             let start = Instant::now();
-            (reach(locator, host).await, start.elapsed())
+            (reach(locator, host, ldap.service()).await, start.elapsed())
         });
-        let tries = join_all(tries).await;
-        let one_serves = tries.iter().any(|(told, _)| told.is_ok());
-        let mut reachable = Vec::new();
-        for (host, (told, took)) in hosts.iter().zip(tries) {
-            match told {
-                Err(fault) if one_serves => {
-                    let subject = host.to_string();
-                    self.show(Step { name: "dc", subject, outcome: Outcome::Warned(fault), took });
-                }
-                told => reachable.extend(self.tell("dc", host.as_str(), told, took)),
-            }
-        }
+        let tries = hosts.iter().zip(join_all(tries).await);
+        let mut reachable =
+            self.tell_each("dc", tries.map(|(host, (told, took))| (host.clone(), told, took)).collect());
         let client = kerberos::gmsa_principal(&account.sam_account_name(), domain);
         self.screen.begin("clock", &count(reachable.len(), "domain controller"));
         let asked = reachable.iter().map(async |controller: &Controller| {
@@ -315,7 +307,30 @@ impl Walk<'_> {
         for host in hosts.iter().filter(|host| !reachable.iter().any(|controller| controller.host == **host)) {
             self.skip("clock", host.as_str(), "it cannot be reached");
         }
+        if matches!(ldap, Transport::Tls(_)) {
+            self.screen.begin("tls", &count(reachable.len(), "domain controller"));
+            let opened = reachable.into_iter().map(async |controller| {
+                let (host, start) = (controller.host.clone(), Instant::now());
+                (host, handshake(controller, ldap).await, start.elapsed())
+            });
+            reachable = self.tell_each("tls", join_all(opened).await);
+        }
         reachable
+    }
+
+    /// Tells what was tried with several DCs; a fault of one is a warning while another serves. Returns what serves.
+    fn tell_each<T>(&mut self, name: &'static str, tries: Vec<(Host, Told<T>, Duration)>) -> Vec<T> {
+        let one_serves = tries.iter().any(|(_, told, _)| told.is_ok());
+        let mut serving = Vec::new();
+        for (host, told, took) in tries {
+            match told {
+                Err(fault) if one_serves => {
+                    self.show(Step { name, subject: host.to_string(), outcome: Outcome::Warned(fault), took });
+                }
+                told => serving.extend(self.tell(name, host.as_str(), told, took)),
+            }
+        }
+        serving
     }
 
     /// Proves the login to one DC, and binds to its LDAP service.
@@ -324,9 +339,9 @@ impl Walk<'_> {
         domain: &Domain,
         secret: &Secret,
         controller: &Controller,
-        lifetime: Option<Duration>,
+        config: &Config,
     ) -> Result<Session, &'static str> {
-        let Controller { host, addresses, .. } = controller;
+        let host = &controller.host;
         let login = kerberos::login_principal(&secret.login.user, domain);
         let log_in = async {
             let mut kdc = controller.kdc();
@@ -343,12 +358,15 @@ impl Walk<'_> {
             return Err(WHY);
         };
         let bind = async {
-            let stream = dc::dial(host, addresses, Service::Ldap.port()).await?;
-            let ldap = gmsa::bind(stream, &ticket, host, &login.to_string()).await?;
-            Ok((ldap, format!("LDAP on port {}, signed and sealed", Service::Ldap.port())))
+            let ldap = gmsa::bind(controller.ldap(&config.ldap).await?, &ticket, host, &login.to_string()).await?;
+            let sealed = match config.ldap {
+                Transport::Sasl => "signed and sealed",
+                Transport::Tls(_) => "in TLS, bound to its certificate",
+            };
+            Ok((ldap, format!("LDAP on port {}, {sealed}", config.ldap.service().port())))
         };
         let ldap = self.step("bind", host.as_str(), bind).await.ok_or("the directory cannot be asked")?;
-        Ok(Session { host: host.clone(), login: login.to_string(), kdc, ldap, lifetime })
+        Ok(Session { host: host.clone(), login: login.to_string(), kdc, ldap, lifetime: config.ticket_lifetime })
     }
 
     async fn accounts(&mut self, domain: &Domain, accounts: &[&Account], mut session: Session) {
@@ -400,6 +418,12 @@ impl Controller {
     /// Its KDC, and no other: what it answers is what is to be told.
     fn kdc(&self) -> Kdc {
         Kdc::new(Arc::clone(&self.locator), std::slice::from_ref(&self.host))
+    }
+
+    /// A connection to its LDAP service, not bound yet.
+    async fn ldap(&self, transport: &Transport) -> Result<Connection<Plain>, Fault> {
+        let stream = dc::dial(&self.host, &self.addresses, transport.service().port()).await?;
+        transport.open(stream, &self.host).await
     }
 }
 
@@ -531,24 +555,25 @@ async fn each_server(servers: &[SocketAddr], domain: &Domain) -> String {
     join_all(answers).await.join(", ")
 }
 
-/// Connects to the ports of a DC, at once, and hangs up.
-async fn reach(locator: &Arc<Locator>, host: &Host) -> Told<Controller> {
+/// Connects to the ports of a DC, at once, and hangs up. Of its two for LDAP one is needed.
+async fn reach(locator: &Arc<Locator>, host: &Host, ldap: Service) -> Told<Controller> {
     let addresses = locator.addresses(host).await?;
-    let dial = async |port| {
+    let dial = async |service: Service| {
         let start = Instant::now();
-        let dialled = dc::dial(host, &addresses, port).await;
-        (dialled.map(|_hangs_up| format!("TCP {port} in {}", short(start.elapsed()))), port)
+        let dialled = dc::dial(host, &addresses, service.port()).await;
+        (dialled.map(|_hangs_up| format!("TCP {} in {}", service.port(), short(start.elapsed()))), service)
     };
-    let (kdc, ldap, ldaps) = tokio::join!(dial(Service::Kdc.port()), dial(Service::Ldap.port()), dial(LDAPS));
+    let tries = tokio::join!(dial(Service::Kdc), dial(Service::Ldap), dial(Service::Ldaps));
     let mut told = vec![addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")];
     let mut faults = Vec::new();
-    for (dialled, port) in [kdc, ldap, ldaps] {
+    for (dialled, service) in <[_; 3]>::from(tries) {
         match dialled {
             Ok(time) => told.push(time),
-            // Nothing of this version needs LDAPS.
-            Err(_) if port == LDAPS => told.push(format!("TCP {LDAPS} is closed (it is not needed)")),
+            Err(_) if ![Service::Kdc, ldap].contains(&service) => {
+                told.push(format!("TCP {} is closed (it is not needed)", service.port()));
+            }
             Err(mut fault) => {
-                fault.why = fault.why.map(|why| format!("port {port}: {why}"));
+                fault.why = fault.why.map(|why| format!("port {}: {why}", service.port()));
                 faults.push(fault);
             }
         }
@@ -558,11 +583,18 @@ async fn reach(locator: &Arc<Locator>, host: &Host) -> Told<Controller> {
         (None, _) => Ok((Controller { locator: Arc::clone(locator), host: host.clone(), addresses }, told.join("; "))),
         (Some(fault), None) => Err(fault),
         (Some(mut first), Some(second)) => {
-            first.what = format!("the domain controller `{host}` cannot be reached on TCP ports 88 and 389");
+            let ports = format!("{} and {}", Service::Kdc.port(), ldap.port());
+            first.what = format!("the domain controller `{host}` cannot be reached on TCP ports {ports}");
             let whys = [first.why.clone(), second.why].map(Option::unwrap_or_default);
             Err(first.because(whys.join("; ")))
         }
     }
+}
+
+/// Begins a TLS connection to a DC, and hangs up.
+async fn handshake(controller: Controller, transport: &Transport) -> Told<Controller> {
+    let peer = controller.ldap(transport).await?.peer();
+    Ok((controller, peer.map_or_else(|| "a certificate that is trusted".to_owned(), |peer| peer.to_string())))
 }
 
 /// How far the clock of a DC is from ours, by a question that counts as no failed login. What the sidecar works around
@@ -627,9 +659,6 @@ const ATTRIBUTES: &[&str] = &[
     "msDS-SupportedEncryptionTypes",
     "msDS-GroupMSAMembership",
 ];
-
-/// LDAP over TLS.
-const LDAPS: u16 = 636;
 
 /// ADS_UF_ACCOUNTDISABLE (MS-ADTS 2.2.16).
 const ACCOUNT_DISABLED: u32 = 2;

@@ -19,8 +19,10 @@ use hyper::Uri;
 use crate::aws::AwsSettings;
 use crate::credspec::{Reference, ReferenceError, parse_references};
 use crate::fault::{Code, Fault};
+use crate::ldap::Transport;
 use crate::log;
 use crate::name::{Domain, Host};
+use crate::tls::Tls;
 use crate::volume::{Mode, Owner};
 
 /// What the process was started to do.
@@ -85,6 +87,8 @@ pub struct Config {
     pub domain_controllers: DomainControllers,
     /// The DNS servers for AD names; those of the system if empty.
     pub dns_servers: Vec<SocketAddr>,
+    /// What keeps the managed password from other eyes on its way.
+    pub ldap: Transport,
     /// How the choice of a domain controller looks at AD sites.
     pub site: Site,
     /// The life that is asked for; as long as the KDC allows if absent.
@@ -297,6 +301,7 @@ impl<'a> Values<'a> {
             listen: self.listen(),
             domain_controllers: self.parsed("GMSA_DOMAIN_CONTROLLERS", str::parse).unwrap_or_default(),
             dns_servers: self.parsed("GMSA_DNS_SERVERS", dns_servers).unwrap_or_default(),
+            ldap: self.ldap(),
             site: self.parsed("GMSA_SITE", str::parse).unwrap_or_default(),
             ticket_lifetime: self.parsed("GMSA_TICKET_LIFETIME", ticket_lifetime).flatten(),
             init_timeout: self.parsed("GMSA_INIT_TIMEOUT", duration).unwrap_or(Config::INIT_TIMEOUT),
@@ -314,15 +319,23 @@ impl<'a> Values<'a> {
     /// Variables of the interface whose feature is not there yet are never ignored in silence.
     fn refuse_what_is_not_built_yet(&mut self) {
         let unsupported = |value: &str| Err::<(), _>(format!("{} is not supported by this version", quoted(value)));
-        for variable in ["GMSA_SERVICE_TICKETS", "GMSA_LDAP_CA_FILE", "GMSA_LOGIN_KEYTAB", "GMSA_LOGIN_PRINCIPAL"] {
+        for variable in ["GMSA_SERVICE_TICKETS", "GMSA_LOGIN_KEYTAB", "GMSA_LOGIN_PRINCIPAL"] {
             self.parsed(variable, unsupported);
         }
         self.parsed("GMSA_KEYTAB", |value| if boolean(value)? { unsupported(value) } else { Ok(()) });
-        self.parsed("GMSA_LDAP", |value| match value {
-            "sasl" => Ok(()),
-            "ldaps" => unsupported(value),
+    }
+
+    fn ldap(&mut self) -> Transport {
+        let ldaps = self.parsed("GMSA_LDAP", |value| match value {
+            "sasl" => Ok(false),
+            "ldaps" => Ok(true),
             _ => Err(format!("{} is neither `sasl` nor `ldaps`", quoted(value))),
         });
+        let ldaps = ldaps.unwrap_or_default();
+        let tls = self.parsed("GMSA_LDAP_CA_FILE", |path| {
+            if ldaps { Tls::trusting(path.into()) } else { Err("is of use with GMSA_LDAP=ldaps only".into()) }
+        });
+        if ldaps { Transport::Tls(tls.unwrap_or_default()) } else { Transport::Sasl }
     }
 
     fn log(&mut self) -> log::Settings {

@@ -44,13 +44,15 @@ struct Memory {
     troubled: HashMap<(Host, Service), Instant>,
 }
 
-/// The two services of a DC, which fail independently.
+/// The services of a DC, which fail independently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Service {
     /// Kerberos, port 88.
     Kdc,
     /// LDAP, port 389.
     Ldap,
+    /// LDAP over TLS, port 636.
+    Ldaps,
 }
 
 impl Service {
@@ -59,6 +61,7 @@ impl Service {
         match self {
             Self::Kdc => 88,
             Self::Ldap => 389,
+            Self::Ldaps => 636,
         }
     }
 }
@@ -323,8 +326,9 @@ impl Kdc {
                 Ok(Err(error)) if !fresh && closed(&error) => continue,
                 Ok(Err(error)) => error.to_string(),
                 Err(_elapsed) => {
-                    // Its other service most likely hangs too.
+                    // Its other services most likely hang too.
                     self.locator.avoid(&host, Service::Ldap);
+                    self.locator.avoid(&host, Service::Ldaps);
                     format!("no answer in {KDC_DEADLINE:?}")
                 }
             };

@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
-use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
 use crate::aws::Aws;
@@ -17,7 +16,7 @@ use crate::dc::{Kdc, Locator, Service};
 use crate::fault::{Code, Fault};
 use crate::gmsa::{self, Gmsa};
 use crate::kerberos::{self, ClientKey, GmsaTgt, LdapTicket, Password, Principal, Proof, Refusal, Ticket};
-use crate::ldap::{Connection, Sealed};
+use crate::ldap::{Connection, Plain, Sealed, Transport};
 use crate::login::Guards;
 use crate::name::{Account, Domain, Host};
 use crate::secret::{self, Secret, SecretArn, Stage};
@@ -28,6 +27,7 @@ pub struct Directory {
     login: LoginSource,
     aws: Arc<Aws>,
     locator: Arc<Locator>,
+    ldap: Transport,
     guards: Arc<Guards>,
     lifetime: Option<Duration>,
     kdc: Mutex<Weak<Mutex<Kdc>>>,
@@ -64,6 +64,7 @@ pub struct Renewal {
 pub struct Directories {
     aws: Arc<Aws>,
     locator: Arc<Locator>,
+    ldap: Transport,
     guards: Arc<Guards>,
     lifetime: Option<Duration>,
     known: StdMutex<HashMap<(Domain, LoginSource), Arc<Directory>>>,
@@ -71,8 +72,8 @@ pub struct Directories {
 
 impl Directories {
     /// None yet; nothing is asked. `lifetime` is what the gMSAs' tickets are asked for.
-    pub fn new(aws: Arc<Aws>, locator: Arc<Locator>, lifetime: Option<Duration>) -> Self {
-        Self { aws, locator, guards: Arc::default(), lifetime, known: StdMutex::default() }
+    pub fn new(aws: Arc<Aws>, locator: Arc<Locator>, ldap: Transport, lifetime: Option<Duration>) -> Self {
+        Self { aws, locator, ldap, guards: Arc::default(), lifetime, known: StdMutex::default() }
     }
 
     /// The directory of a domain and a login.
@@ -84,6 +85,7 @@ impl Directories {
                 login: login.clone(),
                 aws: Arc::clone(&self.aws),
                 locator: Arc::clone(&self.locator),
+                ldap: self.ldap.clone(),
                 guards: Arc::clone(&self.guards),
                 lifetime: self.lifetime,
                 kdc: Mutex::default(),
@@ -187,7 +189,7 @@ impl Directory {
         if matches!(&read, Err(fault) if fault.code == Code::GmsaConnectionLost) {
             // The connection broke, or the DC hangs: once more, on a connection to whoever is healthy.
             if let Err(fault) = &read {
-                self.locator.in_trouble(&session.host, Service::Ldap, fault);
+                self.locator.in_trouble(&session.host, self.ldap.service(), fault);
             }
             *self.session.lock().await = Weak::new();
             session = self.session(controllers, kdc).await?;
@@ -237,9 +239,9 @@ impl Directory {
         let (secret, connected, reached) = tokio::join!(
             secret::fetch(arn, &self.domain, &self.aws, Stage::Current),
             async { kdc.lock().await.connect().await },
-            self.locator.connect(hosts, Service::Ldap)
+            self.connect(hosts)
         );
-        let (secret, (), (mut host, mut stream)) = (secret?, connected?, reached?);
+        let (secret, (), (mut host, mut connection)) = (secret?, connected?, reached?);
         if secret.login.domain != self.domain {
             let what = format!("the login belongs to `{}`, the gMSA to `{}`", secret.login.domain, self.domain);
             let why = "a login across a trust is not supported by this version";
@@ -248,17 +250,39 @@ impl Directory {
         let mut left = hosts.to_vec();
         loop {
             left.retain(|other| *other != host);
-            let attempt = self.bind(arn, &secret, &host, stream, kdc).await;
+            let attempt = self.bind(arn, &secret, &host, connection, kdc).await;
             match attempt {
                 // A service that no KDC knows is one that does not serve: others do.
                 Err(fault) if serves_elsewhere(&fault) && !left.is_empty() => {
-                    self.locator.in_trouble(&host, Service::Ldap, &fault);
-                    let Ok(next) = self.locator.connect(&left, Service::Ldap).await else { return Err(fault) };
-                    (host, stream) = next;
+                    self.locator.in_trouble(&host, self.ldap.service(), &fault);
+                    let Ok(next) = self.connect(&left).await else { return Err(fault) };
+                    (host, connection) = next;
                 }
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Connects to the LDAP service of the first of the hosts that serves. One whose certificate is not good is as bad as
+    /// one that is down.
+    async fn connect(&self, hosts: &[Host]) -> Result<(Host, Connection<Plain>), Fault> {
+        let mut left = hosts.to_vec();
+        let mut first = None;
+        while !left.is_empty() {
+            let (host, stream) = match self.locator.connect(&left, self.ldap.service()).await {
+                Ok(reached) => reached,
+                Err(fault) => return Err(first.unwrap_or(fault)),
+            };
+            match self.ldap.open(stream, &host).await {
+                Ok(connection) => return Ok((host, connection)),
+                Err(fault) => {
+                    self.locator.in_trouble(&host, self.ldap.service(), &fault);
+                    left.retain(|other| *other != host);
+                    first = first.or(Some(fault));
+                }
+            }
+        }
+        Err(first.unwrap_or_else(|| Fault::new(Code::DcUnreachable, "there is no domain controller to ask")))
     }
 
     async fn bind(
@@ -266,16 +290,16 @@ impl Directory {
         arn: &SecretArn,
         secret: &Secret,
         host: &Host,
-        stream: TcpStream,
+        connection: Connection<Plain>,
         kdc: &Mutex<Kdc>,
     ) -> Result<Session, Fault> {
-        let healthy = !self.locator.is_troubled(host, Service::Ldap);
+        let healthy = !self.locator.is_troubled(host, self.ldap.service());
         let (login, ticket) = self.login_ticket(arn, secret, host, kdc).await?;
-        if healthy && self.locator.is_troubled(host, Service::Ldap) {
+        if healthy && self.locator.is_troubled(host, self.ldap.service()) {
             let what = format!("the domain controller `{host}` hangs");
             return Err(Fault::new(Code::GmsaConnectionLost, what).because("its KDC gave no answer"));
         }
-        let ldap = Mutex::new(gmsa::bind(stream, &ticket, host, &login.to_string()).await?);
+        let ldap = Mutex::new(gmsa::bind(connection, &ticket, host, &login.to_string()).await?);
         Ok(Session { host: host.clone(), login: login.to_string(), ldap })
     }
 

@@ -259,7 +259,7 @@ registry! {
     DcAddressNotFound "dc-address-not-found" Unavailable Platform
         "let the VPC resolve the names of the domain controllers too, not only the SRV record; or set GMSA_DNS_SERVERS"
     DcUnreachable "dc-unreachable" Unavailable Platform
-        "open TCP 88 and 389 from the task to the domain controllers (security groups, routes, firewall of the DC)"
+        "open TCP 88 and 389 (636 with GMSA_LDAP=ldaps) from the task to the domain controllers (security groups, routes, firewall of the DC)"
 
     TicketLoginRefused "ticket-login-refused" Denied Platform
         "set the secret to the login's current password; an account locks after a few wrong ones, so nothing is retried quickly"
@@ -296,6 +296,12 @@ registry! {
 
     GmsaConnectionLost "gmsa-connection-lost" Unavailable Directory
         "check the domain controller's LDAP service and what lies between; it is tried again"
+    GmsaTlsUntrusted "gmsa-tls-untrusted" Config Platform
+        "name the CA that issued the domain controllers' certificates: GMSA_LDAP_CA_FILE takes its certificate as PEM, mounted or built into the image"
+    GmsaTlsCertificate "gmsa-tls-certificate" Config Directory
+        "renew the domain controller's certificate, with its DNS name among the subject alternative names and server authentication among its uses"
+    GmsaTlsFailed "gmsa-tls-failed" Unavailable Directory
+        "see that the domain controller has a certificate for server authentication: without one it hangs up on port 636; or use GMSA_LDAP=sasl, which needs none"
     GmsaBindRefused "gmsa-bind-refused" Denied Directory
         "check that the login may log on to the directory and that the domain controller's own SPN ldap/HOST is registered (setspn -Q)"
     GmsaNotFound "gmsa-not-found" Data Directory

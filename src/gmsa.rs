@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::fault::{Code, Fault};
-use crate::kerberos::Password;
-use crate::ldap::{Connection, Entry, LdapError, Sealed};
+use crate::kerberos::{LdapTicket, Password};
+use crate::ldap::{Connection, Entry, LdapError, Plain, Sealed};
 use crate::name::{Account, Domain, Host};
 
 /// A gMSA as its directory knows it.
@@ -77,13 +77,13 @@ pub async fn find(
 
 /// Binds a connection to a DC's LDAP service with the login's ticket.
 pub async fn bind(
-    stream: tokio::net::TcpStream,
-    ticket: &crate::kerberos::LdapTicket,
+    connection: Connection<Plain>,
+    ticket: &LdapTicket,
     host: &Host,
     login: &str,
 ) -> Result<Connection<Sealed>, Fault> {
     let what = format!("the login `{login}` cannot bind to LDAP on `{host}`");
-    match tokio::time::timeout(LDAP_DEADLINE, Connection::new(stream).bind(ticket)).await {
+    match tokio::time::timeout(LDAP_DEADLINE, connection.bind(ticket)).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(error @ (LdapError::Closed | LdapError::Connection(_)))) => {
             Err(Fault::new(Code::GmsaConnectionLost, what).because(error))

@@ -1,7 +1,8 @@
 //! The sealed LDAP connection (RFC 4511 over RFC 4422 with GSS-SPNEGO) and the one search that is made on it.
 //!
 //! A connection is [`Connection<Plain>`](Connection) until the bind has succeeded; only [`Connection<Sealed>`]
-//! can search, so nothing but the bind is ever sent in the clear and no password arrives on an open line.
+//! can search, so nothing but the bind is ever sent in the clear and no password arrives on an open line. What seals is
+//! SASL on port 389, or TLS on port 636; there is no way from one to the other.
 
 use std::io;
 
@@ -13,36 +14,86 @@ use ldap3_proto::proto::{
     LdapSearchRequest, LdapSearchScope, SaslCredentials,
 };
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 use tokio_util::codec::{Decoder, Encoder, Framed};
+use tokio_util::either::Either;
 use zeroize::Zeroize;
 
+use crate::dc::Service;
+use crate::fault::Fault;
 use crate::kerberos::{ContextError, LdapTicket, Sealer, SecurityContext};
+use crate::name::Host;
+use crate::tls::{Certificate, Tls};
+
+/// What keeps the managed password from other eyes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// SASL, on port 389.
+    #[default]
+    Sasl,
+    /// TLS, on port 636.
+    Tls(Tls),
+}
+
+impl Transport {
+    /// The service of a DC that it takes.
+    pub fn service(&self) -> Service {
+        match self {
+            Self::Sasl => Service::Ldap,
+            Self::Tls(_) => Service::Ldaps,
+        }
+    }
+
+    /// An LDAP connection over a TCP connection to that service of `host`.
+    pub async fn open(&self, stream: TcpStream, host: &Host) -> Result<Connection<Plain>, Fault> {
+        let stream = match self {
+            Self::Sasl => Either::Left(stream),
+            Self::Tls(tls) => Either::Right(Box::new(tls.handshake(stream, host).await?)),
+        };
+        Ok(Connection { framed: Framed::new(stream, Plain(codec())), last_id: 0 })
+    }
+}
 
 /// An LDAP connection to a DC. Callers put deadlines around its operations.
 pub struct Connection<State> {
-    framed: Framed<TcpStream, State>,
+    framed: Framed<Stream, State>,
     last_id: i32,
 }
 
-/// Not bound yet: messages travel in the clear.
+type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+/// Not bound yet: nobody has signed or sealed anything but TLS, where it is used.
 pub struct Plain(LdapCodec);
 
-/// Bound, signed and sealed.
+/// Bound; signed and sealed.
 pub struct Sealed {
-    sealer: Sealer,
+    /// Nothing within TLS.
+    sealer: Option<Sealer>,
     ldap: LdapCodec,
     opened: BytesMut,
 }
 
 impl Connection<Plain> {
-    /// A connection over a stream to port 389.
-    pub fn new(stream: TcpStream) -> Self {
-        Self { framed: Framed::new(stream, Plain(codec())), last_id: 0 }
+    /// The server's TLS certificate, in DER; none on port 389.
+    fn certificate(&self) -> Option<&[u8]> {
+        match self.framed.get_ref() {
+            Either::Left(_) => None,
+            Either::Right(stream) => Some(stream.get_ref().1.peer_certificates()?.first()?.as_ref()),
+        }
+    }
+
+    /// Whom the server's TLS certificate names, for people.
+    pub fn peer(&self) -> Option<Certificate> {
+        Certificate::of(self.certificate()?)
     }
 
     /// Binds as the ticket's client by GSS-SPNEGO: one round trip, with mutual authentication.
     pub async fn bind(mut self, ticket: &LdapTicket) -> Result<Connection<Sealed>, LdapError> {
-        let (mut context, token) = SecurityContext::initiate(ticket)?;
+        let (mut context, token) = match (self.certificate(), self.framed.get_ref()) {
+            (Some(certificate), _) => SecurityContext::initiate_in_tls(ticket, certificate)?,
+            (None, Either::Left(_)) => SecurityContext::initiate(ticket)?,
+            (None, Either::Right(_)) => return Err(LdapError::Protocol("TLS without a certificate".into())),
+        };
         let mut token = Some(token);
         loop {
             let credentials = token.take().unwrap_or_default();
@@ -126,7 +177,7 @@ impl Plain {
 impl Sealed {
     /// A decoder of sealed frames.
     pub fn new(sealer: Sealer) -> Self {
-        Self { sealer, ldap: codec(), opened: BytesMut::new() }
+        Self { sealer: Some(sealer), ldap: codec(), opened: BytesMut::new() }
     }
 }
 
@@ -175,6 +226,7 @@ impl Decoder for Sealed {
 
     /// Frames of a 4-byte length and a wrap token (RFC 4422 section 3.7). Messages and frames need not coincide.
     fn decode(&mut self, source: &mut BytesMut) -> io::Result<Option<LdapMsg>> {
+        let Some(sealer) = &mut self.sealer else { return decode(&mut self.ldap, source) };
         loop {
             if let Some(message) = decode(&mut self.ldap, &mut self.opened)? {
                 return Ok(Some(message));
@@ -191,7 +243,7 @@ impl Decoder for Sealed {
             }
             source.advance(4);
             let token = source.split_to(length);
-            let mut message = self.sealer.unseal(&token).map_err(io::Error::other)?;
+            let mut message = sealer.unseal(&token).map_err(io::Error::other)?;
             self.opened.extend_from_slice(&message);
             message.zeroize();
         }
@@ -202,9 +254,10 @@ impl Encoder<LdapMsg> for Sealed {
     type Error = io::Error;
 
     fn encode(&mut self, message: LdapMsg, target: &mut BytesMut) -> io::Result<()> {
+        let Some(sealer) = &mut self.sealer else { return self.ldap.encode(message, target) };
         let mut plain = BytesMut::new();
         self.ldap.encode(message, &mut plain)?;
-        let token = self.sealer.seal(&plain).map_err(io::Error::other)?;
+        let token = sealer.seal(&plain).map_err(io::Error::other)?;
         let length = u32::try_from(token.len()).map_err(io::Error::other)?;
         target.extend_from_slice(&length.to_be_bytes());
         target.extend_from_slice(&token);
@@ -300,7 +353,7 @@ fn meaning(message: &str) -> Option<&'static str> {
         0x208d => "there is no such object",
         0x8009_0308 => "the token is not accepted",
         0x8009_030c => "the logon was denied",
-        0x8009_0346 => "the TLS channel binding is missing or wrong",
+        0x35b | 0x8009_0346 => "the TLS channel binding is missing or wrong",
         _ => return None,
     })
 }
@@ -327,6 +380,7 @@ mod tests {
             ("80090308: LdapErr: DSID-0C090439, comment: AcceptSecurityContext error, data 52e, v4563", "password"),
             ("80090308: LdapErr: DSID-0C090446, comment: AcceptSecurityContext error, data 775, v4563", "locked"),
             ("80090346: LdapErr: DSID-0C090639, comment: AcceptSecurityContext error, data 80090346, v4563", "channel"),
+            ("80090346: LdapErr: DSID-0C090711, comment: AcceptSecurityContext error, data 35b, v1db1", "channel"),
             ("0000202D: The operation requires an encrypted connection", "encrypted"),
             (
                 "00002028: LdapErr: DSID-0C090259, comment: The server requires binds to turn on integrity, data 0, v4563",

@@ -57,6 +57,7 @@ pub mod metrics;
 pub mod name;
 pub mod refresh;
 pub mod schedule;
+pub mod tls;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -135,7 +136,12 @@ impl Sidecar {
         let aws = Arc::new(Aws::new(config.aws.clone())?);
         Ok(Arc::new(Self {
             specs: config.cred_specs.clone(),
-            directories: Arc::new(Directories::new(Arc::clone(&aws), locator, config.ticket_lifetime)),
+            directories: Arc::new(Directories::new(
+                Arc::clone(&aws),
+                locator,
+                config.ldap.clone(),
+                config.ticket_lifetime,
+            )),
             aws,
             outlet: Arc::new(Outlet::new(volume, addresses)),
             folders: Mutex::default(),

@@ -106,14 +106,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         flag: "ldap",
         takes: "sasl|ldaps",
         default: "sasl",
-        help: "How the directory is read: sealed on port 389, or over TLS on port 636 (not in this version)",
+        help: "How the directory is read: sealed on port 389, or over TLS on port 636",
     },
     Setting {
         variable: "GMSA_LDAP_CA_FILE",
         flag: "ldap-ca-file",
         takes: "PATH",
         default: "the system's roots",
-        help: "The PEM bundle that ldaps trusts (not in this version)",
+        help: "The PEM bundle of CAs that ldaps trusts",
     },
     Setting {
         variable: "GMSA_SITE",

@@ -34,7 +34,8 @@ fn every_value_that_cannot_be_used_is_told_at_once() {
         ("GMSA_DOMAIN_CONTROLLERS", "dc1.corp.example.com 10.0.0.1"),
         ("GMSA_INIT_TIMEOUT", "soon"),
         ("GMSA_KEYTAB", "yes"),
-        ("GMSA_LDAP", "ldaps"),
+        ("GMSA_LDAP", "tls"),
+        ("GMSA_LDAP_CA_FILE", "/ca.pem"),
         ("GMSA_LISTEN", "localhost"),
         ("GMSA_LOG", "inof"),
         ("GMSA_LOG_FORMAT", "xml"),
@@ -52,11 +53,12 @@ fn every_value_that_cannot_be_used_is_told_at_once() {
             GMSA_SERVICE_TICKETS: `MSSQLSvc/db.corp.example.com:1433` is not supported by this version;
             GMSA_LOGIN_KEYTAB: `/etc/krb5.keytab` is not supported by this version;
             GMSA_KEYTAB: `yes` is neither `true` nor `false`;
-            GMSA_LDAP: `ldaps` is not supported by this version;
             ECS_CONTAINER_METADATA_URI_V4: `169.254.170.2/v4` is not an http URL;
             GMSA_LISTEN: `localhost` is not `address:port`;
             GMSA_DOMAIN_CONTROLLERS: `10.0.0.1` is an address, but Kerberos needs the domain controller's name;
             GMSA_DNS_SERVERS: `dns.example.com` is not `ip` or `ip:port`;
+            GMSA_LDAP: `tls` is neither `sasl` nor `ldaps`;
+            GMSA_LDAP_CA_FILE: is of use with GMSA_LDAP=ldaps only;
             GMSA_SITE: `Default-First-Site-Name`: a site's name is not supported by this version;
             GMSA_INIT_TIMEOUT: `soon` is not like `90s` or `2m`;
             GMSA_START_TIMEOUT: `0s` is not between 1ms and 1day

@@ -199,7 +199,7 @@ pages! {
     }
     DcUnreachable {
         cause: "No connection: a security group, a route, a network ACL or the firewall of the domain controller is closed, or it is down. A refusal means that the host is there and does not listen; no answer means that something drops the packets.",
-        cure: "Let the task's security group out, and in at the domain controllers, on TCP 88 and 389. Check the route (peering, transit gateway, VPN) both ways.",
+        cure: "Let the task's security group out, and in at the domain controllers, on TCP 88 and 389 (with `GMSA_LDAP=ldaps` 636 instead of 389). Check the route (peering, transit gateway, VPN) both ways.",
         show: "Test-NetConnection dc1.corp.example.com -Port 88"
     }
     TicketLoginRefused {
@@ -287,8 +287,23 @@ pages! {
         cure: "It is tried again, on other domain controllers too. If it stays: look at the Directory Service log and at firewalls that inspect LDAP.",
         show: "Get-WinEvent -ComputerName DC1 -LogName 'Directory Service' -MaxEvents 20"
     }
+    GmsaTlsUntrusted {
+        cause: "With `GMSA_LDAP=ldaps` the certificate of the domain controller was issued by a CA that the sidecar does not know, as a rule the company's own. Nothing was sent to it.",
+        cure: "Export the issuing chain's root as PEM (`certutil -ca.cert`, then `certutil -encode`) and name it in `GMSA_LDAP_CA_FILE`. If the issuer in *why* is none of yours, somebody stands in between.",
+        show: "openssl s_client -connect dc1.corp.example.com:636 -showcerts </dev/null"
+    }
+    GmsaTlsCertificate {
+        cause: "The issuer is trusted, but the certificate is expired, not yet valid, for another name or for another use. A domain controller keeps using an old one until it has a better one.",
+        cure: "Renew it with the template *Kerberos Authentication* or *Domain Controller Authentication*, which put the DNS name in. If it is not valid *yet*, look at this host's clock.",
+        show: "openssl s_client -connect dc1.corp.example.com:636 </dev/null | openssl x509 -noout -subject -ext subjectAltName -dates"
+    }
+    GmsaTlsFailed {
+        cause: "The TLS handshake on port 636 broke off. A domain controller without a certificate takes the connection and hangs up at once; so do firewalls that inspect TLS.",
+        cure: "Enrol a certificate for the domain controller. Or drop `GMSA_LDAP`: on port 389 the connection is sealed by Kerberos, which needs no certificate.",
+        show: "openssl s_client -connect dc1.corp.example.com:636 </dev/null"
+    }
     GmsaBindRefused {
-        cause: "LDAP does not accept the login's ticket: the domain controller's own SPN stands on another account, its clock is wrong, or a policy forbids the logon.",
+        cause: "LDAP does not accept the login's ticket: the domain controller's own SPN stands on another account, its clock is wrong, or a policy forbids the logon. On port 636 `80090346` means that the domain controller shows another certificate than the sidecar sees: something in between opens the TLS connection, and channel binding has kept the ticket from it.",
         cure: "*why* has the sub-code in words. `setspn -X` finds SPNs that stand twice.",
         show: "setspn -Q ldap/dc1.corp.example.com; setspn -X"
     }

@@ -308,14 +308,14 @@ fn checked(sidecar: &Sidecar) -> String {
 }
 
 /// A host that says it is the lab's first DC, on an address of its own with a DNS server of its own.
-struct Fake {
-    address: Ipv4Addr,
+pub struct Fake {
+    pub address: Ipv4Addr,
     ldap: Arc<dyn Fn(TcpStream) + Send + Sync>,
 }
 
 impl Fake {
     /// `kdc` is given the number of the request on its connection, from 1, and the request.
-    fn start(kdc: impl Fn(usize, &[u8]) -> Vec<u8> + Send + Sync + 'static) -> Self {
+    pub fn start(kdc: impl Fn(usize, &[u8]) -> Vec<u8> + Send + Sync + 'static) -> Self {
         static COUNT: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(1);
         let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let [_, _, high, low] = std::process::id().to_be_bytes();
@@ -362,7 +362,7 @@ impl Fake {
     }
 }
 
-fn dc1() -> Ipv4Addr {
+pub fn dc1() -> Ipv4Addr {
     lab("LAB_DC1_IP").parse().unwrap()
 }
 
@@ -383,7 +383,7 @@ fn answer_names(dns: &UdpSocket, address: Ipv4Addr) {
     }
 }
 
-fn relay(stream: TcpStream, to: SocketAddr) {
+pub fn relay(stream: TcpStream, to: SocketAddr) {
     let other = TcpStream::connect(to).unwrap();
     for (mut from, mut to) in [
         (stream.try_clone().unwrap(), other.try_clone().unwrap()),
@@ -397,7 +397,7 @@ fn relay(stream: TcpStream, to: SocketAddr) {
 }
 
 /// What the lab's own KDC answers.
-fn relayed(request: &[u8]) -> Vec<u8> {
+pub fn relayed(request: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect((dc1(), 88)).unwrap();
     write_message(&mut stream, request).unwrap();
     read_message(&mut stream).unwrap()

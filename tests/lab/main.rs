@@ -27,6 +27,9 @@ mod clients;
 /// every bad input has its fault and leaves nothing behind
 mod faults;
 
+/// LDAP over TLS: whom it trusts, and what it is bound to
+mod ldaps;
+
 /// starting, renewing, stopping, starting again
 mod life;
 
