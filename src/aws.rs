@@ -1,8 +1,9 @@
 //! What `task`, `credspec` and `secret` share of AWS: one HTTP stack, credentials, regions, and what a failed call
 //! may say.
 //!
-//! The AWS SDK does S3, Secrets Manager and credentials. `ecs:DescribeTaskDefinition` is one signed request made
-//! here, since `aws-sdk-ecs` would add about 168 s of build (two busy cores) and its bytes for that one call.
+//! The AWS SDK does S3, Secrets Manager and credentials. `ecs:DescribeTaskDefinition` and `ssm:GetParameters` are
+//! signed requests made here, since `aws-sdk-ecs` and `aws-sdk-ssm` would add about 168 s of build each (two busy
+//! cores) and their bytes for one call. Where they go: `AWS_ENDPOINT_URL_..`, else `https://SERVICE.REGION.SUFFIX`.
 //! Everything goes through one `Router`: one TLS library (rustls with ring), one set of roots, deadlines, proxies
 //! and limits.
 
@@ -64,6 +65,8 @@ pub struct AwsSettings {
     pub endpoint_secrets_manager: Option<String>,
     /// `AWS_ENDPOINT_URL_ECS`, else `AWS_ENDPOINT_URL`, else `https://ecs.REGION.SUFFIX` of the task's partition.
     pub endpoint_ecs: Option<String>,
+    /// `AWS_ENDPOINT_URL_SSM`, else `AWS_ENDPOINT_URL`, else `https://ssm.REGION.SUFFIX` of the parameter's partition.
+    pub endpoint_ssm: Option<String>,
     /// `ECS_CONTAINER_METADATA_URI_V4`: set by the ECS agent in every container of a task.
     pub metadata_uri: Option<String>,
 }
@@ -84,6 +87,7 @@ impl AwsSettings {
             endpoint_s3: endpoint("AWS_ENDPOINT_URL_S3"),
             endpoint_secrets_manager: endpoint("AWS_ENDPOINT_URL_SECRETS_MANAGER"),
             endpoint_ecs: endpoint("AWS_ENDPOINT_URL_ECS"),
+            endpoint_ssm: endpoint("AWS_ENDPOINT_URL_SSM"),
             metadata_uri: first(&["ECS_CONTAINER_METADATA_URI_V4"]),
         }
     }
@@ -182,12 +186,13 @@ impl Aws {
         }
     }
 
-    /// A client for S3 in `region`.
-    pub(crate) async fn s3(&self, region: &str) -> aws_sdk_s3::Client {
+    /// A client for `bucket` of S3 in `region`.
+    pub(crate) async fn s3(&self, bucket: &str, region: &str) -> aws_sdk_s3::Client {
         let region = Region::new(region.to_owned());
         let mut config = aws_sdk_s3::config::Builder::from(self.config().await).region(region);
         if let Some(endpoint) = &self.settings.endpoint_s3 {
-            config = config.endpoint_url(endpoint).force_path_style(true);
+            // An access point has a host name of its own, never a path.
+            config = config.endpoint_url(endpoint).force_path_style(!bucket.starts_with("arn:"));
         }
         aws_sdk_s3::Client::from_conf(config.build())
     }
@@ -205,13 +210,19 @@ impl Aws {
         aws_sdk_secretsmanager::Client::from_conf(config.build())
     }
 
-    /// Calls `action` of ECS (JSON 1.1 under SigV4) and returns the body of its answer.
-    pub(crate) async fn ecs(&self, action: &str, body: String, at: Place<'_>) -> Result<Vec<u8>, Failure> {
+    /// Calls `action` of a service (JSON 1.1 under SigV4) and returns the body of its answer.
+    pub(crate) async fn call(
+        &self,
+        service: Service,
+        action: &str,
+        body: String,
+        at: Place<'_>,
+    ) -> Result<Vec<u8>, Failure> {
         let call = async {
             let provider = self.config().await.credentials_provider();
             let provider = provider.ok_or_else(|| Failure::Credentials("no provider".into()))?;
             let credentials = provider.provide_credentials().await.map_err(|error| Failure::no_credentials(&error))?;
-            let request = self.ecs_request(action, body, at, credentials).map_err(Failure::lost)?;
+            let request = self.request(service, action, body, at, credentials).map_err(Failure::lost)?;
             answer(self.router().call(request).await?).await.map_err(Failure::from)
         };
         let lost = |_| Failure::Unreachable(format!("nothing came within {OPERATION_DEADLINE:?}"));
@@ -226,30 +237,33 @@ impl Aws {
         Err(Failure::Refused(Refusal::new(status, name, message, None)))
     }
 
-    fn ecs_request(
+    fn request(
         &self,
+        service: Service,
         action: &str,
         body: String,
         at: Place<'_>,
         credentials: Credentials,
     ) -> Result<HttpRequest, Box<dyn Error + Send + Sync>> {
-        let uri = match &self.settings.endpoint_ecs {
+        let (name, target, endpoint) = match service {
+            Service::Ecs => ("ecs", "AmazonEC2ContainerServiceV20141113", &self.settings.endpoint_ecs),
+            Service::Ssm => ("ssm", "AmazonSSM", &self.settings.endpoint_ssm),
+        };
+        let uri = match endpoint {
             Some(endpoint) => format!("{}/", endpoint.trim_end_matches('/')),
-            None => format!("https://ecs.{}.{}/", at.region, dns_suffix(at.partition)),
+            None => format!("https://{name}.{}.{}/", at.region, dns_suffix(at.partition)),
         };
         let identity = credentials.into();
         let params = v4::SigningParams::builder()
             .identity(&identity)
             .region(at.region)
-            .name("ecs")
+            .name(name)
             .time(clock::now())
             .settings(SigningSettings::default())
             .build()?
             .into();
-        let headers = [
-            ("content-type", "application/x-amz-json-1.1".to_owned()),
-            ("x-amz-target", format!("AmazonEC2ContainerServiceV20141113.{action}")),
-        ];
+        let headers =
+            [("content-type", "application/x-amz-json-1.1".to_owned()), ("x-amz-target", format!("{target}.{action}"))];
         let signed = headers.iter().map(|(name, value)| (*name, value.as_str()));
         let signable = SignableRequest::new("POST", &uri, signed, SignableBody::Bytes(body.as_bytes()))?;
         let (instructions, _) = aws_sigv4::http_request::sign(signable, &params)?.into_parts();
@@ -306,6 +320,13 @@ impl fmt::Debug for Aws {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Aws").field(&self.settings).finish()
     }
+}
+
+/// A service whose calls are made here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Service {
+    Ecs,
+    Ssm,
 }
 
 /// Where an API is called.
@@ -693,7 +714,7 @@ impl Kind {
     }
 }
 
-/// The errors of S3, Secrets Manager, ECS and of signing that are told by name.
+/// The errors of S3, Secrets Manager, SSM, ECS and of signing that are told by name.
 const ERRORS: &[(&str, Kind)] = &[
     ("NoSuchBucket", Kind::NotFound),
     ("NoSuchKey", Kind::NotFound),
@@ -720,6 +741,7 @@ const ERRORS: &[(&str, Kind)] = &[
     ("TokenRefreshRequired", Kind::Credentials),
     ("UnrecognizedClientException", Kind::Credentials),
     ("ClientException", Kind::Unusable),
+    ("InvalidKeyId", Kind::Denied),
     ("InvalidObjectState", Kind::Unusable),
     ("InvalidParameterException", Kind::Unusable),
     ("InvalidRequestException", Kind::Unusable),
@@ -760,8 +782,14 @@ fn denial(message: &str) -> Option<String> {
 }
 
 /// All that a task role may need.
-const ACTIONS: &[&str] =
-    &["s3:GetObject", "s3:ListBucket", "secretsmanager:GetSecretValue", "kms:Decrypt", "ecs:DescribeTaskDefinition"];
+const ACTIONS: &[&str] = &[
+    "s3:GetObject",
+    "s3:ListBucket",
+    "ssm:GetParameters",
+    "secretsmanager:GetSecretValue",
+    "kms:Decrypt",
+    "ecs:DescribeTaskDefinition",
+];
 
 /// Longer phrases first: the first one found is told.
 const POLICIES: &[&str] = &[
@@ -855,6 +883,7 @@ pub(crate) mod tests {
             endpoint_s3: url.clone(),
             endpoint_secrets_manager: url.clone(),
             endpoint_ecs: url.clone(),
+            endpoint_ssm: url.clone(),
             metadata_uri: url,
             ..AwsSettings::default()
         })
@@ -881,6 +910,17 @@ pub(crate) mod tests {
         assert_eq!(settings.https_proxy.as_deref(), Some("http://other:3128"));
         assert_eq!(settings.http_proxy.as_deref(), Some("http://user:pa55word@proxy:3128"));
         assert!(!format!("{settings:?}").contains("pa55word"));
+    }
+
+    #[test]
+    fn a_signed_request_goes_to_the_region_and_partition() {
+        let aws = Aws::new(AwsSettings::default()).unwrap();
+        let place = Place { region: "cn-north-1", partition: "aws-cn" };
+        let credentials = Credentials::for_tests();
+        let request = aws.request(Service::Ssm, "GetParameters", String::new(), place, credentials).unwrap();
+        assert_eq!(request.uri(), "https://ssm.cn-north-1.amazonaws.com.cn/");
+        assert_eq!(request.headers().get("x-amz-target"), Some("AmazonSSM.GetParameters"));
+        assert!(request.headers().get("authorization").unwrap().contains("/cn-north-1/ssm/aws4_request"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::arn::Arn;
-use crate::aws::{Aws, Codes, Failure, json_reason};
+use crate::aws::{Aws, Codes, Failure, Place, Service, json_reason};
 use crate::fault::{Code, Fault};
 use crate::name::{Account, Domain};
 use crate::secret::SecretArn;
@@ -148,8 +148,7 @@ pub struct Reference {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Source {
     S3(Object),
-    /// An SSM parameter's ARN.
-    Ssm(String),
+    Ssm(Parameter),
     File(PathBuf),
     Inline(String),
 }
@@ -158,8 +157,19 @@ enum Source {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Object {
     arn: String,
+    /// Its name, or the ARN of an access point.
     bucket: String,
+    /// The access point's; that of a bucket is found out.
+    region: Option<String>,
     key: String,
+}
+
+/// A parameter in SSM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Parameter {
+    arn: String,
+    region: String,
+    partition: String,
 }
 
 impl Reference {
@@ -191,13 +201,12 @@ impl FromStr for Reference {
             let arn = Arn::parse(place).map_err(|error| refuse(&error.to_string()))?;
             match arn.service {
                 "s3" => Source::S3(object(place, arn).map_err(refuse)?),
-                "ssm" if arn.resource.starts_with("parameter/") => Source::Ssm(place.to_owned()),
-                "ssm" => return Err(refuse("names no parameter")),
+                "ssm" => Source::Ssm(parameter(place, arn).map_err(refuse)?),
                 _ => return Err(refuse("is no ARN of an S3 object or an SSM parameter")),
             }
         } else {
             return Err(refuse(
-                "is no CredSpec: an S3 ARN or `file:///path` is wanted, alone or after `credentialspecdomainless:` or `credentialspec:`, or a JSON document",
+                "is no CredSpec: the ARN of an S3 object or an SSM parameter, or `file:///path` is wanted, alone or after `credentialspecdomainless:` or `credentialspec:`, or a JSON document",
             ));
         };
         Ok(Self { domainless: domainless.is_some(), source })
@@ -218,27 +227,47 @@ impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
             Source::S3(object) => f.write_str(&object.arn),
-            Source::Ssm(arn) => f.write_str(arn),
+            Source::Ssm(parameter) => f.write_str(&parameter.arn),
             Source::File(path) => write!(f, "file://{}", path.display()),
             Source::Inline(_) => f.write_str("inline"),
         }
     }
 }
 
-/// `arn:PARTITION:s3:::BUCKET/KEY`.
+/// `arn:PARTITION:s3:::BUCKET/KEY`, or `arn:PARTITION:s3:REGION:ACCOUNT:accesspoint/NAME/object/KEY`, as policies name
+/// an object behind an access point.
 fn object(text: &str, arn: Arn<'_>) -> Result<Object, &'static str> {
-    if !arn.region.is_empty() || !arn.account.is_empty() {
-        return Err("is no ARN of an S3 object, arn:aws:s3:::BUCKET/KEY, which has neither region nor account");
-    }
-    let (bucket, key) = arn.resource.split_once('/').ok_or("names a bucket but no key")?;
-    let in_bucket = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if !(3..=255).contains(&bucket.len()) || !bucket.chars().all(in_bucket) {
-        return Err("names no bucket");
-    }
+    const ACCESS_POINT: &str = "is no ARN of an S3 object: neither arn:aws:s3:::BUCKET/KEY, which has no region and no \
+                                account, nor arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME/object/KEY";
+    let in_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let is_name = |name: &str| (3..=255).contains(&name.len()) && name.chars().all(in_name);
+    let (bucket, region, key) = if arn.region.is_empty() && arn.account.is_empty() {
+        let (bucket, key) = arn.resource.split_once('/').ok_or("names a bucket but no key")?;
+        if !is_name(bucket) {
+            return Err("names no bucket");
+        }
+        (bucket.to_owned(), None, key)
+    } else {
+        let access_point = arn.resource.strip_prefix("accesspoint/").and_then(|rest| rest.split_once("/object/"));
+        let (name, key) = access_point.ok_or(ACCESS_POINT)?;
+        if !is_name(name) || arn.region.is_empty() || arn.account.is_empty() {
+            return Err(ACCESS_POINT);
+        }
+        let Arn { partition, region, account, .. } = arn;
+        (format!("arn:{partition}:s3:{region}:{account}:accesspoint/{name}"), Some(region.to_owned()), key)
+    };
     if key.is_empty() || key.len() > 1024 {
         return Err("names no key of 1 to 1024 bytes");
     }
-    Ok(Object { arn: text.to_owned(), bucket: bucket.to_owned(), key: key.to_owned() })
+    Ok(Object { arn: text.to_owned(), bucket, region, key: key.to_owned() })
+}
+
+/// `arn:PARTITION:ssm:REGION:ACCOUNT:parameter/NAME`, with `:VERSION` or `:LABEL` if need be.
+fn parameter(text: &str, arn: Arn<'_>) -> Result<Parameter, &'static str> {
+    if arn.region.is_empty() || arn.account.is_empty() || !arn.resource.starts_with("parameter/") {
+        return Err("is no ARN of a parameter, arn:aws:ssm:REGION:ACCOUNT:parameter/NAME");
+    }
+    Ok(Parameter { arn: text.to_owned(), region: arn.region.to_owned(), partition: arn.partition.to_owned() })
 }
 
 /// A text names no place of a CredSpec; the message quotes it with its control characters escaped.
@@ -303,7 +332,7 @@ pub async fn fetch(reference: &Reference, aws: &Aws) -> Result<CredSpec, Fault> 
     };
     let spec = match &reference.source {
         Source::S3(object) => CredSpec::parse(&object.read(aws).await.map_err(named)?),
-        Source::Ssm(_) => Err(Fault::new(Code::CredSpecUnsupported, "a CredSpec in an SSM parameter was named")),
+        Source::Ssm(parameter) => CredSpec::parse(&parameter.read(aws).await.map_err(named)?),
         Source::File(path) => CredSpec::parse(&read_file(path).await.map_err(named)?),
         Source::Inline(document) => CredSpec::parse(document.as_bytes()),
     }
@@ -318,7 +347,7 @@ pub async fn fetch(reference: &Reference, aws: &Aws) -> Result<CredSpec, Fault> 
 impl Object {
     /// Reads the object; where S3 says that the bucket lies in another region, there.
     async fn read(&self, aws: &Aws) -> Result<Vec<u8>, Fault> {
-        let region = match aws.bucket_region(&self.bucket) {
+        let region = match self.region.clone().or_else(|| aws.bucket_region(&self.bucket)) {
             Some(region) => region,
             None => aws.region().await?,
         };
@@ -336,7 +365,7 @@ impl Object {
     }
 
     async fn read_in(&self, region: &str, aws: &Aws) -> Result<Vec<u8>, Lost> {
-        let request = aws.s3(region).await.get_object().bucket(&self.bucket).key(&self.key);
+        let request = aws.s3(&self.bucket, region).await.get_object().bucket(&self.bucket).key(&self.key);
         let mut body = request.send().await.map_err(|error| Lost::Failed(Failure::of(&error)))?.body;
         let mut document = Vec::new();
         let broken = |why: &str| Lost::Failed(Failure::Unreachable(why.to_owned()));
@@ -352,6 +381,26 @@ impl Object {
         };
         timeout(BODY_DEADLINE, read).await.map_err(|_| broken("the answer stopped half-way"))??;
         Ok(document)
+    }
+}
+
+impl Parameter {
+    /// Reads the parameter, decrypted if it is a SecureString. `GetParameters`, since that is the right which the
+    /// platform's own fetcher asks for, so that policies can be moved as they are.
+    async fn read(&self, aws: &Aws) -> Result<Vec<u8>, Fault> {
+        const WHAT: &str = "the CredSpec was not read from SSM";
+        let body = serde_json::json!({"Names": [self.arn], "WithDecryption": true}).to_string();
+        let place = Place { region: &self.region, partition: &self.partition };
+        let answer = aws.call(Service::Ssm, "GetParameters", body, place).await;
+        let answer = answer.map_err(|failure| failure.fault(WHAT.to_owned(), &CODES))?;
+        let answer: Value = serde_json::from_slice(&answer)
+            .map_err(|error| Fault::new(Code::CredSpecUnreachable, WHAT).because(json_reason(&error)))?;
+        match &answer["Parameters"][0]["Value"] {
+            Value::String(document) => Ok(document.clone().into_bytes()),
+            _ => {
+                Err(Fault::new(Code::CredSpecNotFound, WHAT).because("there is no such parameter (InvalidParameters)"))
+            }
+        }
     }
 }
 
@@ -515,13 +564,30 @@ mod tests {
         assert_eq!(
             told,
             [
-                "`x` is no CredSpec: an S3 ARN or `file:///path` is wanted, alone or after `credentialspecdomainless:` or `credentialspec:`, or a JSON document",
+                "`x` is no CredSpec: the ARN of an S3 object or an SSM parameter, or `file:///path` is wanted, alone or after `credentialspecdomainless:` or `credentialspec:`, or a JSON document",
                 "`arn:aws:s3:::bucket` names a bucket but no key",
                 "`file://x` needs an absolute path: file:///path",
                 "`arn:aws:iam::1:x` names no account of twelve digits",
             ]
         );
         assert_eq!(parse_references(" , ").unwrap_err()[0].to_string(), "`,` names no CredSpec");
+    }
+
+    #[test]
+    fn an_object_is_in_a_bucket_or_behind_an_access_point() {
+        let parse = |text: &str| object(text, Arn::parse(text).unwrap());
+        let behind = parse("arn:aws-cn:s3:cn-north-1:123456789012:accesspoint/my-ap/object/a/object/b.json").unwrap();
+        assert_eq!(behind.bucket, "arn:aws-cn:s3:cn-north-1:123456789012:accesspoint/my-ap");
+        assert_eq!((behind.region.as_deref(), behind.key.as_str()), (Some("cn-north-1"), "a/object/b.json"));
+        for text in [
+            "arn:aws:s3:eu-west-1:123456789012:bucket/key",
+            "arn:aws:s3:eu-west-1:123456789012:accesspoint/my-ap/key",
+            "arn:aws:s3:eu-west-1:123456789012:accesspoint/my-ap/object/",
+            "arn:aws:s3:eu-west-1:123456789012:accesspoint/a/b/object/key",
+            "arn:aws:s3:eu-west-1::accesspoint/my-ap/object/key",
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]
@@ -590,17 +656,6 @@ mod tests {
         assert_eq!(code().await.unwrap_err(), Code::CredSpecCredentialArnMissing);
         let zeros = fetch_from("file:///dev/zero", vec![]).await.unwrap_err();
         assert_eq!(zeros.code, Code::CredSpecTooLarge);
-    }
-
-    #[tokio::test]
-    async fn an_ssm_parameter_is_a_clear_fault() {
-        let arn = "arn:aws:ssm:eu-central-1:123456789012:parameter/gmsa/webapp01";
-        insta::assert_snapshot!(fetch_from(arn, vec![]).await.unwrap_err(), @r"
-        code=credspec-unsupported
-          what: a CredSpec in an SSM parameter was named (`arn:aws:ssm:eu-central-1:123456789012:parameter/gmsa/webapp01`)
-          next: put the CredSpec into S3 and name the object's ARN; this version does not read SSM parameters; see docs/faults.md#credspec-unsupported
-        
-");
     }
 
     proptest! {

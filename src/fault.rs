@@ -215,19 +215,17 @@ registry! {
         "see the log for the step that takes so long, or give more time with GMSA_START_TIMEOUT"
 
     CredSpecNotFound "credspec-not-found" Data Platform
-        "check bucket and key against the ARN, character for character: keys are used raw, never URL-decoded"
+        "check bucket and key, or the parameter's name, region and account, against the ARN, character for character: keys are used raw, never URL-decoded"
     CredSpecDenied "credspec-denied" Denied Platform
-        "allow s3:GetObject on the object to the *task* role (a sidecar does not use the execution role), and kms:Decrypt if the bucket uses a customer-managed key; without s3:ListBucket a missing key reads as denied too"
+        "allow s3:GetObject on the object, or ssm:GetParameters on the parameter, to the *task* role (a sidecar does not use the execution role), and kms:Decrypt if it is encrypted with a customer-managed key; without s3:ListBucket a missing key reads as denied too"
     CredSpecAwsCredentials "credspec-aws-credentials" Denied Platform
         "give the task a task role (taskRoleArn): it is what a container's AWS credentials come from"
     CredSpecUnreachable "credspec-unreachable" Unavailable Platform
-        "let the task reach s3.REGION.amazonaws.com on TCP 443 (NAT, proxy or the S3 gateway endpoint), or whatever AWS_ENDPOINT_URL names; for a private CA set AWS_CA_BUNDLE"
+        "let the task reach s3.REGION.amazonaws.com, or ssm.REGION.amazonaws.com for a parameter, on TCP 443 (NAT, proxy, the S3 gateway endpoint or the VPC endpoint com.amazonaws.REGION.ssm), or whatever AWS_ENDPOINT_URL names; for a private CA set AWS_CA_BUNDLE"
     CredSpecRegion "credspec-region" Config Platform
         "set AWS_REGION"
     CredSpecUnreadable "credspec-unreadable" Data Platform
         "check path and permissions of the CredSpec file as the sidecar's user sees them"
-    CredSpecUnsupported "credspec-unsupported" Data Platform
-        "put the CredSpec into S3 and name the object's ARN; this version does not read SSM parameters"
     CredSpecTooLarge "credspec-too-large" Data Platform
         "check that the reference names a CredSpec; a CredSpec has at most 64 KiB"
     CredSpecMalformed "credspec-malformed" Data Platform

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::arn::Arn;
-use crate::aws::{Aws, Failure, Kind, Place, json_reason};
+use crate::aws::{Aws, Failure, Kind, Place, Service, json_reason};
 use crate::credspec::{Reference, ReferenceError, parse_label};
 use crate::fault::{Code, Fault};
 
@@ -135,7 +135,7 @@ async fn from_definition(task: &Task, aws: &Aws) -> Result<Vec<Reference>, Fault
         return Err(not_found("no container has the label, and the task metadata has no TaskARN"));
     };
     let body = json!({"taskDefinition": format!("{family}:{revision}")}).to_string();
-    let answer = aws.ecs("DescribeTaskDefinition", body, Place { region, partition }).await;
+    let answer = aws.call(Service::Ecs, "DescribeTaskDefinition", body, Place { region, partition }).await;
     let answer = answer.map_err(|failure| {
         let code = match &failure {
             Failure::Credentials(_) => Code::TaskDefinitionDenied,

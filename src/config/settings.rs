@@ -42,7 +42,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         takes: "LIST",
         default: "discovered from the ECS task",
         help: "The CredSpecs, separated by white space or commas: credentialspecdomainless:ARN, credentialspec:ARN, \
-               a bare ARN or file:///path; or a JSON array of such strings; or one CredSpec document",
+               a bare ARN (an S3 object or an SSM parameter) or file:///path; or a JSON array of such strings; or one CredSpec document",
     },
     Setting {
         variable: "GMSA_DIR",

@@ -29,7 +29,7 @@ macro_rules! pages {
 pages! {
     ConfigInvalid {
         cause: "A variable or flag has a value that cannot be used. All of them are told in one line.",
-        cure: "Correct each value that *why* names, in the task definition's `environment`, and deploy again. If `GMSA_CREDENTIAL_SPECS` is named, look at the prefix first: `credentialspecdomainless:` and `credentialspec:` are all there are, and what follows is an S3 ARN or `file:///path`.",
+        cure: "Correct each value that *why* names, in the task definition's `environment`, and deploy again. If `GMSA_CREDENTIAL_SPECS` is named, look at the prefix first: `credentialspecdomainless:` and `credentialspec:` are all there are, and what follows is the ARN of an S3 object or an SSM parameter, or `file:///path`.",
         show: "aws ecs describe-task-definition --task-definition FAMILY --query 'taskDefinition.containerDefinitions[].environment'"
     }
     ConfigNoCredSpec {
@@ -108,8 +108,8 @@ pages! {
         show: "aws ecs describe-task-definition --task-definition FAMILY --query taskDefinition.taskRoleArn"
     }
     CredSpecUnreachable {
-        cause: "S3 does not answer: no route (a private subnet without NAT and without the gateway endpoint), a closed security group, a proxy that is not set or not trusted.",
-        cure: "Add the S3 gateway endpoint to the subnet's route table (it is free), or NAT, or `HTTPS_PROXY`. With a proxy that opens TLS: `AWS_CA_BUNDLE`.",
+        cause: "S3, or SSM for a parameter, does not answer: no route (a private subnet without NAT and without the gateway endpoint), a closed security group, a proxy that is not set or not trusted.",
+        cure: "Add the S3 gateway endpoint to the subnet's route table (it is free; SSM has an interface endpoint), or NAT, or `HTTPS_PROXY`. With a proxy that opens TLS: `AWS_CA_BUNDLE`.",
         show: "aws ec2 describe-vpc-endpoints --filters Name=vpc-id,Values=VPC --query 'VpcEndpoints[].[ServiceName,RouteTableIds]'"
     }
     CredSpecRegion {
@@ -121,11 +121,6 @@ pages! {
         cause: "`file:///path` is not there, or not for the sidecar's user (65532 in the image).",
         cure: "Mount the file into the sidecar's container, readable for its user.",
         show: "aws ecs describe-task-definition --task-definition FAMILY --query 'taskDefinition.containerDefinitions[].[name,user,mountPoints]'"
-    }
-    CredSpecUnsupported {
-        cause: "The reference is sound, but this version does not read such a place.",
-        cure: "Copy the CredSpec into S3: `aws ssm get-parameter --name NAME --query Parameter.Value --output text | aws s3 cp - s3://BUCKET/KEY`.",
-        show: "aws ssm get-parameter --name NAME"
     }
     CredSpecTooLarge {
         cause: "The object is no CredSpec: one has about a kilobyte.",

@@ -63,7 +63,8 @@ fn what_aws_refuses() {
     let proxy = FaultProxy::start(
         &json!([
             {"path": "/gmsa-specs/*", "action": "status", "status": 403, "body": s3},
-            {"target": "secretsmanager.*", "action": "status", "status": 400, "body": denied("secretsmanager:GetSecretValue")}
+            {"target": "secretsmanager.*", "action": "status", "status": 400, "body": denied("secretsmanager:GetSecretValue")},
+            {"target": "AmazonSSM.*", "action": "status", "status": 400, "body": denied("ssm:GetParameters")}
         ]),
         &[],
     );
@@ -76,6 +77,10 @@ fn what_aws_refuses() {
         &[],
     );
     let inline = || Sidecar::inline("WebApp01", "gmsa/login");
+    let parameter = |name: &str| {
+        let arn = format!("arn:aws:ssm:{}:{}:parameter{name}", lab("LAB_AWS_REGION"), lab("LAB_AWS_ACCOUNT"));
+        Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &format!("credentialspecdomainless:{arn}"))
+    };
     let keyless = |sidecar: Sidecar| sidecar.without("AWS_ACCESS_KEY_ID").without("AWS_SECRET_ACCESS_KEY");
     let long = put_secret("gmsa/examples-long", &"x".repeat(65_537));
     let long = cred_spec("WebApp01", lab("LAB_DOMAIN"), &format!("{long}:key::"));
@@ -84,13 +89,8 @@ fn what_aws_refuses() {
         ("no role", keyless(Sidecar::of("webapp01.json"))),
         ("no way to S3", Sidecar::of("webapp01.json").with("AWS_ENDPOINT_URL_S3", "http://127.0.10.99:1")),
         ("no region", Sidecar::of("webapp01.json").without("AWS_REGION")),
-        (
-            "an SSM parameter",
-            Sidecar::new().with(
-                "GMSA_CREDENTIAL_SPECS",
-                "credentialspecdomainless:arn:aws:ssm:eu-central-1:123456789012:parameter/gmsa/webapp01",
-            ),
-        ),
+        ("no right to read the parameter", parameter("/gmsa/webapp01").with("AWS_ENDPOINT_URL_SSM", &endpoint)),
+        ("a parameter that is not there", parameter("/gmsa/no-such")),
         ("no right to read the secret", inline().with("AWS_ENDPOINT_URL_SECRETS_MANAGER", &endpoint)),
         ("no role for the secret", keyless(inline())),
         ("no way to Secrets Manager", inline().with("AWS_ENDPOINT_URL_SECRETS_MANAGER", "http://127.0.10.99:1")),

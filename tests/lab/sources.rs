@@ -35,6 +35,40 @@ fn an_arn_with_each_prefix_and_without() {
     }
 }
 
+/// The lab's parameter is a SecureString: undecrypted it is no CredSpec.
+#[test]
+fn a_parameter_in_ssm() {
+    let arn = format!("arn:aws:ssm:{}:{}:parameter/gmsa/webapp01", lab("LAB_AWS_REGION"), lab("LAB_AWS_ACCOUNT"));
+    // Its region counts, not that of the task.
+    for prefix in ["", "credentialspecdomainless:"] {
+        let sidecar = Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &format!("{prefix}{arn}"));
+        gets_a_ticket(&sidecar.with("AWS_REGION", "us-east-1"));
+    }
+    let (mut container, document) = documents();
+    container["Labels"]["gmsa-sidecar.credential-specs"] = arn.clone().into();
+    gets_a_ticket(&Sidecar::new().with("ECS_CONTAINER_METADATA_URI_V4", &task("label-ssm", &container, &document)));
+    let report = Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &arn).call(&["check", "--json"]).ok();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let step = report["steps"].as_array().unwrap().iter().find(|step| step["step"] == "credspec").unwrap();
+    assert_eq!((step["subject"].as_str(), step["result"].as_str()), (Some(arn.as_str()), Some("pass")), "{step:#}");
+}
+
+/// moto has no access points: what arrives is the name of the host that a real one has, and the key.
+#[test]
+fn an_object_behind_an_access_point() {
+    let spec = cred_spec("WebApp01", lab("LAB_DOMAIN"), &secret_arn("gmsa/login"));
+    let rules = serde_json::json!([{"host": "*.s3.test", "action": "status", "status": 200, "body": spec}]);
+    let proxy = FaultProxy::start(&rules, &[]);
+    let arn = "arn:aws:s3:eu-west-1:123456789012:accesspoint/webapp-ap/object/specs/webapp01.json";
+    let sidecar = Sidecar::new()
+        .with("GMSA_CREDENTIAL_SPECS", arn)
+        .with("HTTP_PROXY", &format!("http://{}", proxy.address))
+        .with("AWS_ENDPOINT_URL_S3", "http://s3.test");
+    gets_a_ticket(&sidecar);
+    let asked = proxy.log();
+    assert!(asked.contains("GET\twebapp-ap-123456789012.s3.test\t/specs/webapp01.json"), "{asked}");
+}
+
 #[test]
 fn an_inline_document_and_a_file() {
     gets_a_ticket(&Sidecar::inline("WebApp01", "gmsa/login"));
