@@ -9,6 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
@@ -18,7 +20,7 @@ use hickory_resolver::{Resolver, TokioResolver};
 use rand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::Level;
 
 use crate::config::DomainControllers;
@@ -242,22 +244,35 @@ impl Locator {
     }
 }
 
-/// Connects to one of a host's addresses; the first that answers wins. Each gets its deadline, so a DC that hangs
-/// costs little.
+/// Connects to one of a host's addresses; the first that answers wins. Each is tried a moment after the one before, or
+/// at once when that has failed (RFC 8305 section 5), and gets its deadline: an address that hangs, as IPv4 may where
+/// there is only IPv6, costs little.
 pub async fn dial(host: &Host, addresses: &[IpAddr], port: u16) -> Result<TcpStream, Fault> {
-    let mut failures = Vec::new();
-    for &address in addresses {
+    let attempt = async |address: IpAddr| {
         #[expect(clippy::disallowed_methods, reason = "this is the one door to the network of the domain")]
         let connect = TcpStream::connect((address, port));
         match timeout(CONNECT_DEADLINE, connect).await {
-            Ok(Ok(stream)) => {
-                // Every message is one write and waits for its answer: Nagle could only delay it. A kernel that
-                // refuses the option costs time, not correctness.
-                let _ = stream.set_nodelay(true);
-                return Ok(stream);
-            }
-            Ok(Err(error)) => failures.push(format!("{address}: {error}")),
-            Err(_elapsed) => failures.push(format!("{address}: no answer in {CONNECT_DEADLINE:?}")),
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(format!("{address}: {error}")),
+            Err(_elapsed) => Err(format!("{address}: no answer in {CONNECT_DEADLINE:?}")),
+        }
+    };
+    let mut left = addresses.iter();
+    let mut attempts = FuturesUnordered::new();
+    let mut failures = Vec::new();
+    while failures.len() < addresses.len() {
+        attempts.extend(left.next().map(|address| attempt(*address)));
+        tokio::select! {
+            Some(ended) = attempts.next() => match ended {
+                Ok(stream) => {
+                    // Every message is one write and waits for its answer: Nagle could only delay it. A kernel that
+                    // refuses the option costs time, not correctness.
+                    let _ = stream.set_nodelay(true);
+                    return Ok(stream);
+                }
+                Err(why) => failures.push(why),
+            },
+            () = sleep(HEAD_START), if left.len() > 0 => {}
         }
     }
     let what = format!("the domain controller `{host}` cannot be reached on TCP port {port}");
@@ -439,6 +454,8 @@ fn order(mut targets: Vec<Target>, random: &mut impl Rng) -> Vec<Host> {
 
 /// A DC that does not take a connection in this time is passed over.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+/// What an address has before the next one is tried too.
+const HEAD_START: Duration = Duration::from_millis(250);
 /// A KDC answers in milliseconds; one that hangs is passed over.
 const KDC_DEADLINE: Duration = Duration::from_secs(2);
 /// For one query to one server; there are two attempts.

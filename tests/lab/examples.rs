@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -309,7 +309,7 @@ fn checked(sidecar: &Sidecar) -> String {
 
 /// A host that says it is the lab's first DC, on an address of its own with a DNS server of its own.
 pub struct Fake {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     ldap: Arc<dyn Fn(TcpStream) + Send + Sync>,
 }
 
@@ -319,7 +319,11 @@ impl Fake {
         static COUNT: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(1);
         let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let [_, _, high, low] = std::process::id().to_be_bytes();
-        let address = Ipv4Addr::new(127, 0xc0 | number, high, low);
+        Self::start_on(Ipv4Addr::new(127, 0xc0 | number, high, low).into(), kdc)
+    }
+
+    /// The same on a given address, which is the only one that its DNS server knows.
+    pub fn start_on(address: IpAddr, kdc: impl Fn(usize, &[u8]) -> Vec<u8> + Send + Sync + 'static) -> Self {
         let dns = UdpSocket::bind((address, 53)).unwrap();
         std::thread::spawn(move || answer_names(&dns, address));
         let listener = TcpListener::bind((address, 88)).unwrap();
@@ -348,7 +352,7 @@ impl Fake {
         self
     }
 
-    fn sidecar(&self) -> Sidecar {
+    pub fn sidecar(&self) -> Sidecar {
         let listener = TcpListener::bind((self.address, 389)).unwrap();
         let serve = Arc::clone(&self.ldap);
         std::thread::spawn(move || {
@@ -366,18 +370,32 @@ pub fn dc1() -> Ipv4Addr {
     lab("LAB_DC1_IP").parse().unwrap()
 }
 
-/// Answers every question for an A record with `address`, every other with nothing (RFC 1035 section 4).
-fn answer_names(dns: &UdpSocket, address: Ipv4Addr) {
+/// Answers every question for an A or AAAA record, whichever `address` is, with it, one for an SRV record with the lab's
+/// first DC, and every other with nothing (RFC 1035 section 4, RFC 2782).
+fn answer_names(dns: &UdpSocket, address: IpAddr) {
+    let (kind, octets) = match address {
+        IpAddr::V4(address) => (1, address.octets().to_vec()),
+        IpAddr::V6(address) => (28, address.octets().to_vec()),
+    };
+    let mut target = vec![0, 0, 0, 100, 1, 0x85];
+    for label in lab("LAB_DC1").split('.').chain([""]) {
+        target.push(u8::try_from(label.len()).unwrap());
+        target.extend(label.as_bytes());
+    }
     let mut question = [0; 512];
     while let Ok((length, from)) = dns.recv_from(&mut question) {
         let name = 12 + question[12..length].iter().position(|octet| *octet == 0).unwrap() + 1;
-        let has_answer = question[name..name + 2] == [0, 1];
+        let data = match question[name + 1] {
+            asked if asked == kind => Some(&octets),
+            33 => Some(&target),
+            _ => None,
+        };
         let mut answer = question[..2].to_vec();
-        answer.extend([0x81, 0x80, 0, 1, 0, u8::from(has_answer), 0, 0, 0, 0]);
+        answer.extend([0x81, 0x80, 0, 1, 0, u8::from(data.is_some()), 0, 0, 0, 0]);
         answer.extend(&question[12..name + 4]);
-        if has_answer {
-            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-            answer.extend(address.octets());
+        if let Some(data) = data {
+            answer.extend([0xc0, 12, 0, question[name + 1], 0, 1, 0, 0, 0, 60, 0, u8::try_from(data.len()).unwrap()]);
+            answer.extend(data);
         }
         dns.send_to(&answer, from).unwrap();
     }

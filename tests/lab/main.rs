@@ -27,6 +27,9 @@ mod clients;
 /// every bad input has its fault and leaves nothing behind
 mod faults;
 
+/// a domain that has no IPv4 address
+mod ipv6;
+
 /// LDAP over TLS: whom it trusts, and what it is bound to
 mod ldaps;
 
