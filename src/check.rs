@@ -19,14 +19,15 @@ use tokio::time::{Instant, timeout};
 use self::readers::{Sid, readers};
 use crate::aws::Aws;
 use crate::clock;
-use crate::config::{Config, DomainControllers, Unknown};
+use crate::config::{Config, DomainControllers, ServiceTickets, Unknown};
 use crate::credspec::{self, CredSpec, LoginSource, Reference};
 use crate::dc::{self, Kdc, Locator, Service};
+use crate::directory;
 use crate::fault::{Code, Fault};
 use crate::gmsa::{self, Gmsa, LDAP_DEADLINE};
 use crate::kerberos::{self, GmsaTgt, Password, Principal, Proof, Refusal, SKEW_TO_BELIEVE};
 use crate::ldap::{Connection, Plain, Sealed, Transport};
-use crate::name::{Account, Domain, Host};
+use crate::name::{Account, Domain, Host, Spn};
 use crate::secret::{self, Secret, Stage};
 use crate::task::{self, Task};
 use crate::volume::Volume;
@@ -112,6 +113,7 @@ impl Walk<'_> {
     async fn chain(&mut self, config: &Config, aws: &Aws) {
         let Some(references) = self.references(config, aws).await else { return };
         let specs = self.cred_specs(&references, aws).await;
+        self.services_of_nobody(&config.service_tickets, &specs);
         let logins = unique(specs.iter().map(|spec| (spec.domain().clone(), spec.login().clone())));
         let mut secrets = HashMap::new();
         for (domain, login) in &logins {
@@ -150,13 +152,30 @@ impl Walk<'_> {
                 }
             };
             match session {
-                Ok(session) => self.accounts(domain, &accounts, session).await,
+                Ok(session) => self.accounts(domain, &accounts, &config.service_tickets, session).await,
                 Err(why) => {
                     for account in accounts {
                         ["gmsa", "password", "ticket"].iter().for_each(|name| self.skip(name, account.as_str(), why));
+                        self.skip_services(&config.service_tickets.of(account), why);
                     }
                 }
             }
+        }
+    }
+
+    fn services_of_nobody(&mut self, services: &ServiceTickets, specs: &[CredSpec]) {
+        let named = |account: &Account| specs.iter().flat_map(CredSpec::accounts).any(|a| a.same_as(account.as_str()));
+        for account in unique(services.accounts().filter(|account| !named(account))) {
+            let what = format!("GMSA_SERVICE_TICKETS names the gMSA `{account}`, and no CredSpec does");
+            let outcome = Outcome::Warned(Fault::new(Code::ConfigInvalid, what));
+            let subject = account.to_string();
+            self.show(Step { name: "service-ticket", subject, outcome, took: Duration::ZERO });
+        }
+    }
+
+    fn skip_services(&mut self, services: &[Spn], why: &str) {
+        for spn in services {
+            self.skip("service-ticket", &spn.to_string(), why);
         }
     }
 
@@ -366,22 +385,40 @@ impl Walk<'_> {
             Ok((ldap, format!("LDAP on port {}, {sealed}", config.ldap.service().port())))
         };
         let ldap = self.step("bind", host.as_str(), bind).await.ok_or("the directory cannot be asked")?;
-        Ok(Session { host: host.clone(), login: login.to_string(), kdc, ldap, lifetime: config.ticket_lifetime })
+        let (locator, lifetime) = (Arc::clone(&controller.locator), config.ticket_lifetime);
+        Ok(Session { locator, host: host.clone(), login: login.to_string(), kdc, ldap, lifetime })
     }
 
-    async fn accounts(&mut self, domain: &Domain, accounts: &[&Account], mut session: Session) {
+    async fn accounts(
+        &mut self,
+        domain: &Domain,
+        accounts: &[&Account],
+        services: &ServiceTickets,
+        mut session: Session,
+    ) {
         for account in accounts {
-            let subject = account.as_str();
+            let (subject, services) = (account.as_str(), services.of(account));
             let Some(readers) = self.step("gmsa", subject, session.describe(domain, account)).await else {
                 self.skip("password", subject, "the gMSA was not found");
                 self.skip("ticket", subject, "there is no password");
+                self.skip_services(&services, NO_TICKET);
                 continue;
             };
-            match self.step("password", subject, session.read(domain, account, &readers)).await {
-                Some(gmsa) => {
-                    self.step("ticket", subject, session.ticket(domain, account, gmsa)).await;
+            let ticket = match self.step("password", subject, session.read(domain, account, &readers)).await {
+                Some(gmsa) => self.step("ticket", subject, session.ticket(domain, account, gmsa)).await,
+                None => {
+                    self.skip("ticket", subject, "there is no password");
+                    None
                 }
-                None => self.skip("ticket", subject, "there is no password"),
+            };
+            match ticket {
+                Some(ticket) => {
+                    for spn in &services {
+                        let asked = session.service_ticket(domain, &ticket, spn);
+                        self.step("service-ticket", &spn.to_string(), asked).await;
+                    }
+                }
+                None => self.skip_services(&services, NO_TICKET),
             }
         }
     }
@@ -429,6 +466,7 @@ impl Controller {
 
 /// A login to one DC.
 struct Session {
+    locator: Arc<Locator>,
     host: Host,
     login: String,
     kdc: Kdc,
@@ -491,8 +529,8 @@ impl Session {
         name.unwrap_or(sid)
     }
 
-    /// Gets a ticket, and throws it away.
-    async fn ticket(&mut self, domain: &Domain, account: &Account, gmsa: Gmsa) -> Told<()> {
+    /// Gets a ticket, which is never written.
+    async fn ticket(&mut self, domain: &Domain, account: &Account, gmsa: Gmsa) -> Told<GmsaTgt> {
         let principal = kerberos::gmsa_principal(&gmsa.sam_account_name, domain);
         let mut which = "";
         let mut ticket = self.authenticate(&principal, domain, account, gmsa.password.current).await;
@@ -504,7 +542,40 @@ impl Session {
         }
         let ticket = ticket.map_err(|refusal| refusal.of_gmsa(&principal))?;
         let until = clock::rfc3339(ticket.expires_at());
-        Ok(((), format!("`{}` gave a ticket for {principal} until {until}{which}; it is not kept", self.host)))
+        Ok((ticket, format!("`{}` gave a ticket for {principal} until {until}{which}; it is not kept", self.host)))
+    }
+
+    /// Gets a ticket for a service, and throws it away. Where the KDC knows none, tells who has the name.
+    async fn service_ticket(&mut self, domain: &Domain, tgt: &GmsaTgt, spn: &Spn) -> Told<()> {
+        let granted = kerberos::grant(&mut self.kdc, tgt.as_ticket(), &kerberos::service(spn, domain)).await;
+        let followed = directory::follow(granted, spn, domain, &self.locator).await;
+        match followed.map_err(|refusal| refusal.of_service(spn, tgt.client())) {
+            Ok(ticket) => {
+                let (realm, until) = (ticket.realm(), clock::rfc3339(ticket.expires_at()));
+                Ok(((), format!("a KDC of {realm} gave a ticket for {} until {until}; it is not kept", tgt.client())))
+            }
+            Err(fault) if fault.code == Code::TicketServiceUnknown => {
+                let holders = self.holders(domain, spn).await;
+                let why = format!("{}; {holders}", fault.why.as_deref().unwrap_or_default());
+                Err(fault.because(why))
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Which accounts of the domain have an SPN, in words.
+    async fn holders(&mut self, domain: &Domain, spn: &Spn) -> String {
+        let (base, spn) = (domain.base_dn(), spn.to_string());
+        let search = self.ldap.search(&base, "servicePrincipalName", &spn, &["sAMAccountName"]);
+        let Ok(Ok(entries)) = timeout(LDAP_DEADLINE, search).await else {
+            return format!("who has it in `{domain}` could not be asked");
+        };
+        let names = entries.iter().filter_map(|entry| entry.text("sAMAccountName"));
+        match names.map(|name| format!("`{}`", name.escape_debug())).collect::<Vec<_>>().as_slice() {
+            [] => format!("no account of `{domain}` has it"),
+            [name] => format!("{name} has it"),
+            names => format!("{} have it in `{domain}`: only one may", names.join(" and ")),
+        }
     }
 
     async fn authenticate(
@@ -659,6 +730,8 @@ const ATTRIBUTES: &[&str] = &[
     "msDS-SupportedEncryptionTypes",
     "msDS-GroupMSAMembership",
 ];
+
+const NO_TICKET: &str = "there is no ticket-granting ticket to ask with";
 
 /// ADS_UF_ACCOUNTDISABLE (MS-ADTS 2.2.16).
 const ACCOUNT_DISABLED: u32 = 2;

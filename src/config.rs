@@ -21,7 +21,7 @@ use crate::credspec::{Reference, ReferenceError, parse_references};
 use crate::fault::{Code, Fault};
 use crate::ldap::Transport;
 use crate::log;
-use crate::name::{Domain, Host};
+use crate::name::{Account, Domain, Host, NameError, Spn};
 use crate::tls::Tls;
 use crate::volume::{Mode, Owner};
 
@@ -81,6 +81,8 @@ pub struct Config {
     pub owner: Option<Owner>,
     /// The mode of files with tickets or keys.
     pub mode: Mode,
+    /// The services whose tickets are kept too.
+    pub service_tickets: ServiceTickets,
     /// The HTTP address.
     pub listen: SocketAddr,
     /// The domain controllers to use instead of those that DNS names.
@@ -105,6 +107,10 @@ pub struct DomainControllers {
     any: Vec<Host>,
     by_domain: BTreeMap<Domain, Vec<Host>>,
 }
+
+/// The services whose tickets are kept beside the TGT: for every gMSA, or for one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServiceTickets(Vec<(Option<Account>, Spn)>);
 
 /// How the choice of a domain controller looks at AD sites.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -298,6 +304,7 @@ impl<'a> Values<'a> {
             dir: self.dir(),
             owner: self.parsed("GMSA_OWNER", described),
             mode: self.parsed("GMSA_MODE", described).unwrap_or_default(),
+            service_tickets: self.parsed("GMSA_SERVICE_TICKETS", str::parse).unwrap_or_default(),
             listen: self.listen(),
             domain_controllers: self.parsed("GMSA_DOMAIN_CONTROLLERS", str::parse).unwrap_or_default(),
             dns_servers: self.parsed("GMSA_DNS_SERVERS", dns_servers).unwrap_or_default(),
@@ -319,7 +326,7 @@ impl<'a> Values<'a> {
     /// Variables of the interface whose feature is not there yet are never ignored in silence.
     fn refuse_what_is_not_built_yet(&mut self) {
         let unsupported = |value: &str| Err::<(), _>(format!("{} is not supported by this version", quoted(value)));
-        for variable in ["GMSA_SERVICE_TICKETS", "GMSA_LOGIN_KEYTAB", "GMSA_LOGIN_PRINCIPAL"] {
+        for variable in ["GMSA_LOGIN_KEYTAB", "GMSA_LOGIN_PRINCIPAL"] {
             self.parsed(variable, unsupported);
         }
         self.parsed("GMSA_KEYTAB", |value| if boolean(value)? { unsupported(value) } else { Ok(()) });
@@ -436,6 +443,47 @@ fn controller(name: &str) -> Result<Host, String> {
     }
     name.parse::<Host>().map_err(|e| e.to_string())
 }
+
+impl ServiceTickets {
+    /// The services for a gMSA.
+    pub fn of(&self, account: &Account) -> Vec<Spn> {
+        let of_account = |whose: &Option<Account>| whose.as_ref().is_none_or(|whose| whose.same_as(account.as_str()));
+        self.0.iter().filter(|(whose, _)| of_account(whose)).map(|(_, spn)| spn.clone()).collect()
+    }
+
+    /// The gMSAs that are named.
+    pub fn accounts(&self) -> impl Iterator<Item = &Account> {
+        self.0.iter().filter_map(|(whose, _)| whose.as_ref())
+    }
+}
+
+impl FromStr for ServiceTickets {
+    type Err = String;
+
+    /// `SPN` or `account=SPN`, separated by white space or commas.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut wanted: Vec<(Option<Account>, Spn)> = Vec::new();
+        for item in items(text) {
+            let (account, spn) = match item.split_once('=') {
+                Some((account, spn)) => (Some(account.parse::<Account>().map_err(|error| error.to_string())?), spn),
+                None => (None, item),
+            };
+            let spn: Spn = spn.parse().map_err(|error: NameError| error.to_string())?;
+            let same = |known: &(Option<Account>, Spn)| known.0 == account && known.1.same_as(&spn.to_string());
+            if wanted.iter().any(same) {
+                return Err(format!("{} is there twice", quoted(item)));
+            }
+            wanted.push((account, spn));
+        }
+        if wanted.len() > SERVICES {
+            return Err(format!("{} services are more than {SERVICES}", wanted.len()));
+        }
+        Ok(Self(wanted))
+    }
+}
+
+/// A service ticket has some kilobytes, and clients read the whole cache each time.
+const SERVICES: usize = 32;
 
 impl FromStr for Site {
     type Err = String;

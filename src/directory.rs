@@ -15,10 +15,12 @@ use crate::credspec::LoginSource;
 use crate::dc::{Kdc, Locator, Service};
 use crate::fault::{Code, Fault};
 use crate::gmsa::{self, Gmsa};
-use crate::kerberos::{self, ClientKey, GmsaTgt, LdapTicket, Password, Principal, Proof, Refusal, Ticket};
+use crate::kerberos::{
+    self, ClientKey, GmsaTgt, Granted, LdapTicket, Password, Principal, Proof, Refusal, ServiceTicket, Ticket,
+};
 use crate::ldap::{Connection, Plain, Sealed, Transport};
 use crate::login::Guards;
-use crate::name::{Account, Domain, Host};
+use crate::name::{Account, Domain, Host, Spn};
 use crate::secret::{self, Secret, SecretArn, Stage};
 
 /// A domain as one login sees it.
@@ -48,6 +50,8 @@ pub struct KeptKey {
 pub struct Renewal {
     /// The ticket.
     pub ticket: GmsaTgt,
+    /// The tickets for services that were asked for, in that order.
+    pub services: Vec<(Spn, Result<ServiceTicket, Fault>)>,
     /// The key it was got with, for the next time.
     pub key: KeptKey,
     /// The KDC that gave it.
@@ -97,55 +101,65 @@ impl Directories {
 }
 
 impl Directory {
-    /// Gets a fresh TGT for a gMSA: with the kept key while that is good, else with the managed password.
+    /// Gets fresh tickets for a gMSA: its TGT, and with that those for `services`.
+    pub async fn renew(&self, account: &Account, kept: Option<KeptKey>, services: &[Spn]) -> Result<Renewal, Fault> {
+        let connection = self.kdc().await?;
+        let mut renewal = self.renew_tgt(account, kept, &connection).await?;
+        for spn in services {
+            let granted = self.service_ticket(&connection.kdc, &renewal.ticket, spn).await;
+            renewal.services.push((spn.clone(), granted));
+        }
+        Ok(renewal)
+    }
+
+    /// With the kept key while that is good, else with the managed password.
     ///
     /// When the password is due but cannot be read, the kept key is tried all the same: a gMSA's password stays good
     /// for minutes after it was replaced, and often was not replaced at all.
-    pub async fn renew(&self, account: &Account, kept: Option<KeptKey>) -> Result<Renewal, Fault> {
+    async fn renew_tgt(&self, account: &Account, kept: Option<KeptKey>, via: &Connected) -> Result<Renewal, Fault> {
         let Some(mut kept) = kept else {
-            return self.renew_by_password(account).await;
+            return self.renew_by_password(account, via).await;
         };
         if clock::now() < kept.due {
-            match self.renew_by_key(&kept).await {
+            match self.renew_by_key(&kept, via).await {
                 Err(refusal) if refusal.is_wrong_password() => {
                     let kvno = kept.kvno;
                     tracing::info!(event = "gmsa.key-replaced", kvno, "the KDC refuses the kept key; reading again");
-                    return self.renew_by_password(account).await;
+                    return self.renew_by_password(account, via).await;
                 }
                 outcome => return outcome.map_err(|refusal| refusal.of_gmsa(&kept.principal)),
             }
         }
-        let fault = match self.renew_by_password(account).await {
+        let fault = match self.renew_by_password(account, via).await {
             Ok(renewal) => return Ok(renewal),
             Err(fault) => fault,
         };
         kept.due = clock::now() + READ_AGAIN;
-        match self.renew_by_key(&kept).await {
+        match self.renew_by_key(&kept, via).await {
             Ok(renewal) => Ok(Renewal { unread: Some(fault), ..renewal }),
             Err(_refusal) => Err(fault),
         }
     }
 
-    async fn renew_by_key(&self, kept: &KeptKey) -> Result<Renewal, Refusal> {
-        let (kdc, controllers) = self.kdc().await?;
-        let (ticket, key) = self.gmsa_ticket(&kdc, &kept.principal, Proof::Key(kept.key.clone())).await?;
-        Ok(self.renewal(ticket, KeptKey { key, ..kept.clone() }, kdc.lock().await.host().cloned(), controllers))
+    async fn renew_by_key(&self, kept: &KeptKey, via: &Connected) -> Result<Renewal, Refusal> {
+        let (ticket, key) = self.gmsa_ticket(&via.kdc, &kept.principal, Proof::Key(kept.key.clone())).await?;
+        Ok(self.renewal(ticket, KeptKey { key, ..kept.clone() }, via).await)
     }
 
-    async fn renew_by_password(&self, account: &Account) -> Result<Renewal, Fault> {
-        let (kdc, controllers) = self.kdc().await?;
-        let (gmsa, told_by) = self.read(account, &controllers, &kdc).await?;
+    async fn renew_by_password(&self, account: &Account, via: &Connected) -> Result<Renewal, Fault> {
+        let Connected { kdc, controllers } = via;
+        let (gmsa, told_by) = self.read(account, controllers, kdc).await?;
         let principal = kerberos::gmsa_principal(&gmsa.sam_account_name, &self.domain);
         let due = clock::now() + gmsa.password.query_interval;
         let proof = |password| Proof::SaltedPassword(password, kerberos::gmsa_salt(account, &self.domain));
         let current = gmsa.password.current;
-        let mut ticket = self.gmsa_ticket(&kdc, &principal, proof(current.clone())).await;
+        let mut ticket = self.gmsa_ticket(kdc, &principal, proof(current.clone())).await;
         // Shortly before a password expires the directory already tells the next one, which the KDC still refuses;
         // and right after, a KDC may not have heard of it.
         if let (Err(refusal), Some(previous)) = (&ticket, gmsa.password.previous)
             && refusal.is_wrong_password()
         {
-            ticket = self.gmsa_ticket(&kdc, &principal, proof(previous)).await;
+            ticket = self.gmsa_ticket(kdc, &principal, proof(previous)).await;
         }
         // A KDC that has a password which the DC asked for it has not heard of yet: that one's own KDC has not either.
         if let Err(refusal) = &ticket
@@ -153,20 +167,20 @@ impl Directory {
             && kdc.lock().await.host() != Some(&told_by)
         {
             kdc.lock().await.go_to(&told_by);
-            ticket = self.gmsa_ticket(&kdc, &principal, proof(current)).await;
+            ticket = self.gmsa_ticket(kdc, &principal, proof(current)).await;
         }
         let (ticket, key) = ticket.map_err(|refusal| refusal.of_gmsa(&principal))?;
         let key = KeptKey { principal, key, kvno: gmsa.kvno, due };
-        let host = kdc.lock().await.host().cloned();
-        Ok(self.renewal(ticket, key, host, controllers))
+        Ok(self.renewal(ticket, key, via).await)
     }
 
-    fn renewal(&self, ticket: GmsaTgt, key: KeptKey, dc: Option<Host>, controllers: Vec<Host>) -> Renewal {
-        let mut controllers = self.locator.by_health(&controllers, Service::Kdc);
+    async fn renewal(&self, ticket: GmsaTgt, key: KeptKey, via: &Connected) -> Renewal {
+        let dc = via.kdc.lock().await.host().cloned();
+        let mut controllers = self.locator.by_health(&via.controllers, Service::Kdc);
         if let Some(at) = controllers.iter().position(|host| Some(host) == dc.as_ref()) {
             controllers[..=at].rotate_right(1);
         }
-        Renewal { ticket, dc, kvno: key.kvno, key, controllers, unread: None }
+        Renewal { ticket, services: Vec::new(), dc, kvno: key.kvno, key, controllers, unread: None }
     }
 
     /// An AS exchange of the gMSA for its TGT. A KDC that does not know the account may not have heard of it yet.
@@ -179,6 +193,12 @@ impl Directory {
         let service = kerberos::ticket_granting_service(&self.domain);
         let (ticket, key) = authenticate(&mut *kdc.lock().await, gmsa, &service, proof, self.lifetime).await?;
         Ok((ticket.into_gmsa_tgt(), key))
+    }
+
+    async fn service_ticket(&self, kdc: &Mutex<Kdc>, tgt: &GmsaTgt, spn: &Spn) -> Result<ServiceTicket, Fault> {
+        let service = kerberos::service(spn, &self.domain);
+        let granted = grant(&mut *kdc.lock().await, tgt.as_ticket(), &service).await;
+        follow(granted, spn, &self.domain, &self.locator).await.map_err(|refusal| refusal.of_service(spn, tgt.client()))
     }
 
     /// Reads the managed password; returns it with the DC that told. A DC that does not know the account may not have
@@ -206,15 +226,15 @@ impl Directory {
     }
 
     /// The connection to a KDC that is in use, or one to be made, with the domain's controllers.
-    async fn kdc(&self) -> Result<(Arc<Mutex<Kdc>>, Vec<Host>), Fault> {
+    async fn kdc(&self) -> Result<Connected, Fault> {
         let controllers = self.locator.locate(&self.domain).await?;
         let mut shared = self.kdc.lock().await;
         if let Some(kdc) = shared.upgrade() {
-            return Ok((kdc, controllers));
+            return Ok(Connected { kdc, controllers });
         }
         let kdc = Arc::new(Mutex::new(Kdc::new(Arc::clone(&self.locator), &controllers)));
         *shared = Arc::downgrade(&kdc);
-        Ok((kdc, controllers))
+        Ok(Connected { kdc, controllers })
     }
 
     /// The session in use, or a new one. Whoever opens it holds the lock, so leases that start together log in once.
@@ -366,6 +386,12 @@ impl Directory {
     }
 }
 
+/// The connection to a KDC that is in use, and all controllers of the domain.
+struct Connected {
+    kdc: Arc<Mutex<Kdc>>,
+    controllers: Vec<Host>,
+}
+
 /// A sealed LDAP connection to one DC.
 struct Session {
     host: Host,
@@ -379,7 +405,7 @@ impl Session {
     }
 }
 
-/// An AS exchange; with the other KDCs too, if one does not know a name that another may know already.
+/// An AS exchange, with any KDC that knows the names.
 async fn authenticate(
     kdc: &mut Kdc,
     client: &Principal,
@@ -387,18 +413,78 @@ async fn authenticate(
     proof: Proof,
     lifetime: Option<Duration>,
 ) -> Result<(Ticket, ClientKey), Refusal> {
-    let mut refused = None;
-    for _ in 0..kdc.count() {
-        match kerberos::authenticate(kdc, client, server, proof.clone(), lifetime).await {
-            Err(refusal) if refusal.is_unknown_name() => {
-                kdc.leave();
-                refused = refused.or(Some(refusal));
-            }
-            Err(Refusal::Unreachable(fault)) => return Err(refused.unwrap_or(Refusal::Unreachable(fault))),
-            outcome => return outcome,
+    let mut round = Round::of(kdc);
+    loop {
+        let outcome = kerberos::authenticate(kdc, client, server, proof.clone(), lifetime).await;
+        if let Some(outcome) = round.ends(kdc, outcome) {
+            return outcome;
         }
     }
-    Err(refused.unwrap_or_else(|| Fault::new(Code::DcUnreachable, "there is no KDC to ask").into()))
+}
+
+/// A TGS exchange, with any KDC that knows the service.
+async fn grant(kdc: &mut Kdc, tgt: &Ticket, service: &Principal) -> Result<Granted, Refusal> {
+    let mut round = Round::of(kdc);
+    loop {
+        let outcome = kerberos::grant(kdc, tgt, service).await;
+        if let Some(outcome) = round.ends(kdc, outcome) {
+            return outcome;
+        }
+    }
+}
+
+/// Goes on from what a KDC of `domain` gave for a service to whichever domain it refers to (RFC 6806 section 8).
+pub(crate) async fn follow(
+    mut granted: Result<Granted, Refusal>,
+    spn: &Spn,
+    domain: &Domain,
+    locator: &Arc<Locator>,
+) -> Result<ServiceTicket, Refusal> {
+    let mut seen = vec![domain.clone()];
+    loop {
+        let (domain, tgt) = match granted? {
+            Granted::Ticket(ticket) => return Ok(ticket.into_service_ticket(spn.clone())),
+            Granted::Referral(domain, tgt) => (domain, tgt),
+        };
+        if seen.contains(&domain) || seen.len() > REFERRALS {
+            let way: Vec<_> = seen.iter().chain([&domain]).map(Domain::realm).collect();
+            let what = format!("the KDCs refer to each other for the service `{spn}`");
+            return Err(Fault::new(Code::TicketServiceUnknown, what).because(way.join(" -> ")).into());
+        }
+        let mut kdc = Kdc::new(Arc::clone(locator), &locator.locate(&domain).await?);
+        granted = grant(&mut kdc, &tgt, &kerberos::service(spn, &domain)).await;
+        seen.push(domain);
+    }
+}
+
+/// The KDCs of a domain asked one after the other, where one does not know a name that another may know already.
+struct Round {
+    left: usize,
+    refused: Option<Refusal>,
+}
+
+impl Round {
+    fn of(kdc: &Kdc) -> Self {
+        Self { left: kdc.count(), refused: None }
+    }
+
+    /// What it comes to; nothing while there is another KDC to ask.
+    fn ends<T>(&mut self, kdc: &mut Kdc, outcome: Result<T, Refusal>) -> Option<Result<T, Refusal>> {
+        match outcome {
+            Err(refusal) if refusal.is_unknown_name() => {
+                kdc.leave();
+                self.left = self.left.saturating_sub(1);
+                let first = self.refused.take().unwrap_or(refusal);
+                if self.left == 0 {
+                    return Some(Err(first));
+                }
+                self.refused = Some(first);
+                None
+            }
+            Err(Refusal::Unreachable(fault)) => Some(Err(self.refused.take().unwrap_or(Refusal::Unreachable(fault)))),
+            outcome => Some(outcome),
+        }
+    }
 }
 
 /// Whether another DC may serve where this one does not.
@@ -406,6 +492,8 @@ fn serves_elsewhere(fault: &Fault) -> bool {
     matches!(fault.code, Code::GmsaConnectionLost | Code::TicketServiceUnknown)
 }
 
+/// How many domains a service is looked for in: forests are rarely deeper than three.
+const REFERRALS: usize = 8;
 /// How soon a managed password that could not be read when it was due is read again.
 const READ_AGAIN: Duration = Duration::from_secs(300);
 /// A pending version of a secret that is older belongs to no rotation that is under way.

@@ -278,7 +278,7 @@ registry! {
     TicketGmsaRevoked "ticket-gmsa-revoked" Denied Directory
         "enable the gMSA (Set-ADServiceAccount NAME -Enabled $true)"
     TicketServiceUnknown "ticket-service-unknown" Data Directory
-        "the KDC does not know the service; check the domain controller's name and the SPN (setspn -Q SERVICE/HOST)"
+        "give the SPN to the account that the service runs as (setspn -S SPN ACCOUNT), and to that one only (setspn -Q SPN, setspn -X); for ldap/HOST check the domain controller's name"
     TicketTrust "ticket-trust" Config Directory
         "use a login of the gMSA's own domain: put one into the secret, with its domainName"
     TicketClockSkew "ticket-clock-skew" Unavailable Platform

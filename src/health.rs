@@ -135,7 +135,16 @@ mod tests {
     fn status(state: LeaseState) -> Status {
         let spec = "inline".to_owned();
         let (id, history) = (LeaseId::default(), std::collections::VecDeque::new());
-        let lease = LeaseStatus { id, spec, identity: None, state, next_renewal_at: None, attempts: 1, history };
+        let lease = LeaseStatus {
+            id,
+            spec,
+            identity: None,
+            state,
+            was_ready: true,
+            next_renewal_at: None,
+            attempts: 1,
+            history,
+        };
         Status { discovery: None, leases: vec![lease] }
     }
 

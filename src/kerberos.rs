@@ -1,12 +1,14 @@
-//! Kerberos: the AS exchange (RFC 4120 section 3.1) -> a ticket; a ticket -> a sealed GSS context.
+//! Kerberos: the AS exchange (RFC 4120 section 3.1) -> a ticket; with a TGT the TGS exchange (section 3.3) -> a ticket
+//! for a service; a ticket -> a sealed GSS context.
 //!
-//! The exchange is a state machine over bytes: it has no socket and no clock, so every path of it is tested without
-//! a network. This is the only module that names the `krb5` crate, whose part is the cryptography, the GSS-API
+//! The exchanges are state machines over bytes: they have no socket and no clock, so every path is tested without a
+//! network. This is the only module that names the `krb5` crate, whose part is the cryptography, the GSS-API
 //! tokens and the file formats. Its own KDC client is not used: it needs twice the round trips, knows no salt
 //! beforehand and leaves the names in a reply unchecked (`docs/dependencies.md`).
 
 mod exchange;
 mod messages;
+mod tgs;
 mod tickets;
 
 #[cfg(test)]
@@ -19,9 +21,10 @@ mod context;
 
 pub use context::{ContextError, Sealer, SecurityContext};
 pub(crate) use exchange::SKEW_TO_BELIEVE;
-pub use exchange::{AsError, AsExchange, KdcError, Proof, Step};
+pub use exchange::{AsExchange, ExchangeError, KdcError, Proof, Step};
 pub use krb5::Principal;
-pub use tickets::{GmsaTgt, LdapTicket, Ticket};
+pub use tgs::{Granted, TgsExchange};
+pub use tickets::{GmsaTgt, LdapTicket, ServiceTicket, Ticket};
 
 use std::time::Duration;
 
@@ -32,7 +35,7 @@ use self::messages::Reply;
 use crate::clock;
 use crate::dc::Kdc;
 use crate::fault::{Code, Fault};
-use crate::name::{Account, Domain, Host};
+use crate::name::{Account, Domain, Host, Spn};
 
 /// The enctypes asked for, best known first: what every AD since 2008 speaks, then AES with SHA-2 (RFC 8009).
 /// RC4 is left out on purpose: it is broken, and the directory's cure is one attribute.
@@ -108,6 +111,15 @@ pub async fn authenticate(
     }
 }
 
+/// Asks a KDC of `server`'s realm for a ticket, with a ticket for its ticket-granting service.
+pub async fn grant(kdc: &mut Kdc, tgt: &Ticket, server: &Principal) -> Result<Granted, Refusal> {
+    let failed = |host: Option<&Host>, error| Refusal::Exchange(host.cloned(), error);
+    let started = TgsExchange::start(tgt, server.clone(), rand::random(), clock::now());
+    let (exchange, request) = started.map_err(|error| failed(None, error))?;
+    let reply = kdc.ask(&request).await?;
+    exchange.receive(&reply).map_err(|error| failed(kdc.host(), error))
+}
+
 /// Asks a KDC for a ticket without a proof, as every login begins: it counts as no failed login. The refusal that it
 /// answers with tells its clock; none if it gave the ticket.
 pub async fn probe(kdc: &mut Kdc, client: &Principal, server: &Principal) -> Result<Option<KdcError>, Refusal> {
@@ -117,7 +129,7 @@ pub async fn probe(kdc: &mut Kdc, client: &Principal, server: &Principal) -> Res
     let (_, request) = started.map_err(|error| failed(None, error))?;
     let reply = kdc.ask(&request).await?;
     match Reply::decode(&reply).map_err(|error| failed(kdc.host(), error.into()))? {
-        Reply::AsRep(_) => Ok(None),
+        Reply::Kdc(_) => Ok(None),
         Reply::Error(error) => Ok(Some(KdcError::from(&*error))),
     }
 }
@@ -130,19 +142,19 @@ pub enum Refusal {
     Unreachable(#[from] Fault),
     /// The exchange failed, with this KDC if it came so far.
     #[error("{1}")]
-    Exchange(Option<Host>, AsError),
+    Exchange(Option<Host>, ExchangeError),
 }
 
 impl Refusal {
     /// The KDC takes the proof for wrong.
     pub fn is_wrong_password(&self) -> bool {
-        matches!(self, Self::Exchange(_, AsError::Kdc(error)) if error.code == KdcError::PREAUTH_FAILED)
+        matches!(self, Self::Exchange(_, ExchangeError::Kdc(error)) if error.code == KdcError::PREAUTH_FAILED)
     }
 
     /// The KDC does not know the client or the service: it may not have replicated to it yet.
     pub fn is_unknown_name(&self) -> bool {
         use KdcError as E;
-        matches!(self, Self::Exchange(_, AsError::Kdc(E { code: E::CLIENT_UNKNOWN | E::SERVICE_UNKNOWN, .. })))
+        matches!(self, Self::Exchange(_, ExchangeError::Kdc(E { code: E::CLIENT_UNKNOWN | E::SERVICE_UNKNOWN, .. })))
     }
 
     /// As a fault of the login's exchange for a DC's LDAP service.
@@ -169,16 +181,39 @@ impl Refusal {
         self.fault(&format!("the gMSA `{gmsa}`"), &codes)
     }
 
+    /// As a fault of a TGS exchange for a service, asked as the gMSA.
+    pub fn of_service(&self, spn: &Spn, gmsa: &Principal) -> Fault {
+        let codes = ClientCodes {
+            unknown: Code::TicketGmsaUnknown,
+            revoked: Code::TicketGmsaRevoked,
+            restricted: Code::TicketGmsaRevoked,
+            password_expired: Code::TicketGmsaRefused,
+            wrong_password: Code::TicketGmsaRefused,
+        };
+        let fault = self.fault(&format!("the gMSA `{gmsa}` for the service `{spn}`"), &codes);
+        match (fault.code, &fault.why) {
+            (Code::TicketServiceUnknown, Some(why)) => {
+                let hint = spn.hint().map_or_else(String::new, |hint| format!("; {hint}"));
+                let why = format!(
+                    "{why}; no account has this SPN, or several have it: `setspn -Q {spn}` tells, and `setspn -S {spn} \
+                     ACCOUNT` gives it to the account that the service runs as{hint}"
+                );
+                fault.because(why)
+            }
+            _ => fault,
+        }
+    }
+
     fn fault(&self, client: &str, codes: &ClientCodes) -> Fault {
         let (kdc, error) = match self {
             Self::Unreachable(fault) => return fault.clone(),
             Self::Exchange(kdc, error) => (kdc, error),
         };
         let (code, told) = match error {
-            AsError::Invalid(_) => (Code::TicketReplyInvalid, "its reply cannot be believed"),
-            AsError::Encryption(_) => (Code::TicketEncryption, "it offers no enctype that is allowed here"),
-            AsError::Preauthentication(_) => (Code::TicketPreauth, "it does not take a password"),
-            AsError::Kdc(refused) => {
+            ExchangeError::Invalid(_) => (Code::TicketReplyInvalid, "its reply cannot be believed"),
+            ExchangeError::Encryption(_) => (Code::TicketEncryption, "it offers no enctype that is allowed here"),
+            ExchangeError::Preauthentication(_) => (Code::TicketPreauth, "it does not take a password"),
+            ExchangeError::Kdc(refused) => {
                 let code = match refused.code {
                     KdcError::CLIENT_UNKNOWN | KdcError::WRONG_REALM => codes.unknown,
                     KdcError::SERVICE_UNKNOWN => Code::TicketServiceUnknown,
@@ -195,7 +230,7 @@ impl Refusal {
             }
         };
         let mut why = error.to_string();
-        if let AsError::Kdc(refused @ KdcError { code: KdcError::CLOCK_SKEW, .. }) = error {
+        if let ExchangeError::Kdc(refused @ KdcError { code: KdcError::CLOCK_SKEW, .. }) = error {
             let (skew, ahead) = refused.skew(clock::now());
             let skew = humantime::format_duration(Duration::from_secs(skew.as_secs()));
             why = format!("{why}; its clock is {skew} {} of ours", if ahead { "ahead" } else { "behind" });
@@ -227,6 +262,11 @@ pub fn login_principal(name: &str, domain: &Domain) -> Principal {
 /// `ldap/dc1.example.com@EXAMPLE.COM`, the DC's own SPN (MS-ADTS 2.2.21 by way of MS-DRSR).
 pub fn ldap_service(host: &Host, domain: &Domain) -> Principal {
     Principal::new(krb5::client::NT_SRV_INST, ["ldap", host.as_str()], domain.realm())
+}
+
+/// `HTTP/web.example.com@REALM`, as asked for in one realm.
+pub fn service(spn: &Spn, domain: &Domain) -> Principal {
+    Principal::new(krb5::client::NT_SRV_INST, spn.components(), domain.realm())
 }
 
 /// `krbtgt/REALM@REALM`.

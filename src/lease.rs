@@ -12,9 +12,10 @@ use tracing::Level;
 use crate::clock;
 use crate::directory::{Directories, KeptKey};
 use crate::fault::{Code, Fault};
+use crate::kerberos::ServiceTicket;
 use crate::log;
 use crate::metrics::Metrics;
-use crate::name::{Account, Domain, Host};
+use crate::name::{Account, Domain, Host, Spn};
 use crate::outlet::Outlet;
 use crate::schedule::{Patience, renewal};
 use crate::source::Source;
@@ -25,6 +26,8 @@ pub struct Lease {
     pub id: LeaseId,
     /// Whose ticket it keeps.
     pub identity: Identity,
+    /// The services whose tickets it keeps too.
+    pub services: Vec<Spn>,
     /// The CredSpec that names it, read again before each renewal.
     pub source: Arc<Source>,
     /// Where the login that the CredSpec names leads to.
@@ -40,17 +43,17 @@ pub struct Lease {
 impl Lease {
     /// Keeps the ticket fresh for ever. Returns only on a fault that nothing outside can cure.
     pub async fn keep(self, mut patience: Patience) -> Fault {
-        if let Some(held) = self.outlet.warm(&self.identity).await {
+        if let Some(held) = self.outlet.warm(&self.identity, &self.services).await {
             let expires_at = clock::rfc3339(held.expires_at);
             tracing::info!(event = "lease.warm", expires_at, "a valid ticket was found on the volume");
             self.board.lease(self.id, |lease| lease.state = LeaseState::Held(held));
         }
-        let mut kept = None;
+        let mut kept = Kept::default();
         loop {
             let wake = match self.attempt(&mut kept).await {
                 Ok((held, due)) => {
                     patience.succeeded();
-                    renewal(clock::now(), held.expires_at, due, rand::random())
+                    renewal(clock::now(), held.first_expiry(), due, rand::random())
                 }
                 Err(fault) => match patience.failed(&fault) {
                     Ok(wake) => wake,
@@ -73,7 +76,7 @@ impl Lease {
 
     /// Gets the ticket once. Tries again what may pass, as long as `patience` lasts.
     pub async fn get(self, mut patience: Patience) -> Result<(), Fault> {
-        let mut kept = None;
+        let mut kept = Kept::default();
         loop {
             match self.attempt(&mut kept).await {
                 Ok(_held) => return Ok(()),
@@ -92,13 +95,19 @@ impl Lease {
 
     /// One attempt, told to everyone who wants to know. Returns the ticket with the time when the managed password is
     /// to be read again.
-    async fn attempt(&self, kept: &mut Option<KeptKey>) -> Result<(Held, SystemTime), Fault> {
+    async fn attempt(&self, kept: &mut Kept) -> Result<(Held, SystemTime), Fault> {
         let start = Instant::now();
-        let outcome = tokio::time::timeout(DEADLINE, self.renew(kept, start)).await.unwrap_or_else(|_elapsed| {
+        let renewed = tokio::time::timeout(DEADLINE, self.renew(kept, start)).await.unwrap_or_else(|_elapsed| {
             let what = format!("renewing the ticket of the gMSA `{}` takes too long", self.identity.account);
             Err(Fault::new(Code::DcUnreachable, what).because(format!("not done in {DEADLINE:?}")))
         });
         let took = start.elapsed();
+        // What was written counts, also where not all could be.
+        let (written, outcome) = match renewed {
+            Ok(Renewed { held, missing: Some(fault), .. }) => (Some(held), Err(fault)),
+            Ok(Renewed { held, due, missing: None }) => (None, Ok((held, due))),
+            Err(fault) => (None, Err(fault)),
+        };
         match &outcome {
             Ok((held, _)) => {
                 self.metrics.renewed(&self.identity, took);
@@ -107,6 +116,7 @@ impl Lease {
                     expires_at = clock::rfc3339(held.expires_at),
                     dc = held.dc.as_ref().map(Host::as_str),
                     kvno = held.kvno,
+                    services = held.services.len(),
                     took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                     "the ticket is on the volume"
                 );
@@ -127,9 +137,14 @@ impl Lease {
                 }
                 Err(fault) => {
                     let known = lease.state.fault().is_some_and(|known| known.is_like(fault));
+                    if let Some(held) = written {
+                        tell_clock(lease.state.held(), &held);
+                        lease.state = LeaseState::Held(held);
+                    }
                     lease.state.fail(fault.clone());
                     // One line for a change of state: a fault that stays is not told again.
-                    let event = if lease.state.held().is_some() { "lease.overdue" } else { "lease.pending" };
+                    let ready = lease.state.is_ready(clock::now());
+                    let event = if ready { "lease.overdue" } else { "lease.pending" };
                     log::fault(if known { Level::DEBUG } else { Level::ERROR }, event, fault);
                 }
             }
@@ -137,12 +152,13 @@ impl Lease {
         outcome
     }
 
-    async fn renew(&self, kept: &mut Option<KeptKey>, start: Instant) -> Result<(Held, SystemTime), Fault> {
+    async fn renew(&self, kept: &mut Kept, start: Instant) -> Result<Renewed, Fault> {
         let login = self.source.watch().borrow().login().clone();
         let directory = self.directories.of(&self.identity.domain, &login);
-        let renewal = directory.renew(&self.identity.account, kept.clone()).await?;
-        // Kept although the ticket may not reach the volume: the next attempt then costs the least.
-        *kept = Some(renewal.key.clone());
+        let mut renewal = directory.renew(&self.identity.account, kept.key.clone(), &self.services).await?;
+        // Kept although the tickets may not reach the volume: the next attempt then costs the least.
+        kept.key = Some(renewal.key.clone());
+        let missing = kept.take(std::mem::take(&mut renewal.services), clock::now());
         if let Some(fault) = &renewal.unread {
             self.metrics.fault(fault.code);
             log::fault(Level::WARN, "gmsa.password-not-read", fault);
@@ -151,6 +167,7 @@ impl Lease {
         self.metrics.clock_offset(&self.identity, offset);
         let held = Held {
             expires_at: renewal.ticket.expires_at(),
+            services: self.services.iter().map(|spn| kept.service(spn)).collect(),
             renewed_at: clock::now(),
             dc: renewal.dc.clone(),
             kvno: renewal.kvno,
@@ -162,9 +179,50 @@ impl Lease {
             let (end, now) = (clock::rfc3339(held.expires_at), clock::rfc3339(clock::now()));
             return Err(Fault::new(Code::TicketClockSkew, what).because(format!("it ends at {end}, and now is {now}")));
         }
-        self.outlet.publish(self.id, &self.identity, &renewal).await?;
-        Ok((held, renewal.key.due))
+        self.outlet.publish(self.id, &self.identity, &renewal, &kept.services).await?;
+        Ok(Renewed { held, due: renewal.key.due, missing })
     }
+}
+
+/// What outlives a renewal.
+#[derive(Default)]
+struct Kept {
+    key: Option<KeptKey>,
+    services: Vec<ServiceTicket>,
+}
+
+impl Kept {
+    /// Takes what a renewal brought for the services. Where it brought nothing the ticket from before stays, as long
+    /// as it is good. Returns the first fault.
+    fn take(&mut self, granted: Vec<(Spn, Result<ServiceTicket, Fault>)>, now: SystemTime) -> Option<Fault> {
+        let mut before = std::mem::take(&mut self.services);
+        let mut missing = None;
+        for (spn, granted) in granted {
+            match granted {
+                Ok(ticket) => self.services.push(ticket),
+                Err(fault) => {
+                    let mut good = before.extract_if(.., |ticket| *ticket.spn() == spn && now < ticket.expires_at());
+                    self.services.extend(good.next());
+                    missing.get_or_insert(fault);
+                }
+            }
+        }
+        missing
+    }
+
+    fn service(&self, spn: &Spn) -> ServiceHeld {
+        let ticket = self.services.iter().find(|ticket| ticket.spn() == spn);
+        ServiceHeld { spn: spn.clone(), expires_at: ticket.map(ServiceTicket::expires_at) }
+    }
+}
+
+/// What an attempt put on the volume.
+struct Renewed {
+    held: Held,
+    /// When the managed password is to be read again.
+    due: SystemTime,
+    /// Why a service's ticket could not be renewed.
+    missing: Option<Fault>,
 }
 
 /// One line for a change of the offset, not one for each renewal.
@@ -243,6 +301,7 @@ impl Board {
         self.0.send_modify(|status| {
             if let Some(lease) = status.leases.iter_mut().find(|lease| lease.id == id) {
                 change(lease);
+                lease.was_ready |= lease.state.is_ready(clock::now());
             }
         });
     }
@@ -291,6 +350,8 @@ pub struct LeaseStatus {
     pub identity: Option<Identity>,
     /// How things stand.
     pub state: LeaseState,
+    /// Whether it held all that its app needs, once: from then on the app runs.
+    pub was_ready: bool,
     /// When the next attempt is due.
     pub next_renewal_at: Option<SystemTime>,
     /// Attempts since the start, successful or not.
@@ -313,7 +374,7 @@ pub struct Attempt {
 impl LeaseStatus {
     fn new(id: LeaseId, spec: String, identity: Option<Identity>) -> Self {
         let (state, history) = (LeaseState::Pending(None), VecDeque::new());
-        Self { id, spec, identity, state, next_renewal_at: None, attempts: 0, history }
+        Self { id, spec, identity, state, was_ready: false, next_renewal_at: None, attempts: 0, history }
     }
 
     fn remember(&mut self, attempt: Attempt) {
@@ -373,9 +434,9 @@ impl LeaseState {
         };
     }
 
-    /// Whether the app finds a valid ticket on the volume.
+    /// Whether the app finds all its valid tickets on the volume.
     pub fn is_ready(&self, now: SystemTime) -> bool {
-        self.held().is_some_and(|held| held.valid_at(now))
+        self.held().is_some_and(|held| held.valid_at(now) && held.services.iter().all(|service| service.valid_at(now)))
     }
 }
 
@@ -384,6 +445,8 @@ impl LeaseState {
 pub struct Held {
     /// When it expires.
     pub expires_at: SystemTime,
+    /// The tickets for services that lie beside it: one entry for each that is wanted.
+    pub services: Vec<ServiceHeld>,
     /// When it was got, or found on the volume at a warm start.
     pub renewed_at: SystemTime,
     /// The DC that issued it; unknown for one found on the volume.
@@ -399,11 +462,33 @@ pub struct Held {
 impl Held {
     /// A ticket that tells no more than its times.
     pub fn found(expires_at: SystemTime, renewed_at: SystemTime) -> Self {
-        Self { expires_at, renewed_at, dc: None, kvno: None, took: None, clock_offset: None }
+        let services = Vec::new();
+        Self { expires_at, services, renewed_at, dc: None, kvno: None, took: None, clock_offset: None }
     }
 
-    /// Whether the ticket is good at `now`.
+    /// Whether the TGT is good at `now`.
     pub fn valid_at(&self, now: SystemTime) -> bool {
         now < self.expires_at
+    }
+
+    /// When the first of the tickets expires.
+    pub fn first_expiry(&self) -> SystemTime {
+        self.services.iter().filter_map(|service| service.expires_at).fold(self.expires_at, SystemTime::min)
+    }
+}
+
+/// A service whose ticket is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceHeld {
+    /// The service.
+    pub spn: Spn,
+    /// When its ticket expires; none while there is no ticket.
+    pub expires_at: Option<SystemTime>,
+}
+
+impl ServiceHeld {
+    /// Whether there is a ticket that is good at `now`.
+    pub fn valid_at(&self, now: SystemTime) -> bool {
+        self.expires_at.is_some_and(|end| now < end)
     }
 }

@@ -72,7 +72,7 @@ use tokio::time::Instant;
 use tracing::{Instrument, Level};
 
 use crate::aws::Aws;
-use crate::config::Config;
+use crate::config::{Config, ServiceTickets};
 use crate::credspec::{CredSpec, Reference};
 use crate::dc::Locator;
 use crate::directory::Directories;
@@ -122,6 +122,7 @@ struct Sidecar {
     aws: Arc<Aws>,
     directories: Arc<Directories>,
     outlet: Arc<Outlet>,
+    services: ServiceTickets,
     /// Which CredSpec has taken which folder of the volume; names compare without case.
     folders: Mutex<HashMap<String, (LeaseId, String)>>,
     board: Board,
@@ -144,6 +145,7 @@ impl Sidecar {
             )),
             aws,
             outlet: Arc::new(Outlet::new(volume, addresses)),
+            services: config.service_tickets.clone(),
             folders: Mutex::default(),
             board,
             metrics,
@@ -296,6 +298,7 @@ impl Sidecar {
         Ok(Lease {
             id,
             identity: Identity { account: account.clone(), domain: cred_spec.domain().clone(), path },
+            services: self.services.of(account),
             source: Arc::clone(source),
             directories: Arc::clone(&self.directories),
             outlet: Arc::clone(&self.outlet),

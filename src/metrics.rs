@@ -21,6 +21,7 @@ pub struct Metrics {
     registry: Registry,
     ready: Gauge,
     expiry: Family<LeaseLabels, Gauge>,
+    services: Family<ServiceLabels, Gauge>,
     renewals: Family<RenewalLabels, Counter>,
     duration: Family<LeaseLabels, Histogram, fn() -> Histogram>,
     faults: Family<FaultLabels, Counter>,
@@ -33,6 +34,7 @@ impl Metrics {
         let mut registry = Registry::default();
         let ready = Gauge::default();
         let expiry = Family::default();
+        let services = Family::default();
         let renewals = Family::default();
         let duration = Family::new_with_constructor((|| Histogram::new(SECONDS)) as fn() -> Histogram);
         let faults = Family::default();
@@ -42,6 +44,11 @@ impl Metrics {
 
         registry.register("gmsa_ready", "Whether every lease holds a valid ticket", ready.clone());
         registry.register("gmsa_ticket_expiry_timestamp_seconds", "When the ticket expires", expiry.clone());
+        registry.register(
+            "gmsa_service_ticket_expiry_timestamp_seconds",
+            "When the ticket for a service expires; 0 while there is none",
+            services.clone(),
+        );
         // The encoder adds `_total` to the names of counters.
         registry.register(RENEWALS, "Attempts to get a ticket", renewals.clone());
         registry.register("gmsa_renewal_duration_seconds", "How long an attempt took", duration.clone());
@@ -52,7 +59,7 @@ impl Metrics {
             clock.clone(),
         );
         registry.register("gmsa_build_info", "The version that runs", build);
-        Self { registry, ready, expiry, renewals, duration, faults, clock }
+        Self { registry, ready, expiry, services, renewals, duration, faults, clock }
     }
 
     /// Counts a ticket got within `took`.
@@ -86,9 +93,14 @@ impl Metrics {
     pub fn render(&self, status: &Status, now: SystemTime) -> String {
         self.ready.set(i64::from(status.is_ready(now)));
         self.expiry.clear();
+        self.services.clear();
         for lease in &status.leases {
-            if let (Some(identity), Some(held)) = (&lease.identity, lease.state.held()) {
-                self.expiry.get_or_create(&identity.into()).set(clock::unix(held.expires_at));
+            let (Some(identity), Some(held)) = (&lease.identity, lease.state.held()) else { continue };
+            self.expiry.get_or_create(&identity.into()).set(clock::unix(held.expires_at));
+            for ticket in &held.services {
+                let LeaseLabels { account, realm } = identity.into();
+                let labels = ServiceLabels { account, realm, service: ticket.spn.to_string() };
+                self.services.get_or_create(&labels).set(ticket.expires_at.map_or(0, clock::unix));
             }
         }
         let mut text = String::new();
@@ -133,6 +145,13 @@ impl From<&Identity> for LeaseLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ServiceLabels {
+    account: String,
+    realm: String,
+    service: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RenewalLabels {
     account: String,
     realm: String,
@@ -155,12 +174,15 @@ mod tests {
     use crate::lease::{Held, LeaseId, LeaseState, LeaseStatus};
 
     fn status(expires_at: SystemTime, identity: &Identity) -> Status {
-        let held = Held::found(expires_at, expires_at);
+        let spn = "MSSQLSvc/db.example.com:1433".parse().unwrap();
+        let services = vec![crate::lease::ServiceHeld { spn, expires_at: Some(expires_at) }];
+        let held = Held { services, ..Held::found(expires_at, expires_at) };
         let lease = LeaseStatus {
             id: LeaseId::default(),
             spec: "inline".to_owned(),
             identity: Some(identity.clone()),
             state: LeaseState::Held(held),
+            was_ready: true,
             next_renewal_at: None,
             attempts: 1,
             history: std::collections::VecDeque::new(),
@@ -194,6 +216,7 @@ mod tests {
         # TYPE gmsa_ready gauge
         # TYPE gmsa_renewal_duration_seconds histogram
         # TYPE gmsa_renewals_total counter
+        # TYPE gmsa_service_ticket_expiry_timestamp_seconds gauge
         # TYPE gmsa_ticket_expiry_timestamp_seconds gauge
         gmsa_build_info{version="VERSION"} 1
         gmsa_clock_offset_seconds{account="WebApp01",realm="CORP.EXAMPLE.COM"} -90
@@ -204,6 +227,7 @@ mod tests {
         gmsa_renewal_duration_seconds_sum{account="WebApp01",realm="CORP.EXAMPLE.COM"} 20.12
         gmsa_renewals_total{account="WebApp01",realm="CORP.EXAMPLE.COM",result="failure"} 1
         gmsa_renewals_total{account="WebApp01",realm="CORP.EXAMPLE.COM",result="success"} 1
+        gmsa_service_ticket_expiry_timestamp_seconds{account="WebApp01",realm="CORP.EXAMPLE.COM",service="MSSQLSvc/db.example.com:1433"} 1800000000
         gmsa_ticket_expiry_timestamp_seconds{account="WebApp01",realm="CORP.EXAMPLE.COM"} 1800000000
         "#);
 

@@ -144,6 +144,70 @@ impl fmt::Display for Host {
     }
 }
 
+/// The name of a service, `MSSQLSvc/db.corp.example.com:1433`, without a realm (MS-ADTS 2.2.21): a class, the host or
+/// what else the service is called, perhaps with a port or an instance, perhaps a third part. It keeps its case, which
+/// AD does not compare.
+///
+/// Letters, digits, `-`, `_`, `.`, and behind the class `:`; at most 260 characters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Spn(String);
+
+impl Spn {
+    /// Class, host and perhaps a third part.
+    pub fn components(&self) -> impl Iterator<Item = &str> {
+        self.0.split('/')
+    }
+
+    /// AD compares names of services without case.
+    pub fn same_as(&self, other: &str) -> bool {
+        self.0.eq_ignore_ascii_case(other)
+    }
+
+    /// What is unusual about the name, for a KDC that does not know it.
+    pub fn hint(&self) -> Option<&'static str> {
+        let mut components = self.components();
+        let (class, host) = (components.next()?, components.next()?);
+        if class.eq_ignore_ascii_case("MSSQLSvc") && !host.contains(':') {
+            return Some("drivers ask for SQL Server with the port, `MSSQLSvc/HOST:1433`, and this name has none");
+        }
+        let name = host.split(':').next()?;
+        (!name.contains('.')).then_some("clients ask with the full DNS name of the host, and this one has no domain")
+    }
+}
+
+impl FromStr for Spn {
+    type Err = NameError;
+
+    fn from_str(value: &str) -> Result<Self, NameError> {
+        const KIND: &str = "service principal name";
+        if value.len() > 260 {
+            return refuse(KIND, value, "is longer than 260 characters");
+        }
+        if value.contains('@') {
+            return refuse(KIND, value, "names a realm: leave it out, the KDCs know where the service is");
+        }
+        let mut parts = value.split('/');
+        let plain = |part: &str, more: &str| {
+            !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c) || more.contains(c))
+        };
+        let class = parts.next().is_some_and(|class| plain(class, ""));
+        let count = parts.clone().count();
+        if !class || !(1..=2).contains(&count) || !parts.all(|part| plain(part, ":")) {
+            return refuse(KIND, value, "is not like `HTTP/web.example.com` or `MSSQLSvc/db.example.com:1433`");
+        }
+        if value.to_ascii_lowercase().starts_with("krbtgt/") {
+            return refuse(KIND, value, "is the ticket-granting service itself");
+        }
+        Ok(Self(value.to_owned()))
+    }
+}
+
+impl fmt::Display for Spn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// RFC 1123 labels; `_` is allowed because AD allows it in domain names of old (MS-ADTS 3.1.1.1.5).
 fn dns_name(kind: &'static str, value: &str) -> Result<String, NameError> {
     let name = value.strip_suffix('.').unwrap_or(value);
@@ -216,6 +280,34 @@ mod tests {
         for name in ["", ".", "a..b", "a b", "a\n.b", "-a.b", "a,DC=x", "[realms]", &"a".repeat(64)] {
             assert!(name.parse::<Domain>().is_err(), "{name:?} was accepted");
         }
+    }
+
+    #[test]
+    fn names_of_services_are_checked_and_keep_their_case() {
+        for good in ["HTTP/web.example.com", "MSSQLSvc/db.example.com:1433", "ldap/dc1.example.com/example.com", "a/b"]
+        {
+            assert_eq!(good.parse::<Spn>().unwrap().to_string(), good);
+        }
+        let bad = [
+            "",
+            "/",
+            "HTTP",
+            "HTTP/",
+            "/web",
+            "HTTP/web@EXAMPLE.COM",
+            "a:b/c",
+            "a/b/c/d",
+            "a/b c",
+            "a/(b)",
+            "krbtgt/A.B",
+        ];
+        for bad in bad {
+            assert!(bad.parse::<Spn>().is_err(), "{bad:?} was accepted");
+        }
+        let hint = |spn: &str| spn.parse::<Spn>().unwrap().hint();
+        assert!(hint("mssqlsvc/db.example.com").unwrap().contains("MSSQLSvc/HOST:1433"));
+        assert!(hint("HTTP/web").unwrap().contains("full DNS name"));
+        assert_eq!((hint("MSSQLSvc/db.example.com:1433"), hint("HTTP/web.example.com")), (None, None));
     }
 
     #[test]

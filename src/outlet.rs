@@ -13,9 +13,10 @@ use crate::clock;
 use crate::dc::Locator;
 use crate::directory::Renewal;
 use crate::fault::{Code, Fault};
-use crate::lease::{Held, Identity, LeaseId};
+use crate::kerberos::ServiceTicket;
+use crate::lease::{Held, Identity, LeaseId, ServiceHeld};
 use crate::log;
-use crate::name::{Account, Domain, Host};
+use crate::name::{Account, Domain, Host, Spn};
 use crate::volume::{CacheImage, Kdc, Krb5Conf, RealmEntry, Volume, warm};
 
 /// The volume with what all leases write together: krb5.conf names the realms of all of them.
@@ -45,19 +46,29 @@ impl Outlet {
         self.volume.ccache_path(account)
     }
 
-    /// The ticket that an earlier sidecar left, if it is the gMSA's and still good.
-    pub async fn warm(&self, identity: &Identity) -> Option<Held> {
+    /// The ticket that an earlier sidecar left, if it is the gMSA's and still good, with those for `services`.
+    pub async fn warm(&self, identity: &Identity, services: &[Spn]) -> Option<Held> {
         let (volume, account) = (self.volume.clone(), identity.account.clone());
         let image = tokio::task::spawn_blocking(move || volume.read_ccache(&account)).await.ok()??;
         let found = warm(&image, &identity.account, &identity.domain.realm(), clock::now())?;
-        Some(Held::found(found.expires_at, found.issued_at))
+        let services = services.iter().map(|spn| {
+            let ticket = found.services.iter().find(|(name, _)| spn.same_as(name));
+            ServiceHeld { spn: spn.clone(), expires_at: ticket.map(|(_, end)| *end) }
+        });
+        Some(Held { services: services.collect(), ..Held::found(found.expires_at, found.issued_at) })
     }
 
-    /// Writes krb5.conf, then the ticket: an app that waits for the ticket finds the configuration too.
-    pub async fn publish(&self, id: LeaseId, identity: &Identity, renewal: &Renewal) -> Result<(), Fault> {
+    /// Writes krb5.conf, then the tickets: an app that waits for its ticket finds the configuration too.
+    pub async fn publish(
+        &self,
+        id: LeaseId,
+        identity: &Identity,
+        renewal: &Renewal,
+        services: &[ServiceTicket],
+    ) -> Result<(), Fault> {
         let kdcs = self.kdcs(&renewal.controllers).await;
         let conf = self.krb5_conf(id, &identity.domain, kdcs);
-        let image = Arc::new(renewal.ticket.ccache());
+        let image = Arc::new(renewal.ticket.ccache(services));
         let (volume, account) = (self.volume.clone(), identity.account.clone());
         let write = {
             let image = Arc::clone(&image);

@@ -154,10 +154,11 @@ async fn refresh(extract::State(state): extract::State<State>) -> Response {
     }
 }
 
-/// Whether apps may run: every lease holds a ticket that has not expired. Service tickets do not count here, and a
-/// failed renewal does not either, or one bad hour of AD would make ECS replace every task.
+/// Whether apps may run: every lease has held all that its app needs, and its TGT has not expired since. A failed
+/// renewal does not count, or one bad hour of AD would make ECS replace every task; nor does a service ticket that
+/// ends, or one SPN that somebody removes would.
 fn is_open(status: &Status, now: SystemTime) -> bool {
-    let holds = |lease: &LeaseStatus| lease.state.held().is_some_and(|held| held.valid_at(now));
+    let holds = |lease: &LeaseStatus| lease.was_ready && lease.state.held().is_some_and(|held| held.valid_at(now));
     !status.leases.is_empty() && status.leases.iter().all(holds)
 }
 
@@ -271,7 +272,9 @@ const HEARTBEAT: Duration = Duration::from_secs(3600);
 
 /// How long nothing can change without being published; never more than a minute, since clocks are set.
 fn until_next_expiry(status: &Status, now: SystemTime) -> Duration {
-    let expiries = status.leases.iter().filter_map(|lease| lease.state.held()?.expires_at.duration_since(now).ok());
+    let held = status.leases.iter().filter_map(|lease| lease.state.held());
+    let ends = held.flat_map(|held| held.services.iter().filter_map(|s| s.expires_at).chain([held.expires_at]));
+    let expiries = ends.filter_map(|end| end.duration_since(now).ok());
     let next = expiries.filter(|left| !left.is_zero()).min().unwrap_or(Duration::MAX);
     next.min(Duration::from_secs(60))
 }

@@ -77,7 +77,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         flag: "service-tickets",
         takes: "LIST",
         default: "none",
-        help: "Service principals, or account=SPN, whose tickets are fetched too (not in this version)",
+        help: "Services (SPN, or account=SPN for one gMSA) whose tickets are kept too, separated by white space or commas",
     },
     Setting {
         variable: "GMSA_LISTEN",

@@ -40,7 +40,7 @@ fn every_value_that_cannot_be_used_is_told_at_once() {
         ("GMSA_LOG", "inof"),
         ("GMSA_LOG_FORMAT", "xml"),
         ("GMSA_LOGIN_KEYTAB", "/etc/krb5.keytab"),
-        ("GMSA_SERVICE_TICKETS", "MSSQLSvc/db.corp.example.com:1433"),
+        ("GMSA_SERVICE_TICKETS", "HTTP/web MSSQLSvc/db.corp.example.com@OTHER"),
         ("GMSA_SITE", "Default-First-Site-Name"),
         ("GMSA_START_TIMEOUT", "0s"),
     ];
@@ -50,10 +50,10 @@ fn every_value_that_cannot_be_used_is_told_at_once() {
       what: the configuration cannot be used
       why:  GMSA_LOG: `inof` is not a level: off, error, warn, info, debug, trace;
             GMSA_LOG_FORMAT: must be `json` or `text`;
-            GMSA_SERVICE_TICKETS: `MSSQLSvc/db.corp.example.com:1433` is not supported by this version;
             GMSA_LOGIN_KEYTAB: `/etc/krb5.keytab` is not supported by this version;
             GMSA_KEYTAB: `yes` is neither `true` nor `false`;
             ECS_CONTAINER_METADATA_URI_V4: `169.254.170.2/v4` is not an http URL;
+            GMSA_SERVICE_TICKETS: service principal name `MSSQLSvc/db.corp.example.com@OTHER` names a realm: leave it out, the KDCs know where the service is;
             GMSA_LISTEN: `localhost` is not `address:port`;
             GMSA_DOMAIN_CONTROLLERS: `10.0.0.1` is an address, but Kerberos needs the domain controller's name;
             GMSA_DNS_SERVERS: `dns.example.com` is not `ip` or `ip:port`;
@@ -128,6 +128,22 @@ fn domain_controllers_are_named_for_all_domains_or_for_one() {
     let mixed = parse("dc.any; other.test=dc.other.test").unwrap();
     assert_eq!((of(&mixed, "third.test"), of(&mixed, "other.test")), ("dc.any".into(), "dc.other.test".into()));
     for bad in ["a.test=", "=dc.a", "dc.a; dc.b", "a.test=dc.a; A.test=dc.b", "10.0.0.1", "dc_1.test/x", "a=b=c"] {
+        assert!(parse(bad).is_err(), "{bad} was accepted");
+    }
+}
+
+#[test]
+fn service_tickets_are_named_for_all_gmsas_or_for_one() {
+    let parse = |text: &str| text.parse::<ServiceTickets>();
+    let wanted = parse("HTTP/web.example.com, webapp01$=MSSQLSvc/db.example.com:1433").unwrap();
+    let of = |account: &str| {
+        wanted.of(&account.parse().unwrap()).iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(of("WebApp01"), "HTTP/web.example.com MSSQLSvc/db.example.com:1433");
+    assert_eq!(of("WebApp02"), "HTTP/web.example.com");
+    assert!(parse("").unwrap().of(&"WebApp01".parse().unwrap()).is_empty());
+    let many = (0..33).map(|n| format!("HTTP/web{n}.example.com ")).collect::<String>();
+    for bad in ["HTTP", "=HTTP/web", "a/b=HTTP/web", "HTTP/web http/WEB", &many] {
         assert!(parse(bad).is_err(), "{bad} was accepted");
     }
 }

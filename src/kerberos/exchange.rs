@@ -4,11 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use der::asn1::{BitString, OctetString};
 use der::{Decode, Encode};
-use krb5::ccache::Entry;
-use krb5::{CCache, Principal};
+use krb5::Principal;
 
 use super::messages::{
-    AS_REP, AS_REQ, AsRep, AsReq, Checksum, EncKdcRepPart, EncryptedData, EtypeInfo2Entry, KRB_ERROR, KdcReqBody,
+    AS_REP, AS_REQ, Checksum, EncKdcRepPart, EncryptedData, EtypeInfo2Entry, KRB_ERROR, KdcRep, KdcReq, KdcReqBody,
     KerberosString, KrbError, PA_ENC_TIMESTAMP, PA_ETYPE_INFO2, PA_REQ_ENC_PA_REP, PaData, PaEncTsEnc, PrincipalName,
     Reply, flags, time,
 };
@@ -63,7 +62,7 @@ impl AsExchange {
         lifetime: Option<Duration>,
         nonce: u32,
         now: SystemTime,
-    ) -> Result<(Self, Vec<u8>), AsError> {
+    ) -> Result<(Self, Vec<u8>), ExchangeError> {
         let (password, key) = match proof {
             Proof::Password(password) => (Some(password), None),
             Proof::SaltedPassword(password, salt) => {
@@ -81,19 +80,19 @@ impl AsExchange {
     }
 
     /// Takes the KDC's reply to the last request.
-    pub fn receive(&mut self, reply: &[u8], now: SystemTime) -> Result<Step, AsError> {
+    pub fn receive(&mut self, reply: &[u8], now: SystemTime) -> Result<Step, ExchangeError> {
         match Reply::decode(reply)? {
-            Reply::AsRep(reply) => self.verify(&reply),
+            Reply::Kdc(reply) => self.verify(&reply),
             Reply::Error(error) => {
                 if error.msg_type != KRB_ERROR {
-                    return Err(AsError::Invalid("a KRB-ERROR with another message type".into()));
+                    return Err(ExchangeError::Invalid("a KRB-ERROR with another message type".into()));
                 }
                 self.refused(&error, now)
             }
         }
     }
 
-    fn request(&mut self, now: SystemTime) -> Result<Vec<u8>, AsError> {
+    fn request(&mut self, now: SystemTime) -> Result<Vec<u8>, ExchangeError> {
         let kdc_now = clock::shifted(now, self.offset.unwrap_or(0));
         let mut padata = Vec::new();
         if let Some(ClientKey { key, .. }) = &self.key {
@@ -110,47 +109,48 @@ impl AsExchange {
         let till = time(till)?;
         let req_body = KdcReqBody {
             kdc_options: BitString::from_bytes(&(FORWARDABLE | RENEWABLE).to_be_bytes())?,
-            cname: PrincipalName::from(&self.client),
+            cname: Some(PrincipalName::from(&self.client)),
             realm: KerberosString(self.client.realm.clone()),
             sname: PrincipalName::from(&self.server),
             till,
-            rtime: till,
+            rtime: Some(till),
             nonce: self.nonce,
             etype: ENCTYPES.to_vec(),
         };
-        self.sent = AsReq { pvno: 5, msg_type: AS_REQ, padata, req_body }.encode()?;
+        self.sent = KdcReq { pvno: 5, msg_type: AS_REQ, padata, req_body }.encode()?;
         Ok(self.sent.clone())
     }
 
     /// PREAUTH_REQUIRED and the salt it brings are a step; everything else ends the exchange.
-    fn refused(&mut self, error: &KrbError, now: SystemTime) -> Result<Step, AsError> {
+    fn refused(&mut self, error: &KrbError, now: SystemTime) -> Result<Step, ExchangeError> {
         let told = KdcError::from(error);
         if told.code == KdcError::CLOCK_SKEW && self.offset.is_none() && self.learn_offset(&told, now) {
             return self.request(now).map(Step::Send);
         }
         let asks = matches!(told.code, KdcError::PREAUTH_REQUIRED | KdcError::PREAUTH_FAILED);
         let (Some(data), true, false, Some(password)) = (&error.e_data, asks, self.informed, &self.password) else {
-            return Err(AsError::Kdc(told));
+            return Err(ExchangeError::Kdc(told));
         };
         // A PREAUTH_FAILED without METHOD-DATA is just a refusal.
         let Ok(methods) = Vec::<PaData>::from_der(data.as_bytes()) else {
-            return Err(AsError::Kdc(told));
+            return Err(ExchangeError::Kdc(told));
         };
         let Some(entry) = etype_info(&methods)? else {
             // With no AES on offer the KDC sends an ETYPE-INFO2 without any of ours, or none.
             let offered = methods.iter().any(|method| method.padata_type == PA_ENC_TIMESTAMP);
-            return Err(if offered { AsError::Encryption(told) } else { AsError::Preauthentication(told) });
+            return Err(if offered { ExchangeError::Encryption(told) } else { ExchangeError::Preauthentication(told) });
         };
         let salt = entry.salt.map_or_else(|| self.client.default_salt(), |salt| salt.0.into_bytes());
         if self.key.as_ref().is_some_and(|used| used.key.enctype() == entry.etype && used.salt == salt) {
             // The KDC has seen a proof made in just this way: it is the password that is wrong.
-            return Err(AsError::Kdc(told));
+            return Err(ExchangeError::Kdc(told));
         }
         if told.code == KdcError::PREAUTH_REQUIRED && !methods.iter().any(|m| m.padata_type == PA_ENC_TIMESTAMP) {
-            return Err(AsError::Preauthentication(told));
+            return Err(ExchangeError::Preauthentication(told));
         }
         let params = entry.s2kparams.map(|params| <[u8; 4]>::try_from(params.as_bytes())).transpose();
-        let params = params.map_err(|_| AsError::Invalid("string-to-key parameters of a strange length".into()))?;
+        let params =
+            params.map_err(|_| ExchangeError::Invalid("string-to-key parameters of a strange length".into()))?;
         self.key = Some(ClientKey::derive(entry.etype, password.as_str(), &salt, params)?);
         self.informed = true;
         self.learn_offset(&told, now);
@@ -171,8 +171,8 @@ impl AsExchange {
 
     /// A reply is believed only if it decrypts, answers our nonce and request, and names the client and server that
     /// were asked for (RFC 4120 section 3.1.5).
-    fn verify(&mut self, reply: &AsRep) -> Result<Step, AsError> {
-        let invalid = |what: &str| Err(AsError::Invalid(what.into()));
+    fn verify(&mut self, reply: &KdcRep) -> Result<Step, ExchangeError> {
+        let invalid = |what: &str| Err(ExchangeError::Invalid(what.into()));
         if reply.pvno != 5 || reply.msg_type != AS_REP {
             return invalid("an AS-REP with another version or message type");
         }
@@ -197,13 +197,13 @@ impl AsExchange {
             return invalid(&format!("a ticket for the service `{}` was sent", part.sname.display(&part.srealm)));
         }
         self.verify_request_checksum(&part, &client_key)?;
-        let ticket = self.ticket(reply, &part)?;
+        let ticket = Ticket::new(&self.client, &self.server, reply, &part, self.offset.unwrap_or(0))?;
         Ok(Step::Done(Box::new(ticket), client_key))
     }
 
-    fn verify_without_preauthentication(&mut self, reply: &AsRep) -> Result<Step, AsError> {
+    fn verify_without_preauthentication(&mut self, reply: &KdcRep) -> Result<Step, ExchangeError> {
         let Some(password) = &self.password else {
-            return Err(AsError::Invalid("a reply that no proof was sent for".into()));
+            return Err(ExchangeError::Invalid("a reply that no proof was sent for".into()));
         };
         let info = match &reply.padata {
             Some(padata) => etype_info(padata)?,
@@ -217,11 +217,11 @@ impl AsExchange {
 
     /// RFC 6806 section 11: with the flag enc-pa-rep the KDC proves which request it answered, so that nobody can
     /// have changed it on the way (say, to weaker enctypes).
-    fn verify_request_checksum(&self, part: &EncKdcRepPart, client_key: &ClientKey) -> Result<(), AsError> {
+    fn verify_request_checksum(&self, part: &EncKdcRepPart, client_key: &ClientKey) -> Result<(), ExchangeError> {
         if flags(&part.flags) & ENC_PA_REP == 0 {
             return Ok(());
         }
-        let changed = || AsError::Invalid("the KDC answered a request that was changed on its way".into());
+        let changed = || ExchangeError::Invalid("the KDC answered a request that was changed on its way".into());
         let padata = part.encrypted_pa_data.as_deref().unwrap_or_default();
         let proof = padata.iter().find(|data| data.padata_type == PA_REQ_ENC_PA_REP).ok_or_else(changed)?;
         let proof = Checksum::from_der(proof.padata_value.as_bytes())?;
@@ -230,35 +230,11 @@ impl AsExchange {
             && key.verify_checksum(USAGE_AS_REQ, &self.sent, proof.checksum.as_bytes())?;
         if good { Ok(()) } else { Err(changed()) }
     }
-
-    /// The `krb5` crate has no constructor for credentials: they are made through a cache entry, and that is what
-    /// they end up as.
-    fn ticket(&self, reply: &AsRep, part: &EncKdcRepPart) -> Result<Ticket, AsError> {
-        let seconds = |time: &der::asn1::GeneralizedTime| {
-            u32::try_from(time.to_unix_duration().as_secs()).map_err(|_| AsError::Invalid("a time after 2106".into()))
-        };
-        let authtime = seconds(&part.authtime)?;
-        let endtime = seconds(&part.endtime)?;
-        let mut entry = blank_entry(&self.client)?;
-        entry.server = self.server.clone();
-        entry.enctype = part.key.keytype;
-        entry.key = part.key.keyvalue.as_bytes().to_vec();
-        entry.authtime = authtime;
-        entry.starttime = part.starttime.as_ref().map(seconds).transpose()?.unwrap_or(authtime);
-        entry.endtime = endtime;
-        entry.renew_till = part.renew_till.as_ref().map(seconds).transpose()?.unwrap_or(0);
-        entry.flags = flags(&part.flags);
-        entry.ticket = reply.ticket.to_der()?;
-        let credentials = entry.credentials();
-        let credentials =
-            credentials.ok_or_else(|| AsError::Invalid("a ticket or session key that is not understood".into()))?;
-        Ok(Ticket { credentials, offset: self.offset.unwrap_or(0) })
-    }
 }
 
-/// Why an AS exchange failed.
+/// Why an exchange with a KDC failed.
 #[derive(Debug, thiserror::Error)]
-pub enum AsError {
+pub enum ExchangeError {
     /// The KDC refused.
     #[error("{0}")]
     Kdc(KdcError),
@@ -273,13 +249,13 @@ pub enum AsError {
     Invalid(String),
 }
 
-impl From<der::Error> for AsError {
+impl From<der::Error> for ExchangeError {
     fn from(error: der::Error) -> Self {
         Self::Invalid(format!("a Kerberos message that cannot be read: {error}"))
     }
 }
 
-impl From<krb5::key::KeyError> for AsError {
+impl From<krb5::key::KeyError> for ExchangeError {
     fn from(error: krb5::key::KeyError) -> Self {
         Self::Invalid(format!("the reply does not verify: {error}"))
     }
@@ -420,19 +396,12 @@ impl std::fmt::Display for KdcError {
 }
 
 /// The first enctype of the KDC's list that we speak (RFC 4120 section 5.2.7.5: the KDC's order is its preference).
-fn etype_info(padata: &[PaData]) -> Result<Option<EtypeInfo2Entry>, AsError> {
+fn etype_info(padata: &[PaData]) -> Result<Option<EtypeInfo2Entry>, ExchangeError> {
     let Some(info) = padata.iter().find(|data| data.padata_type == PA_ETYPE_INFO2) else {
         return Ok(None);
     };
     let entries = Vec::<EtypeInfo2Entry>::from_der(info.padata_value.as_bytes())?;
     Ok(entries.into_iter().find(|entry| ENCTYPES.contains(&entry.etype)))
-}
-
-/// A cache entry to be filled. `Entry` has no constructor: a configuration entry is taken and every field set.
-fn blank_entry(client: &Principal) -> Result<Entry, AsError> {
-    let mut cache = CCache::new(client.clone());
-    cache.set_config("", None, &[]);
-    cache.entries.pop().ok_or_else(|| AsError::Invalid("no cache entry could be made".into()))
 }
 
 /// Key usage numbers (RFC 4120 section 7.5.1, RFC 6806 section 11).

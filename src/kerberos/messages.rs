@@ -1,4 +1,4 @@
-//! The ASN.1 messages of the AS exchange (RFC 4120 section 5), encoded and decoded as DER.
+//! The ASN.1 messages of the AS and TGS exchanges (RFC 4120 section 5), encoded and decoded as DER.
 
 use std::time::SystemTime;
 
@@ -12,6 +12,9 @@ use krb5::Principal;
 /// Message types (RFC 4120 section 7.5.7), which are also their APPLICATION tags.
 pub(crate) const AS_REQ: u8 = 10;
 pub(crate) const AS_REP: u8 = 11;
+pub(crate) const TGS_REQ: u8 = 12;
+pub(crate) const TGS_REP: u8 = 13;
+pub(crate) const KRB_AP_REQ: u8 = 14;
 pub(crate) const KRB_ERROR: u8 = 30;
 /// EncASRepPart and EncTGSRepPart: some KDCs answer an AS-REQ with the latter's tag, and RFC 4120 section 5.4.2
 /// tells clients to accept it.
@@ -19,6 +22,7 @@ const ENC_AS_REP_PART: u8 = 25;
 const ENC_TGS_REP_PART: u8 = 26;
 
 /// Pre-authentication data types (RFC 4120 section 7.5.2, RFC 6806 section 11).
+pub(crate) const PA_TGS_REQ: i32 = 1;
 pub(crate) const PA_ENC_TIMESTAMP: i32 = 2;
 pub(crate) const PA_ETYPE_INFO2: i32 = 19;
 pub(crate) const PA_REQ_ENC_PA_REP: i32 = 149;
@@ -107,7 +111,7 @@ pub(crate) struct PaEncTsEnc {
 }
 
 #[derive(Debug, Sequence)]
-pub(crate) struct AsReq {
+pub(crate) struct KdcReq {
     #[asn1(context_specific = "1")]
     pub(crate) pvno: u8,
     #[asn1(context_specific = "2")]
@@ -122,16 +126,17 @@ pub(crate) struct AsReq {
 pub(crate) struct KdcReqBody {
     #[asn1(context_specific = "0")]
     pub(crate) kdc_options: BitString,
-    #[asn1(context_specific = "1")]
-    pub(crate) cname: PrincipalName,
+    /// In an AS-REQ only: the ticket of a TGS-REQ tells it.
+    #[asn1(context_specific = "1", optional = "true")]
+    pub(crate) cname: Option<PrincipalName>,
     #[asn1(context_specific = "2")]
     pub(crate) realm: KerberosString,
     #[asn1(context_specific = "3")]
     pub(crate) sname: PrincipalName,
     #[asn1(context_specific = "5")]
     pub(crate) till: GeneralizedTime,
-    #[asn1(context_specific = "6")]
-    pub(crate) rtime: GeneralizedTime,
+    #[asn1(context_specific = "6", optional = "true")]
+    pub(crate) rtime: Option<GeneralizedTime>,
     #[asn1(context_specific = "7")]
     pub(crate) nonce: u32,
     #[asn1(context_specific = "8")]
@@ -139,7 +144,7 @@ pub(crate) struct KdcReqBody {
 }
 
 #[derive(Debug, Sequence)]
-pub(crate) struct AsRep {
+pub(crate) struct KdcRep {
     #[asn1(context_specific = "0")]
     pub(crate) pvno: u8,
     #[asn1(context_specific = "1")]
@@ -155,6 +160,37 @@ pub(crate) struct AsRep {
     pub(crate) ticket: Any,
     #[asn1(context_specific = "6")]
     pub(crate) enc_part: EncryptedData,
+}
+
+#[derive(Debug, Sequence)]
+pub(crate) struct ApReq {
+    #[asn1(context_specific = "0")]
+    pub(crate) pvno: u8,
+    #[asn1(context_specific = "1")]
+    pub(crate) msg_type: u8,
+    #[asn1(context_specific = "2")]
+    pub(crate) ap_options: BitString,
+    #[asn1(context_specific = "3")]
+    pub(crate) ticket: Any,
+    #[asn1(context_specific = "4")]
+    pub(crate) authenticator: EncryptedData,
+}
+
+/// Without subkey, sequence number and authorization data, which a TGS-REQ needs none of.
+#[derive(Debug, Sequence)]
+pub(crate) struct Authenticator {
+    #[asn1(context_specific = "0")]
+    pub(crate) authenticator_vno: u8,
+    #[asn1(context_specific = "1")]
+    pub(crate) crealm: KerberosString,
+    #[asn1(context_specific = "2")]
+    pub(crate) cname: PrincipalName,
+    #[asn1(context_specific = "3", optional = "true")]
+    pub(crate) cksum: Option<Checksum>,
+    #[asn1(context_specific = "4")]
+    pub(crate) cusec: u32,
+    #[asn1(context_specific = "5")]
+    pub(crate) ctime: GeneralizedTime,
 }
 
 #[derive(Sequence)]
@@ -260,9 +296,9 @@ pub(crate) struct EtypeInfo2Entry {
     pub(crate) s2kparams: Option<OctetString>,
 }
 
-/// A KDC's answer to an AS-REQ.
+/// A KDC's answer to an AS-REQ or a TGS-REQ; which of the two its message type tells.
 pub(crate) enum Reply {
-    AsRep(Box<AsRep>),
+    Kdc(Box<KdcRep>),
     Error(Box<KrbError>),
 }
 
@@ -270,16 +306,18 @@ impl Reply {
     pub(crate) fn decode(bytes: &[u8]) -> der::Result<Self> {
         let any = AnyRef::from_der(bytes)?;
         match any.tag() {
-            tag if tag == application(AS_REP) => Ok(Self::AsRep(Box::new(AsRep::from_der(any.value())?))),
+            tag if [AS_REP, TGS_REP].map(application).contains(&tag) => {
+                Ok(Self::Kdc(Box::new(KdcRep::from_der(any.value())?)))
+            }
             tag if tag == application(KRB_ERROR) => Ok(Self::Error(Box::new(KrbError::from_der(any.value())?))),
             tag => Err(tag.value_error().into()),
         }
     }
 }
 
-impl AsReq {
+impl KdcReq {
     pub(crate) fn encode(&self) -> der::Result<Vec<u8>> {
-        Any::new(application(AS_REQ), self.to_der()?)?.to_der()
+        Any::new(application(self.msg_type), self.to_der()?)?.to_der()
     }
 }
 
@@ -296,7 +334,7 @@ impl EncKdcRepPart {
 }
 
 /// `[APPLICATION n]`, constructed.
-fn application(number: u8) -> Tag {
+pub(crate) fn application(number: u8) -> Tag {
     Tag::Application { constructed: true, number: TagNumber(u32::from(number)) }
 }
 

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use zeroize::Zeroizing;
 
 use super::messages::{
-    AsRep, AsReq, Checksum, EncKdcRepPart, EncryptedData, EncryptionKey, EtypeInfo2Entry, KerberosString, KrbError,
+    Checksum, EncKdcRepPart, EncryptedData, EncryptionKey, EtypeInfo2Entry, KdcRep, KdcReq, KerberosString, KrbError,
     PA_ENC_TIMESTAMP, PA_ETYPE_INFO2, PA_REQ_ENC_PA_REP, PaData, PrincipalName, time,
 };
 use super::*;
@@ -84,9 +84,9 @@ fn methods(enctype: i32, salt: &str, timestamp: bool) -> Vec<PaData> {
     methods
 }
 
-fn request(bytes: &[u8]) -> AsReq {
+fn request(bytes: &[u8]) -> KdcReq {
     let any = AnyRef::from_der(bytes).unwrap();
-    AsReq::from_der(any.value()).unwrap()
+    KdcReq::from_der(any.value()).unwrap()
 }
 
 fn has_proof(bytes: &[u8]) -> bool {
@@ -139,7 +139,7 @@ fn reply(bytes: &[u8], lie: Lie) -> Vec<u8> {
         sname: PrincipalName::from(&server()),
         enc_part: cipher(&session, b"opaque"),
     };
-    let mut reply = AsRep {
+    let mut reply = KdcRep {
         pvno: 5,
         msg_type: 11,
         padata: None,
@@ -216,7 +216,7 @@ fn a_reply_that_lies_is_not_believed() {
     {
         let (mut exchange, request) = proven();
         let outcome = exchange.receive(&reply(&request, lie), now());
-        assert!(matches!(outcome, Err(AsError::Invalid(_))), "{lie:?} was believed");
+        assert!(matches!(outcome, Err(ExchangeError::Invalid(_))), "{lie:?} was believed");
     }
 }
 
@@ -227,7 +227,7 @@ fn a_kdc_that_never_stops_asking_gets_one_proof_a_salt() {
     for salt in [SALT, "EXAMPLE.COMother"] {
         let told = error(KdcError::PREAUTH_FAILED, Some(methods(18, salt, true)));
         let refused = exchange.receive(&told, now());
-        assert!(matches!(refused, Err(AsError::Kdc(error)) if error.code == KdcError::PREAUTH_FAILED));
+        assert!(matches!(refused, Err(ExchangeError::Kdc(error)) if error.code == KdcError::PREAUTH_FAILED));
     }
 }
 
@@ -246,9 +246,9 @@ fn accounts_that_cannot_log_in_by_an_aes_password_are_told_apart() {
         let (mut exchange, _) = start(Proof::Password(password(RIGHT)));
         exchange.receive(&error(KdcError::PREAUTH_REQUIRED, Some(methods)), now())
     };
-    assert!(matches!(after(methods(23, "", true)), Err(AsError::Encryption(_))), "RC4 only");
-    assert!(matches!(after(methods(18, SALT, false)), Err(AsError::Preauthentication(_))), "smart card");
-    assert!(matches!(after(Vec::new()), Err(AsError::Preauthentication(_))), "FAST only");
+    assert!(matches!(after(methods(23, "", true)), Err(ExchangeError::Encryption(_))), "RC4 only");
+    assert!(matches!(after(methods(18, SALT, false)), Err(ExchangeError::Preauthentication(_))), "smart card");
+    assert!(matches!(after(Vec::new()), Err(ExchangeError::Preauthentication(_))), "FAST only");
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn a_kdc_with_another_clock_is_asked_again_by_its_clock_and_once() {
 
     let (mut exchange, _) = start(Proof::SaltedPassword(password(RIGHT), SALT.into()));
     assert!(matches!(exchange.receive(&skewed, now()), Ok(Step::Send(_))));
-    let Err(AsError::Kdc(told)) = exchange.receive(&skewed, now()) else { panic!("asked for ever") };
+    let Err(ExchangeError::Kdc(told)) = exchange.receive(&skewed, now()) else { panic!("asked for ever") };
     assert_eq!(told.skew(now()), (Duration::from_secs(600), true));
 }
 
@@ -273,7 +273,7 @@ fn a_kdc_with_another_clock_is_asked_again_by_its_clock_and_once() {
 fn a_clock_that_cannot_be_believed_is_a_fault() {
     let days_ago = now() - Duration::from_secs(3 * 86_400);
     let (mut exchange, _) = start(Proof::SaltedPassword(password(RIGHT), SALT.into()));
-    assert!(matches!(exchange.receive(&error(KdcError::CLOCK_SKEW, None), days_ago), Err(AsError::Kdc(_))));
+    assert!(matches!(exchange.receive(&error(KdcError::CLOCK_SKEW, None), days_ago), Err(ExchangeError::Kdc(_))));
 }
 
 /// The time in the request's proof.
@@ -284,6 +284,122 @@ fn stamp(bytes: &[u8]) -> SystemTime {
     let key = Key::from_password(18, RIGHT, SALT.as_bytes(), None).unwrap();
     let plain = key.decrypt(1, proof.cipher.as_bytes()).unwrap();
     super::messages::PaEncTsEnc::from_der(&plain).unwrap().patimestamp.to_system_time()
+}
+
+/// A TGT of the test's KDC, and its answer to a TGS-REQ: a ticket for `server`, with one thing changed by `lie`.
+fn tgt() -> Ticket {
+    let (mut exchange, request) = proven();
+    match exchange.receive(&reply(&request, Lie::None), now()).unwrap() {
+        Step::Done(ticket, _) => *ticket,
+        Step::Send(_) => panic!("no ticket"),
+    }
+}
+
+fn granted(request: &[u8], tgt: &Ticket, server: &str, lie: Lie) -> Vec<u8> {
+    let key = &tgt.credentials.session_key;
+    let request = self::request(request);
+    let (ap, _) = AnyRef::from_der_partial(request.padata[0].padata_value.as_bytes()).unwrap();
+    let ap = super::messages::ApReq::from_der(ap.value()).unwrap();
+    assert_eq!(ap.ticket.to_der().unwrap(), tgt.credentials.ticket);
+    let authenticator = key.decrypt(7, ap.authenticator.cipher.as_bytes()).unwrap();
+    let authenticator = AnyRef::from_der(&authenticator).unwrap();
+    let authenticator = super::messages::Authenticator::from_der(authenticator.value()).unwrap();
+    assert!(authenticator.cname.is(&authenticator.crealm, &client()));
+    let checksum = authenticator.cksum.unwrap();
+    let body = request.req_body.to_der().unwrap();
+    assert!(key.verify_checksum(6, &body, checksum.checksum.as_bytes()).unwrap());
+    let (name, realm) = server.rsplit_once('@').unwrap();
+    let server = Principal::new(2, name.split('/'), realm);
+    let other = Principal::parse("evil@EXAMPLE.COM").unwrap();
+    let session = Key::random(18).unwrap();
+    let part = EncKdcRepPart {
+        key: EncryptionKey { keytype: 18, keyvalue: OctetString::new(session.bytes().to_vec()).unwrap() },
+        last_req: Vec::new(),
+        nonce: request.req_body.nonce ^ u32::from(lie == Lie::Nonce),
+        key_expiration: None,
+        flags: BitString::from_bytes(&[0x40, 0, 0, 0]).unwrap(),
+        authtime: time(now()).unwrap(),
+        starttime: None,
+        endtime: time(now() + Duration::from_secs(36_000)).unwrap(),
+        renew_till: None,
+        srealm: KerberosString(server.realm.clone()),
+        sname: PrincipalName::from(&server),
+        caddr: None,
+        encrypted_pa_data: None,
+    };
+    let sealed = |key: &Key, plain: &[u8]| EncryptedData {
+        etype: if lie == Lie::Enctype { 17 } else { 18 },
+        kvno: None,
+        cipher: OctetString::new(key.encrypt(8, plain).unwrap()).unwrap(),
+    };
+    let (realm, sname) = (KerberosString(server.realm.clone()), PrincipalName::from(&server));
+    let ticket = TestTicket { tkt_vno: 5, realm, sname, enc_part: sealed(&session, b"opaque") };
+    let reply = KdcRep {
+        pvno: 5,
+        msg_type: 13,
+        padata: None,
+        crealm: KerberosString(if lie == Lie::Realm { "EVIL.COM" } else { "EXAMPLE.COM" }.into()),
+        cname: PrincipalName::from(&if lie == Lie::Client { other } else { client() }),
+        ticket: Any::from_der(&wrap(1, &ticket)).unwrap(),
+        enc_part: sealed(if lie == Lie::Key { &session } else { key }, &wrap(26, &part)),
+    };
+    wrap(13, &reply)
+}
+
+fn ask(server: &str, lie: Lie) -> Result<Granted, ExchangeError> {
+    let (tgt, spn) = (tgt(), "HTTP/web.example.com".parse().unwrap());
+    let (exchange, request) = TgsExchange::start(&tgt, service(&spn, &domain()), 7, now()).unwrap();
+    exchange.receive(&granted(&request, &tgt, server, lie))
+}
+
+#[test]
+fn a_kdc_gives_a_ticket_for_a_service_or_refers_to_another_realm() {
+    let Granted::Ticket(ticket) = ask("http/WEB.example.com@EXAMPLE.COM", Lie::None).unwrap() else { panic!() };
+    assert_eq!(ticket.credentials.server.to_string(), "HTTP/web.example.com@EXAMPLE.COM", "as it was asked for");
+    let Granted::Referral(domain, tgs) = ask("krbtgt/OTHER.TEST@EXAMPLE.COM", Lie::None).unwrap() else { panic!() };
+    assert_eq!((domain.as_str(), tgs.credentials.endtime), ("other.test", 1_790_036_000));
+    let (_, request) = TgsExchange::start(&tgs, service(&"a/b".parse().unwrap(), &domain), 7, now()).unwrap();
+    assert_eq!(self::request(&request).req_body.realm.0, "OTHER.TEST");
+}
+
+#[test]
+fn an_answer_about_a_service_that_lies_is_not_believed() {
+    for lie in [Lie::Client, Lie::Realm, Lie::Nonce, Lie::Key, Lie::Enctype] {
+        let outcome = ask("HTTP/web.example.com@EXAMPLE.COM", lie);
+        assert!(matches!(outcome, Err(ExchangeError::Invalid(_))), "{lie:?} was believed");
+    }
+    let others = [
+        "HTTP/evil.example.com@EXAMPLE.COM",
+        "HTTP/web.example.com@OTHER.TEST",
+        "krbtgt/OTHER.TEST@THIRD.TEST",
+        "krbtgt/other.test@EXAMPLE.COM",
+        "krbtgt/[realms]@EXAMPLE.COM",
+    ];
+    for other in others {
+        assert!(matches!(ask(other, Lie::None), Err(ExchangeError::Invalid(_))), "{other} was believed");
+    }
+    let tgt = tgt();
+    let (exchange, _) = TgsExchange::start(&tgt, server(), 7, now()).unwrap();
+    let refused = exchange.receive(&error(KdcError::SERVICE_UNKNOWN, None));
+    assert!(matches!(refused, Err(ExchangeError::Kdc(error)) if error.code == KdcError::SERVICE_UNKNOWN));
+}
+
+/// A client that does not know the realm of a host looks under the empty one.
+#[test]
+fn a_cache_holds_the_services_of_its_own_client_and_those_of_other_realms_twice() {
+    let spn = || "HTTP/web.example.com".parse::<Spn>().unwrap();
+    let Granted::Ticket(near) = ask("HTTP/web.example.com@EXAMPLE.COM", Lie::None).unwrap() else { panic!() };
+    let (mut far, mut foreign) = (tgt(), tgt());
+    far.credentials.server = Principal::new(2, ["HTTP", "far.other.test"], "OTHER.TEST");
+    foreign.credentials.client = Principal::parse("evil@EXAMPLE.COM").unwrap();
+    let services = [near, far, foreign].map(|ticket| ticket.into_service_ticket(spn()));
+    let image = tgt().into_gmsa_tgt().ccache(&services);
+    let cache = krb5::CCache::decode(image.bytes()).unwrap();
+    let servers: Vec<_> = cache.entries.iter().map(|entry| entry.server.to_string()).collect();
+    assert_eq!(
+        servers[1..],
+        ["HTTP/web.example.com@EXAMPLE.COM", "HTTP/far.other.test@", "HTTP/far.other.test@OTHER.TEST"]
+    );
 }
 
 /// As Samba sends it, one KERB-ERROR-DATA, and as METHOD-DATA; both captured or written after MS-KILE 2.2.1.

@@ -2,12 +2,18 @@
 
 use std::time::SystemTime;
 
+use der::Encode;
+use der::asn1::GeneralizedTime;
+use krb5::ccache::{Entry, same_principal};
 use krb5::{CCache, Credentials, Principal};
 
+use super::exchange::ExchangeError;
+use super::messages::{EncKdcRepPart, KdcRep, flags};
 use crate::clock;
+use crate::name::Spn;
 use crate::volume::CacheImage;
 
-/// A ticket that an AS exchange brought, before it is told apart by its use.
+/// A ticket that an exchange brought, before it is told apart by its use.
 pub struct Ticket {
     pub(super) credentials: Credentials,
     /// How far the KDC's clock is ahead of ours, in seconds.
@@ -15,6 +21,50 @@ pub struct Ticket {
 }
 
 impl Ticket {
+    /// What a verified reply holds.
+    ///
+    /// The `krb5` crate has no constructor for credentials: they are made through a cache entry, and that is what
+    /// they end up as.
+    pub(super) fn new(
+        client: &Principal,
+        server: &Principal,
+        reply: &KdcRep,
+        part: &EncKdcRepPart,
+        offset: i64,
+    ) -> Result<Self, ExchangeError> {
+        let invalid = |what: &str| ExchangeError::Invalid(what.to_owned());
+        let seconds = |time: &GeneralizedTime| {
+            u32::try_from(time.to_unix_duration().as_secs()).map_err(|_| invalid("a time after 2106"))
+        };
+        let authtime = seconds(&part.authtime)?;
+        // `Entry` has no constructor either: a configuration entry is taken and every field set.
+        let mut cache = CCache::new(client.clone());
+        cache.set_config("", None, &[]);
+        let mut entry = cache.entries.pop().ok_or_else(|| invalid("no cache entry could be made"))?;
+        entry.server = server.clone();
+        entry.enctype = part.key.keytype;
+        entry.key = part.key.keyvalue.as_bytes().to_vec();
+        entry.authtime = authtime;
+        entry.starttime = part.starttime.as_ref().map(seconds).transpose()?.unwrap_or(authtime);
+        entry.endtime = seconds(&part.endtime)?;
+        entry.renew_till = part.renew_till.as_ref().map(seconds).transpose()?.unwrap_or(0);
+        entry.flags = flags(&part.flags);
+        entry.ticket = reply.ticket.to_der()?;
+        let credentials =
+            entry.credentials().ok_or_else(|| invalid("a ticket or session key that is not understood"))?;
+        Ok(Self { credentials, offset })
+    }
+
+    /// When it expires, by our clock.
+    fn expires_at(&self) -> SystemTime {
+        clock::shifted(clock::from_unix(self.credentials.endtime), -self.offset)
+    }
+
+    /// A gMSA's ticket for the service `spn`.
+    pub fn into_service_ticket(self, spn: Spn) -> ServiceTicket {
+        ServiceTicket { ticket: self, spn }
+    }
+
     /// The ticket of a gMSA for the ticket-granting service: what the volume is for.
     pub fn into_gmsa_tgt(self) -> GmsaTgt {
         GmsaTgt(self)
@@ -37,7 +87,12 @@ impl GmsaTgt {
 
     /// When it expires, by our clock.
     pub fn expires_at(&self) -> SystemTime {
-        clock::shifted(clock::from_unix(self.0.credentials.endtime), -self.0.offset)
+        self.0.expires_at()
+    }
+
+    /// What the ticket-granting service is asked with.
+    pub fn as_ticket(&self) -> &Ticket {
+        &self.0
     }
 
     /// How far the KDC's clock is ahead of ours, in seconds; 0 where it makes no difference.
@@ -45,15 +100,53 @@ impl GmsaTgt {
         self.0.offset
     }
 
-    /// A FILE ccache, version 4, with this TGT (MIT's `ccache_file_format`). It tells clients the KDC's clock, so that
-    /// theirs may be as wrong as ours.
-    pub fn ccache(&self) -> CacheImage {
+    /// A FILE ccache, version 4, with this TGT and the service tickets of the same client (MIT's `ccache_file_format`).
+    /// It tells clients the KDC's clock, so that theirs may be as wrong as ours.
+    pub fn ccache<'a>(&self, services: impl IntoIterator<Item = &'a ServiceTicket>) -> CacheImage {
         let mut cache = CCache::with_credentials(&self.0.credentials);
         if let Ok(seconds @ (i32::MIN..=-1 | 1..)) = i32::try_from(self.0.offset) {
             let microseconds = 0_i32;
             cache.header.push((DELTATIME, [seconds.to_be_bytes(), microseconds.to_be_bytes()].concat()));
         }
+        for service in services {
+            let credentials = &service.ticket.credentials;
+            if !same_principal(&credentials.client, self.client()) {
+                continue;
+            }
+            let entry = Entry::from_credentials(credentials);
+            if credentials.server.realm != self.client().realm {
+                // A client that does not know the realm of a host looks under the empty one first: the referral realm
+                // of MIT and Heimdal.
+                let mut referred = entry.clone();
+                referred.server.realm.clear();
+                cache.entries.push(referred);
+            }
+            cache.entries.push(entry);
+        }
         CacheImage::of_gmsa(cache.encode())
+    }
+}
+
+/// A gMSA's ticket for a service: the other kind that may be written to the volume, beside its TGT.
+pub struct ServiceTicket {
+    ticket: Ticket,
+    spn: Spn,
+}
+
+impl ServiceTicket {
+    /// The realm of the service.
+    pub fn realm(&self) -> &str {
+        &self.ticket.credentials.server.realm
+    }
+
+    /// The service, as it was asked for.
+    pub fn spn(&self) -> &Spn {
+        &self.spn
+    }
+
+    /// When it expires, by our clock.
+    pub fn expires_at(&self) -> SystemTime {
+        self.ticket.expires_at()
     }
 }
 

@@ -44,11 +44,17 @@ fn section(detail: &Detail<'_>) -> String {
         let side = if offset > 0 { "ahead of" } else { "behind" };
         format!("{} {side} ours", spoken(offset.unsigned_abs()))
     });
+    let services = detail.service_tickets.iter().map(|ticket| match &ticket.expires_at {
+        Some(end) => format!("{} until {end}", ticket.service),
+        None => format!("{}: none", ticket.service),
+    });
+    let services = Some(services.collect::<Vec<_>>().join(", ")).filter(|services| !services.is_empty());
     let facts = [
         ("realm", lease.realm.as_deref()),
         ("domain controller", detail.dc),
         ("expires", lease.expires_at.as_deref()),
         ("next renewal", lease.next_renewal_at.as_deref()),
+        ("service tickets", services.as_deref()),
         ("ccache", lease.path.as_deref()),
         ("CredSpec", Some(lease.spec)),
         ("password version", kvno.as_deref()),

@@ -78,6 +78,8 @@ pub(super) struct Detail<'a> {
     pub(super) last_success_at: Option<String>,
     pub(super) attempts: u64,
     pub(super) kvno: Option<u32>,
+    /// The services whose tickets are wanted.
+    pub(super) service_tickets: Vec<ServiceTicket>,
     pub(super) took: Option<String>,
     /// How far the KDC's clock is ahead of ours.
     pub(super) clock_offset_seconds: Option<i64>,
@@ -86,6 +88,19 @@ pub(super) struct Detail<'a> {
     /// How much of the ticket's life is left, and its whole life.
     #[serde(skip)]
     pub(super) life: Option<(Duration, Duration)>,
+}
+
+/// A service whose ticket is wanted; without an end there is none.
+#[derive(Serialize)]
+pub(super) struct ServiceTicket {
+    pub(super) service: String,
+    pub(super) expires_at: Option<String>,
+}
+
+impl ServiceTicket {
+    fn new(service: &lease::ServiceHeld) -> Self {
+        Self { service: service.spn.to_string(), expires_at: service.expires_at.map(clock::rfc3339) }
+    }
 }
 
 /// One attempt to renew.
@@ -118,6 +133,7 @@ impl<'a> Detail<'a> {
             last_success_at: held.map(|held| clock::rfc3339(held.renewed_at)),
             attempts: lease.attempts,
             kvno: held.and_then(|held| held.kvno),
+            service_tickets: held.map_or(&[][..], |held| &held.services).iter().map(ServiceTicket::new).collect(),
             took: held.and_then(|held| held.took).map(rounded),
             clock_offset_seconds: held.and_then(|held| held.clock_offset),
             history: lease.history.iter().map(Attempt::new).collect(),
@@ -129,10 +145,16 @@ impl<'a> Detail<'a> {
     }
 }
 
-/// A ticket that is not valid any more is `expired`, whether its renewal failed or was slept through.
+/// A ticket that is not valid any more is `expired`, whether its renewal failed or was slept through. One for a service
+/// that was never got keeps the lease `pending`.
 fn state(state: &LeaseState, now: SystemTime) -> &'static str {
     match state {
         LeaseState::Pending(_) => "pending",
+        LeaseState::Held(held) | LeaseState::Overdue(held, _)
+            if held.valid_at(now) && held.services.iter().any(|service| service.expires_at.is_none()) =>
+        {
+            "pending"
+        }
         _ if !state.is_ready(now) => "expired",
         LeaseState::Held(_) => "held",
         LeaseState::Overdue(..) => "overdue",

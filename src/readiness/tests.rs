@@ -1,7 +1,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::lease::{Attempt, Held, Identity, LeaseId, LeaseState};
+use crate::lease::{Attempt, Held, Identity, LeaseId, LeaseState, ServiceHeld};
 
 /// A server on a port of its own, and the hand that changes what it tells.
 struct Server {
@@ -55,6 +55,7 @@ fn lease(state: LeaseState) -> LeaseStatus {
         id: LeaseId::default(),
         spec: "arn:aws:s3:::specs/webapp01.json".to_owned(),
         identity: Some(identity),
+        was_ready: state.held().is_some(),
         state,
         next_renewal_at: Some(clock::from_unix(4_000_000_000)),
         attempts: 3,
@@ -71,12 +72,20 @@ fn history() -> std::collections::VecDeque<Attempt> {
 fn held(expires_at: i64) -> Held {
     Held {
         expires_at: clock::from_unix(expires_at),
+        services: Vec::new(),
         renewed_at: clock::from_unix(1_700_000_000),
         dc: Some("dc1.corp.example.com".parse().unwrap()),
         kvno: Some(7),
         took: Some(Duration::from_micros(1_250_400)),
         clock_offset: Some(-90),
     }
+}
+
+/// A lease with a ticket for a service too, or without the one that is wanted.
+fn with_service(expires_at: Option<i64>) -> LeaseState {
+    let expires_at = expires_at.map(clock::from_unix);
+    let services = vec![ServiceHeld { spn: "HTTP/web.example.com".parse().unwrap(), expires_at }];
+    LeaseState::Held(Held { services, ..held(FUTURE) })
 }
 
 fn fault() -> Fault {
@@ -109,9 +118,25 @@ async fn ready_and_gate_follow_the_leases_and_the_clock() {
 }
 
 #[tokio::test]
+async fn service_tickets_count_for_readiness_and_once_for_the_gate() {
+    let server = start(Status::default(), true).await;
+    let cases = [
+        ("none yet", with_service(None), false, 503, 503, "pending"),
+        ("held", with_service(Some(FUTURE)), true, 200, 200, "held"),
+        ("expired", with_service(Some(PAST)), true, 503, 200, "expired"),
+    ];
+    for (name, state, was_ready, ready, gate, told) in cases {
+        let leases = vec![LeaseStatus { was_ready, ..lease(state) }];
+        server.status.send_replace(Status { discovery: None, leases });
+        assert_eq!((server.get("/ready").await.0, server.get("/gate").await.0), (ready, gate), "{name}");
+        assert!(server.get("/ready").await.1.contains(&format!("\"state\":\"{told}\"")), "{name}");
+    }
+}
+
+#[tokio::test]
 async fn json_has_every_field_and_null_where_nothing_is_known() {
     let unread = LeaseStatus { identity: None, next_renewal_at: None, ..lease(LeaseState::Pending(None)) };
-    let leases = vec![lease(LeaseState::Held(held(FUTURE))), lease(LeaseState::Overdue(held(PAST), fault())), unread];
+    let leases = vec![lease(with_service(Some(FUTURE))), lease(LeaseState::Overdue(held(PAST), fault())), unread];
     let discovery = Some(Fault::new(Code::TaskMetadataUnreachable, "no answer"));
     let server = start(Status { discovery, leases }, true).await;
     let (code, body) = server.get("/ready").await;
@@ -124,11 +149,11 @@ async fn json_has_every_field_and_null_where_nothing_is_known() {
     let (code, body) = server.get("/leases").await;
     assert_eq!(code, 200);
     insta::assert_snapshot!(body.replace("},{", "},\n{"), @r#"
-    {"ready":false,"fault":{"code":"task-metadata-unreachable","what":"no answer","why":null,"next":"on ECS this passes by itself; elsewhere unset ECS_CONTAINER_METADATA_URI_V4 and set GMSA_CREDENTIAL_SPECS","owner":"platform","retry":"soon"},"leases":[{"spec":"arn:aws:s3:::specs/webapp01.json","account":"WebApp01","realm":"CORP.EXAMPLE.COM","path":"/krbdir/WebApp01/krb5cc","state":"held","expires_at":"2096-10-02T07:06:40Z","next_renewal_at":"2096-10-02T07:06:40Z","fault":null,"dc":"dc1.corp.example.com","last_success_at":"2023-11-14T22:13:20Z","attempts":3,"kvno":7,"took":"1s 250ms","clock_offset_seconds":-90,"history":[{"at":"2023-11-14T22:13:20Z","took":"70ms","dc":"dc1.corp.example.com","code":null},
+    {"ready":false,"fault":{"code":"task-metadata-unreachable","what":"no answer","why":null,"next":"on ECS this passes by itself; elsewhere unset ECS_CONTAINER_METADATA_URI_V4 and set GMSA_CREDENTIAL_SPECS","owner":"platform","retry":"soon"},"leases":[{"spec":"arn:aws:s3:::specs/webapp01.json","account":"WebApp01","realm":"CORP.EXAMPLE.COM","path":"/krbdir/WebApp01/krb5cc","state":"held","expires_at":"2096-10-02T07:06:40Z","next_renewal_at":"2096-10-02T07:06:40Z","fault":null,"dc":"dc1.corp.example.com","last_success_at":"2023-11-14T22:13:20Z","attempts":3,"kvno":7,"service_tickets":[{"service":"HTTP/web.example.com","expires_at":"2096-10-02T07:06:40Z"}],"took":"1s 250ms","clock_offset_seconds":-90,"history":[{"at":"2023-11-14T22:13:20Z","took":"70ms","dc":"dc1.corp.example.com","code":null},
     {"at":"2023-11-14T21:56:40Z","took":"70ms","dc":null,"code":"dc-unreachable"}]},
-    {"spec":"arn:aws:s3:::specs/webapp01.json","account":"WebApp01","realm":"CORP.EXAMPLE.COM","path":"/krbdir/WebApp01/krb5cc","state":"expired","expires_at":"2023-11-14T22:13:20Z","next_renewal_at":"2096-10-02T07:06:40Z","fault":{"code":"dc-unreachable","what":"no domain controller of `corp.example.com` answers","why":"<timed out>","next":"open TCP 88 and 389 (636 with GMSA_LDAP=ldaps) from the task to the domain controllers (security groups, routes, firewall of the DC)","owner":"platform","retry":"soon"},"dc":"dc1.corp.example.com","last_success_at":"2023-11-14T22:13:20Z","attempts":3,"kvno":7,"took":"1s 250ms","clock_offset_seconds":-90,"history":[{"at":"2023-11-14T22:13:20Z","took":"70ms","dc":"dc1.corp.example.com","code":null},
+    {"spec":"arn:aws:s3:::specs/webapp01.json","account":"WebApp01","realm":"CORP.EXAMPLE.COM","path":"/krbdir/WebApp01/krb5cc","state":"expired","expires_at":"2023-11-14T22:13:20Z","next_renewal_at":"2096-10-02T07:06:40Z","fault":{"code":"dc-unreachable","what":"no domain controller of `corp.example.com` answers","why":"<timed out>","next":"open TCP 88 and 389 (636 with GMSA_LDAP=ldaps) from the task to the domain controllers (security groups, routes, firewall of the DC)","owner":"platform","retry":"soon"},"dc":"dc1.corp.example.com","last_success_at":"2023-11-14T22:13:20Z","attempts":3,"kvno":7,"service_tickets":[],"took":"1s 250ms","clock_offset_seconds":-90,"history":[{"at":"2023-11-14T22:13:20Z","took":"70ms","dc":"dc1.corp.example.com","code":null},
     {"at":"2023-11-14T21:56:40Z","took":"70ms","dc":null,"code":"dc-unreachable"}]},
-    {"spec":"arn:aws:s3:::specs/webapp01.json","account":null,"realm":null,"path":null,"state":"pending","expires_at":null,"next_renewal_at":null,"fault":null,"dc":null,"last_success_at":null,"attempts":3,"kvno":null,"took":null,"clock_offset_seconds":null,"history":[{"at":"2023-11-14T22:13:20Z","took":"70ms","dc":"dc1.corp.example.com","code":null},
+    {"spec":"arn:aws:s3:::specs/webapp01.json","account":null,"realm":null,"path":null,"state":"pending","expires_at":null,"next_renewal_at":null,"fault":null,"dc":null,"last_success_at":null,"attempts":3,"kvno":null,"service_tickets":[],"took":null,"clock_offset_seconds":null,"history":[{"at":"2023-11-14T22:13:20Z","took":"70ms","dc":"dc1.corp.example.com","code":null},
     {"at":"2023-11-14T21:56:40Z","took":"70ms","dc":null,"code":"dc-unreachable"}]}]}
     "#);
 }

@@ -19,7 +19,7 @@ impl CacheImage {
         Self(Zeroizing::new(image))
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
 }
@@ -37,8 +37,8 @@ pub struct Warm {
     pub issued_at: SystemTime,
     /// When it expires.
     pub expires_at: SystemTime,
-    /// The services it comes with valid tickets for, as SPNs: `MSSQLSvc/db.corp.example.com:1433`.
-    pub services: Vec<String>,
+    /// The services it comes with valid tickets for, as SPNs: `MSSQLSvc/db.corp.example.com:1433`, and until when.
+    pub services: Vec<(String, SystemTime)>,
 }
 
 /// Whether a ccache found on the volume still serves: its default principal is the gMSA (AD compares names without
@@ -56,7 +56,7 @@ pub fn warm(image: &[u8], account: &Account, realm: &str, now: SystemTime) -> Op
         .credentials()
         .filter(|ticket| same_principal(&ticket.client, &cache.principal) && ticket.server != tgt.server)
         .filter(|ticket| started(ticket.starttime) && now < ticket.endtime)
-        .map(|ticket| ticket.server.name())
+        .map(|ticket| (ticket.server.name(), clock::from_unix(ticket.endtime)))
         .collect();
     Some(Warm {
         issued_at: clock::from_unix(tgt.starttime.unwrap_or(tgt.authtime)),
@@ -145,7 +145,7 @@ mod tests {
         let image = cache("WebApp01$", &[Ticket(TGT, 1000, 2000), Ticket(&["HTTP", "web"], 1000, 1900)]);
         let found = warm(&image, &account(), REALM, at(1500)).unwrap();
         assert_eq!((found.issued_at, found.expires_at), (at(1000), at(2000)));
-        assert_eq!(found.services, ["HTTP/web"]);
+        assert_eq!(found.services, [("HTTP/web".to_owned(), at(1900))]);
         assert!(warm(&image, &account(), REALM, at(1950)).unwrap().services.is_empty());
         assert!(warm(&image, &"webapp01".parse().unwrap(), REALM, at(1500)).is_some());
     }

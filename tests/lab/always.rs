@@ -1,31 +1,12 @@
 use std::io::Write;
 use std::net::TcpListener;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::support::{Running, Sidecar, cred_spec, lab, put_object, put_pending, put_secret, root, secret_arn, write};
-
-/// Asks for a refresh until it is granted: there is one in ten seconds at most.
-fn refresh(running: &Running<'_>) {
-    running.wait("a refresh", || running.sidecar.http("POST", "/refresh").is_some_and(|(status, _)| status == 202));
-}
-
-fn inode(path: &Path) -> Option<u64> {
-    std::fs::metadata(path).ok().map(|stat| stat.ino())
-}
-
-/// How many log lines have this event.
-fn count(running: &Running<'_>, event: &str) -> usize {
-    running.log().iter().filter(|line| line["event"] == event).count()
-}
-
-fn samba_tool(arguments: &[&str]) {
-    let database = ["-H", lab("LAB_SAMDB"), "-s", lab("LAB_SMB_CONF")];
-    let output = Command::new("samba-tool").args(arguments).args(database).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() || said.contains("already exists"), "samba-tool {arguments:?}: {said}");
-}
+use crate::support::{
+    Sidecar, attribute, count, cred_spec, inode, lab, put_object, put_pending, put_secret, refresh, root, samba_tool,
+    secret_arn, write,
+};
 
 /// A login of this test alone, with the right to read; returns its secret's ARN.
 fn login(name: &str, password: &str) -> String {
@@ -50,15 +31,6 @@ fn count_failures_of(name: &str) {
 fn secret(name: &str, password: &str) -> String {
     let login = serde_json::json!({"username": name, "password": password, "domainName": lab("LAB_DOMAIN")});
     put_secret(&format!("gmsa/{name}"), &login.to_string())
-}
-
-/// An attribute of an account, as the directory has it.
-fn attribute(account: &str, name: &str) -> String {
-    let filter = format!("(sAMAccountName={account})");
-    let output = Command::new("ldbsearch").args(["-H", lab("LAB_SAMDB"), &filter, name]).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
-    line.unwrap_or_default().to_owned()
 }
 
 #[test]

@@ -45,6 +45,9 @@ mod examples;
 /// what the first ticket costs on the wire
 mod round_trips;
 
+/// service tickets, keytabs, other logins, other domains
+mod tickets;
+
 /// every place a CredSpec may come from
 mod sources;
 

@@ -411,3 +411,33 @@ pub fn cred_spec(account: &str, domain: &str, secret_arn: &str) -> String {
 
 /// How long a test waits for a condition. Far more than anything takes; it only ends a test that hangs.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks for a refresh until it is granted: there is one in ten seconds at most.
+pub fn refresh(running: &Running<'_>) {
+    running.wait("a refresh", || running.sidecar.http("POST", "/refresh").is_some_and(|(status, _)| status == 202));
+}
+
+pub fn inode(path: &Path) -> Option<u64> {
+    std::fs::metadata(path).ok().map(|stat| std::os::unix::fs::MetadataExt::ino(&stat))
+}
+
+/// How many log lines have this event.
+pub fn count(running: &Running<'_>, event: &str) -> usize {
+    running.log().iter().filter(|line| line["event"] == event).count()
+}
+
+pub fn samba_tool(arguments: &[&str]) {
+    let database = ["-H", lab("LAB_SAMDB"), "-s", lab("LAB_SMB_CONF")];
+    let output = Command::new("samba-tool").args(arguments).args(database).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() || said.contains("already exists"), "samba-tool {arguments:?}: {said}");
+}
+
+/// An attribute of an account, as the directory has it.
+pub fn attribute(account: &str, name: &str) -> String {
+    let filter = format!("(sAMAccountName={account})");
+    let output = Command::new("ldbsearch").args(["-H", lab("LAB_SAMDB"), &filter, name]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
+    line.unwrap_or_default().to_owned()
+}

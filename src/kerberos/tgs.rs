@@ -1,0 +1,168 @@
+//! One TGS exchange: a ticket-granting ticket -> a ticket for a service, or a referral to another realm.
+
+use std::time::SystemTime;
+
+use der::asn1::{Any, BitString, OctetString};
+use der::{Decode, Encode};
+use krb5::Principal;
+
+use super::exchange::{ExchangeError, KdcError};
+use super::messages::{
+    ApReq, Authenticator, Checksum, EncKdcRepPart, EncryptedData, KRB_AP_REQ, KRB_ERROR, KdcRep, KdcReq, KdcReqBody,
+    KerberosString, PA_TGS_REQ, PaData, PrincipalName, Reply, TGS_REP, TGS_REQ, application, time,
+};
+use super::{ENCTYPES, Ticket};
+use crate::clock;
+use crate::name::Domain;
+
+/// What a KDC gave for a ticket-granting ticket.
+pub enum Granted {
+    /// The ticket that was asked for.
+    Ticket(Ticket),
+    /// A ticket for the ticket-granting service of another realm, which knows more (RFC 6806 section 8).
+    Referral(Domain, Ticket),
+}
+
+/// A TGS exchange (RFC 4120 section 3.3): bytes in, bytes and a ticket out.
+pub struct TgsExchange<'a> {
+    tgt: &'a Ticket,
+    server: Principal,
+    nonce: u32,
+}
+
+impl<'a> TgsExchange<'a> {
+    /// Begins an exchange with a KDC of `server`'s realm; returns it with the request.
+    ///
+    /// `nonce` is random, 31 bits; `now` is our own time: what the KDC's clock is ahead the ticket knows.
+    pub fn start(
+        tgt: &'a Ticket,
+        server: Principal,
+        nonce: u32,
+        now: SystemTime,
+    ) -> Result<(Self, Vec<u8>), ExchangeError> {
+        let exchange = Self { tgt, server, nonce: nonce & 0x7fff_ffff };
+        let request = exchange.request(now)?;
+        Ok((exchange, request))
+    }
+
+    fn request(&self, now: SystemTime) -> Result<Vec<u8>, ExchangeError> {
+        let Ticket { credentials, offset } = self.tgt;
+        // Options that the TGT lacks would be refused or ignored; canonicalize is what allows the KDC to refer.
+        let options = credentials.flags & (FORWARDABLE | RENEWABLE) | CANONICALIZE;
+        let req_body = KdcReqBody {
+            kdc_options: BitString::from_bytes(&options.to_be_bytes())?,
+            cname: None,
+            realm: KerberosString(self.server.realm.clone()),
+            sname: PrincipalName::from(&self.server),
+            till: time(clock::from_unix(credentials.endtime))?,
+            rtime: None,
+            nonce: self.nonce,
+            etype: ENCTYPES.to_vec(),
+        };
+        let key = &credentials.session_key;
+        let kdc_now = clock::shifted(now, *offset);
+        let since = kdc_now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let authenticator = Authenticator {
+            authenticator_vno: 5,
+            crealm: KerberosString(credentials.client.realm.clone()),
+            cname: PrincipalName::from(&credentials.client),
+            // Binds the body to the ticket, so that nobody on the way asks for something else with it.
+            cksum: Some(Checksum {
+                cksumtype: key.checksum_type(),
+                checksum: OctetString::new(key.checksum(USAGE_TGS_REQ_CHECKSUM, &req_body.to_der()?)?)?,
+            }),
+            cusec: since.subsec_micros(),
+            ctime: time(kdc_now)?,
+        };
+        let cipher = OctetString::new(key.encrypt(USAGE_TGS_REQ_AUTHENTICATOR, &authenticator.encode()?)?)?;
+        let ap_req = ApReq {
+            pvno: 5,
+            msg_type: KRB_AP_REQ,
+            ap_options: BitString::from_bytes(&[0; 4])?,
+            ticket: Any::from_der(&credentials.ticket)?,
+            authenticator: EncryptedData { etype: key.enctype(), kvno: None, cipher },
+        };
+        let proof = PaData { padata_type: PA_TGS_REQ, padata_value: OctetString::new(ap_req.encode()?)? };
+        Ok(KdcReq { pvno: 5, msg_type: TGS_REQ, padata: vec![proof], req_body }.encode()?)
+    }
+
+    /// Takes the KDC's reply. It is believed only if it decrypts with the session key, answers our nonce and names our
+    /// client, and the service that was asked for or another realm's ticket-granting service (RFC 4120 section
+    /// 3.3.3, RFC 6806 section 8).
+    pub fn receive(self, reply: &[u8]) -> Result<Granted, ExchangeError> {
+        let reply = match Reply::decode(reply)? {
+            Reply::Kdc(reply) if reply.pvno == 5 && reply.msg_type == TGS_REP => reply,
+            Reply::Error(error) if error.msg_type == KRB_ERROR => {
+                return Err(ExchangeError::Kdc(KdcError::from(&*error)));
+            }
+            _ => return invalid("a TGS-REP with another version or message type"),
+        };
+        let Ticket { credentials, offset } = self.tgt;
+        if !reply.cname.is(&reply.crealm, &credentials.client) {
+            return invalid(format!("a ticket for `{}` was sent", reply.cname.display(&reply.crealm)));
+        }
+        let key = &credentials.session_key;
+        if reply.enc_part.etype != key.enctype() {
+            return invalid("the reply is encrypted in another enctype than the session key's");
+        }
+        let part = key.decrypt(USAGE_TGS_REP, reply.enc_part.cipher.as_bytes())?;
+        let part = EncKdcRepPart::decode(&zeroize::Zeroizing::new(part))?;
+        if part.nonce != self.nonce {
+            return invalid("the reply answers another request (nonce)");
+        }
+        self.sort(&reply, &part, *offset)
+    }
+
+    /// The ticket asked for, or a referral; anything else is not believed.
+    fn sort(&self, reply: &KdcRep, part: &EncKdcRepPart, offset: i64) -> Result<Granted, ExchangeError> {
+        let client = &self.tgt.credentials.client;
+        let ticket = |server: &Principal| Ticket::new(client, server, reply, part, offset);
+        // AD compares names of services without case, and may answer in its own spelling.
+        let asked = part.srealm.0 == self.server.realm
+            && part.sname.name_string.len() == self.server.components.len()
+            && part.sname.name_string.iter().zip(&self.server.components).all(|(a, b)| a.0.eq_ignore_ascii_case(b));
+        if asked {
+            return Ok(Granted::Ticket(ticket(&self.server)?));
+        }
+        match part.sname.name_string.as_slice() {
+            [service, realm] if service.0 == "krbtgt" && part.srealm.0 == self.server.realm => {
+                let domain: Option<Domain> = realm.0.parse().ok();
+                let Some(domain) = domain.filter(|domain| domain.realm() == realm.0) else {
+                    return invalid("a referral to a realm that is no name of a domain");
+                };
+                let mut tgs = super::ticket_granting_service(&domain);
+                tgs.realm.clone_from(&self.server.realm);
+                Ok(Granted::Referral(domain, ticket(&tgs)?))
+            }
+            _ => invalid(format!("a ticket for the service `{}` was sent", part.sname.display(&part.srealm))),
+        }
+    }
+}
+
+fn invalid<T>(what: impl Into<String>) -> Result<T, ExchangeError> {
+    Err(ExchangeError::Invalid(what.into()))
+}
+
+impl ApReq {
+    fn encode(&self) -> der::Result<Vec<u8>> {
+        Any::new(application(KRB_AP_REQ), self.to_der()?)?.to_der()
+    }
+}
+
+impl Authenticator {
+    fn encode(&self) -> der::Result<Vec<u8>> {
+        /// Its APPLICATION tag (RFC 4120 section 5.5.1).
+        const AUTHENTICATOR: u8 = 2;
+        Any::new(application(AUTHENTICATOR), self.to_der()?)?.to_der()
+    }
+}
+
+/// Key usage numbers (RFC 4120 section 7.5.1).
+const USAGE_TGS_REQ_CHECKSUM: u32 = 6;
+const USAGE_TGS_REQ_AUTHENTICATOR: u32 = 7;
+const USAGE_TGS_REP: u32 = 8;
+
+/// KDCOptions and TicketFlags, bit 0 the most significant (RFC 4120 sections 5.3 and 5.4.1, RFC 6806 section 3).
+const FORWARDABLE: u32 = 1 << 30;
+const RENEWABLE: u32 = 1 << 23;
+const CANONICALIZE: u32 = 1 << 16;

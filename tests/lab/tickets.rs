@@ -1,0 +1,161 @@
+//! What goes beyond one TGT of one domain.
+
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::{Sidecar, count, inode, lab, refresh, write};
+
+fn database() -> String {
+    format!("postgres/{}", lab("LAB_DB"))
+}
+
+/// Changes the directory: LDIF.
+fn modify(ldif: &str) {
+    use std::io::Write;
+    let mut modify = Command::new("ldbmodify").args(["-H", lab("LAB_SAMDB")]).stdin(Stdio::piped()).spawn().unwrap();
+    modify.stdin.take().unwrap().write_all(ldif.as_bytes()).unwrap();
+    assert!(modify.wait().unwrap().success(), "{ldif}");
+}
+
+/// Gives or takes an SPN of the account of PostgreSQL.
+fn spn(change: &str, spn: &str) {
+    let base = lab("LAB_BASEDN");
+    modify(&format!(
+        "dn: CN=svc-postgres,CN=Users,{base}\nchangetype: modify\n{change}: servicePrincipalName\nservicePrincipalName: {spn}\n"
+    ));
+}
+
+/// A krb5.conf whose only KDC nobody listens at.
+fn without_a_kdc(sidecar: &Sidecar) {
+    let conf = std::fs::read_to_string(sidecar.path("krb5.conf")).unwrap();
+    let conf: Vec<_> = conf
+        .lines()
+        .map(|line| if line.contains("kdc = ") { "        kdc = 127.0.10.99".to_owned() } else { line.to_owned() })
+        .collect();
+    write(&sidecar.path("krb5.conf"), &conf.join("\n"));
+}
+
+#[test]
+fn an_app_without_a_way_to_the_kdc_uses_the_service_ticket_in_the_cache() {
+    let target = format!("host={} user='WebApp01$@EXAMPLE.COM' dbname=app gssencmode=require", lab("LAB_DB"));
+    let connect = |sidecar: &Sidecar| {
+        sidecar.init().ok();
+        without_a_kdc(sidecar);
+        sidecar.app(0, &["psql", &target, "-tAc", "SELECT principal FROM pg_stat_gssapi WHERE pid = pg_backend_pid()"])
+    };
+    let bare = connect(&Sidecar::of("webapp01.json"));
+    assert_ne!(bare.code, Some(0), "the KDC was reached all the same: {bare:?}");
+    let sidecar = Sidecar::of("webapp01.json").with("GMSA_SERVICE_TICKETS", &database());
+    assert_eq!(connect(&sidecar).ok().trim(), "WebApp01$@EXAMPLE.COM");
+    let listed = sidecar.app(0, &["klist"]).ok();
+    assert!(listed.contains(&format!("{}@EXAMPLE.COM", database())), "{listed}");
+    let listed = sidecar.call(&["klist"]).ok();
+    assert!(listed.contains(&format!("service ticket {}@EXAMPLE.COM", database())), "{listed}");
+}
+
+#[test]
+fn service_tickets_are_kept_for_the_gmsas_they_are_wanted_for() {
+    let bucket = lab("LAB_BUCKET");
+    let specs = format!("arn:aws:s3:::{bucket}/webapp01.json arn:aws:s3:::{bucket}/webapp02.json");
+    let wanted = format!("cifs/{} webapp02={}", lab("LAB_DC1"), database());
+    let sidecar = Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &specs).with("GMSA_SERVICE_TICKETS", &wanted);
+    let running = sidecar.run();
+    running.wait_ready();
+    let services = |place: usize| {
+        let leases = sidecar.json("/leases");
+        let services = leases["leases"][place]["service_tickets"].as_array().unwrap().clone();
+        assert!(services.iter().all(|service| service["expires_at"].is_string()), "{services:?}");
+        services.iter().map(|service| service["service"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let share = format!("cifs/{}", lab("LAB_DC1"));
+    assert_eq!((services(0), services(1)), (vec![share.clone()], vec![share, database()]));
+    let (_, metrics) = sidecar.http("GET", "/metrics").unwrap();
+    assert!(metrics.contains("gmsa_service_ticket_expiry_timestamp_seconds{account=\"WebApp02\""), "{metrics}");
+
+    // What a client appends to the cache stays; the guard of the volume knows our own tickets from it.
+    let before = std::fs::read(sidecar.path("krb5cc")).unwrap();
+    sidecar.app(0, &["kvno", &database()]).ok();
+    let grown = std::fs::read(sidecar.path("krb5cc")).unwrap();
+    assert!(grown.len() > before.len() && grown.starts_with(&before));
+    std::fs::remove_file(sidecar.path("krb5.conf")).unwrap();
+    running.wait("krb5.conf", || sidecar.path("krb5.conf").exists());
+    assert_eq!(std::fs::read(sidecar.path("krb5cc")).unwrap(), grown);
+}
+
+#[test]
+fn an_unknown_service_is_told_with_its_cure_and_waited_for() {
+    let unknown = "HTTP/later.example.com";
+    let sidecar = Sidecar::of("webapp01.json")
+        .with("GMSA_SERVICE_TICKETS", &format!("{} {unknown}", database()))
+        .with("GMSA_DOMAIN_CONTROLLERS", lab("LAB_DC1"));
+    let running = sidecar.run();
+    running.wait_fault("ticket-service-unknown");
+    let fault = running.log().into_iter().find(|line| line["code"] == "ticket-service-unknown").unwrap();
+    let why = fault["why"].as_str().unwrap();
+    assert!(why.contains(&format!("`setspn -S {unknown} ACCOUNT`")), "{why}");
+    let lease = || sidecar.json("/ready")["leases"][0].clone();
+    assert_eq!(
+        (lease()["state"].as_str(), lease()["fault"]["code"].as_str()),
+        (Some("pending"), Some("ticket-service-unknown"))
+    );
+    assert_eq!((sidecar.http("GET", "/ready").unwrap().0, sidecar.http("GET", "/gate").unwrap().0), (503, 503));
+    sidecar.app(0, &["klist", "-s"]).ok();
+    assert_eq!(count(&running, "lease.pending"), 1, "{}", running.text());
+
+    // Once the directory knows it, the next attempt gets it.
+    spn("add", unknown);
+    running.wait_ready();
+    assert_eq!(lease()["state"], "held");
+
+    // A ticket that cannot be renewed stays while it is good: nobody who needs it is hurt.
+    spn("delete", unknown);
+    let before = inode(&sidecar.path("krb5cc"));
+    refresh(&running);
+    running.wait("a renewal", || inode(&sidecar.path("krb5cc")) != before);
+    running.wait("its fault", || lease()["fault"]["code"] == "ticket-service-unknown");
+    assert_eq!(lease()["state"], "overdue");
+    assert_eq!((sidecar.http("GET", "/ready").unwrap().0, sidecar.http("GET", "/gate").unwrap().0), (200, 200));
+    without_a_kdc(&sidecar);
+    sidecar.app(0, &["kvno", unknown]).ok();
+    drop(running);
+
+    // A warm start finds it on the volume.
+    let sidecar = sidecar.with("GMSA_DOMAIN_CONTROLLERS", "nobody.example.com");
+    let running = sidecar.run();
+    running.wait_ready();
+    drop(running);
+    let sidecar = sidecar.with("GMSA_SERVICE_TICKETS", "HTTP/never.example.com");
+    let running = sidecar.run();
+    running.wait_fault("dc-address-not-found");
+    assert_eq!(sidecar.http("GET", "/ready").unwrap().0, 503, "{}", sidecar.json("/ready"));
+}
+
+#[test]
+fn init_writes_what_it_got_and_ends_with_the_fault_of_a_service() {
+    let sidecar = Sidecar::of("webapp01.json").with("GMSA_SERVICE_TICKETS", "MSSQLSvc/db.example.com");
+    let ended = sidecar.init();
+    assert_eq!(ended.code, Some(65), "{ended:#?}");
+    let fault = ended.fault();
+    assert!(fault.starts_with("ticket-service-unknown") && fault.contains("`MSSQLSvc/HOST:1433`"), "{fault}");
+    sidecar.app(0, &["klist", "-s"]).ok();
+}
+
+#[test]
+fn check_tries_the_services_and_tells_who_has_the_name() {
+    let sidecar = Sidecar::of("webapp01.json")
+        .with("GMSA_SERVICE_TICKETS", &format!("{} HTTP/nobody.example.com NoSuchApp=HTTP/x.example.com", database()));
+    let ended = sidecar.call(&["check", "--json"]);
+    let report: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let steps: Vec<_> = report["steps"].as_array().unwrap().iter().filter(|s| s["step"] == "service-ticket").collect();
+    let told = |place: usize| {
+        let step = &steps[place];
+        [&step["subject"], &step["result"], &step["code"]].map(|value| value.as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(told(0), ["NoSuchApp", "warn", "config-invalid"]);
+    assert_eq!(told(1), [&database(), "pass", ""]);
+    assert_eq!(told(2), ["HTTP/nobody.example.com", "fail", "ticket-service-unknown"]);
+    assert!(steps[2]["why"].as_str().unwrap().ends_with("no account of `example.com` has it"), "{report:#}");
+    assert_eq!(ended.code, Some(65));
+    assert!(sidecar.files().is_empty());
+}
