@@ -81,6 +81,8 @@ pub struct Config {
     pub owner: Option<Owner>,
     /// The mode of files with tickets or keys.
     pub mode: Mode,
+    /// Whether a keytab is written too.
+    pub keytab: bool,
     /// The services whose tickets are kept too.
     pub service_tickets: ServiceTickets,
     /// The HTTP address.
@@ -304,6 +306,7 @@ impl<'a> Values<'a> {
             dir: self.dir(),
             owner: self.parsed("GMSA_OWNER", described),
             mode: self.parsed("GMSA_MODE", described).unwrap_or_default(),
+            keytab: self.parsed("GMSA_KEYTAB", boolean).unwrap_or_default(),
             service_tickets: self.parsed("GMSA_SERVICE_TICKETS", str::parse).unwrap_or_default(),
             listen: self.listen(),
             domain_controllers: self.parsed("GMSA_DOMAIN_CONTROLLERS", str::parse).unwrap_or_default(),
@@ -329,7 +332,6 @@ impl<'a> Values<'a> {
         for variable in ["GMSA_LOGIN_KEYTAB", "GMSA_LOGIN_PRINCIPAL"] {
             self.parsed(variable, unsupported);
         }
-        self.parsed("GMSA_KEYTAB", |value| if boolean(value)? { unsupported(value) } else { Ok(()) });
     }
 
     fn ldap(&mut self) -> Transport {

@@ -14,7 +14,7 @@ use crate::clock;
 use crate::credspec::LoginSource;
 use crate::dc::{Kdc, Locator, Service};
 use crate::fault::{Code, Fault};
-use crate::gmsa::{self, Gmsa};
+use crate::gmsa::{self, Gmsa, ManagedPassword, Names};
 use crate::kerberos::{
     self, ClientKey, GmsaTgt, Granted, LdapTicket, Password, Principal, Proof, Refusal, ServiceTicket, Ticket,
 };
@@ -22,6 +22,7 @@ use crate::ldap::{Connection, Plain, Sealed, Transport};
 use crate::login::Guards;
 use crate::name::{Account, Domain, Host, Spn};
 use crate::secret::{self, Secret, SecretArn, Stage};
+use crate::volume::KeytabImage;
 
 /// A domain as one login sees it.
 pub struct Directory {
@@ -46,12 +47,23 @@ pub struct KeptKey {
     pub due: SystemTime,
 }
 
+/// What is wanted for a gMSA beside its TGT.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Tickets for these services.
+    pub services: Vec<Spn>,
+    /// A keytab.
+    pub keytab: bool,
+}
+
 /// What a renewal brought.
 pub struct Renewal {
     /// The ticket.
     pub ticket: GmsaTgt,
     /// The tickets for services that were asked for, in that order.
     pub services: Vec<(Spn, Result<ServiceTicket, Fault>)>,
+    /// A keytab, if one is wanted and the managed password was read.
+    pub keytab: Option<Arc<KeytabImage>>,
     /// The key it was got with, for the next time.
     pub key: KeptKey,
     /// The KDC that gave it.
@@ -101,11 +113,11 @@ impl Directories {
 }
 
 impl Directory {
-    /// Gets fresh tickets for a gMSA: its TGT, and with that those for `services`.
-    pub async fn renew(&self, account: &Account, kept: Option<KeptKey>, services: &[Spn]) -> Result<Renewal, Fault> {
+    /// Gets fresh tickets for a gMSA: its TGT, and with that those for services.
+    pub async fn renew(&self, account: &Account, kept: Option<KeptKey>, wanted: &Wanted) -> Result<Renewal, Fault> {
         let connection = self.kdc().await?;
-        let mut renewal = self.renew_tgt(account, kept, &connection).await?;
-        for spn in services {
+        let mut renewal = self.renew_tgt(account, kept, wanted.keytab, &connection).await?;
+        for spn in &wanted.services {
             let granted = self.service_ticket(&connection.kdc, &renewal.ticket, spn).await;
             renewal.services.push((spn.clone(), granted));
         }
@@ -116,25 +128,31 @@ impl Directory {
     ///
     /// When the password is due but cannot be read, the kept key is tried all the same: a gMSA's password stays good
     /// for minutes after it was replaced, and often was not replaced at all.
-    async fn renew_tgt(&self, account: &Account, kept: Option<KeptKey>, via: &Connected) -> Result<Renewal, Fault> {
+    async fn renew_tgt(
+        &self,
+        account: &Account,
+        kept: Option<KeptKey>,
+        keytab: bool,
+        via: &Connected,
+    ) -> Result<Renewal, Fault> {
         let Some(mut kept) = kept else {
-            return self.renew_by_password(account, via).await;
+            return self.renew_by_password(account, keytab, via).await;
         };
         if clock::now() < kept.due {
             match self.renew_by_key(&kept, via).await {
                 Err(refusal) if refusal.is_wrong_password() => {
                     let kvno = kept.kvno;
                     tracing::info!(event = "gmsa.key-replaced", kvno, "the KDC refuses the kept key; reading again");
-                    return self.renew_by_password(account, via).await;
+                    return self.renew_by_password(account, keytab, via).await;
                 }
                 outcome => return outcome.map_err(|refusal| refusal.of_gmsa(&kept.principal)),
             }
         }
-        let fault = match self.renew_by_password(account, via).await {
+        let fault = match self.renew_by_password(account, keytab, via).await {
             Ok(renewal) => return Ok(renewal),
             Err(fault) => fault,
         };
-        kept.due = clock::now() + READ_AGAIN;
+        kept.due = clock::now() + if keytab { READ_AGAIN_FOR_KEYTAB } else { READ_AGAIN };
         match self.renew_by_key(&kept, via).await {
             Ok(renewal) => Ok(Renewal { unread: Some(fault), ..renewal }),
             Err(_refusal) => Err(fault),
@@ -146,32 +164,47 @@ impl Directory {
         Ok(self.renewal(ticket, KeptKey { key, ..kept.clone() }, via).await)
     }
 
-    async fn renew_by_password(&self, account: &Account, via: &Connected) -> Result<Renewal, Fault> {
+    async fn renew_by_password(&self, account: &Account, keytab: bool, via: &Connected) -> Result<Renewal, Fault> {
         let Connected { kdc, controllers } = via;
-        let (gmsa, told_by) = self.read(account, controllers, kdc).await?;
+        let (gmsa, session) = self.read(account, controllers, kdc).await?;
         let principal = kerberos::gmsa_principal(&gmsa.sam_account_name, &self.domain);
-        let due = clock::now() + gmsa.password.query_interval;
+        let mut due = clock::now() + gmsa.password.query_interval;
         let proof = |password| Proof::SaltedPassword(password, kerberos::gmsa_salt(account, &self.domain));
-        let current = gmsa.password.current;
+        let ManagedPassword { current, previous, unchanged_interval, .. } = gmsa.password;
+        let mut in_use = InUse::Current;
         let mut ticket = self.gmsa_ticket(kdc, &principal, proof(current.clone())).await;
         // Shortly before a password expires the directory already tells the next one, which the KDC still refuses;
         // and right after, a KDC may not have heard of it.
-        if let (Err(refusal), Some(previous)) = (&ticket, gmsa.password.previous)
+        if let (Err(refusal), Some(previous)) = (&ticket, &previous)
             && refusal.is_wrong_password()
         {
-            ticket = self.gmsa_ticket(kdc, &principal, proof(previous)).await;
+            in_use = InUse::Previous;
+            ticket = self.gmsa_ticket(kdc, &principal, proof(previous.clone())).await;
         }
         // A KDC that has a password which the DC asked for it has not heard of yet: that one's own KDC has not either.
         if let Err(refusal) = &ticket
             && refusal.is_wrong_password()
-            && kdc.lock().await.host() != Some(&told_by)
+            && kdc.lock().await.host() != Some(&session.host)
         {
-            kdc.lock().await.go_to(&told_by);
-            ticket = self.gmsa_ticket(kdc, &principal, proof(current)).await;
+            kdc.lock().await.go_to(&session.host);
+            in_use = InUse::Current;
+            ticket = self.gmsa_ticket(kdc, &principal, proof(current.clone())).await;
         }
         let (ticket, key) = ticket.map_err(|refusal| refusal.of_gmsa(&principal))?;
-        let key = KeptKey { principal, key, kvno: gmsa.kvno, due };
-        Ok(self.renewal(ticket, key, via).await)
+        let mut kvno = gmsa.kvno;
+        let mut image = None;
+        if keytab {
+            let now = clock::now();
+            let names = session.names(&self.domain, account).await?;
+            let life = ticket.expires_at().duration_since(now).unwrap_or_default();
+            let versions = versions(in_use, &names, &current, previous.as_ref(), life, now);
+            let salt = kerberos::gmsa_salt(account, &self.domain);
+            image = Some(Arc::new(kerberos::gmsa_keytab(&principal, &names.services, &salt, &versions.keys, now)?));
+            due = versions.until.min(now + unchanged_interval + IN_THE_WINDOW);
+            kvno = Some(names.kvno);
+        }
+        let key = KeptKey { principal, key, kvno, due };
+        Ok(Renewal { keytab: image, ..self.renewal(ticket, key, via).await })
     }
 
     async fn renewal(&self, ticket: GmsaTgt, key: KeptKey, via: &Connected) -> Renewal {
@@ -180,7 +213,7 @@ impl Directory {
         if let Some(at) = controllers.iter().position(|host| Some(host) == dc.as_ref()) {
             controllers[..=at].rotate_right(1);
         }
-        Renewal { ticket, services: Vec::new(), dc, kvno: key.kvno, key, controllers, unread: None }
+        Renewal { ticket, services: Vec::new(), keytab: None, dc, kvno: key.kvno, key, controllers, unread: None }
     }
 
     /// An AS exchange of the gMSA for its TGT. A KDC that does not know the account may not have heard of it yet.
@@ -201,9 +234,14 @@ impl Directory {
         follow(granted, spn, &self.domain, &self.locator).await.map_err(|refusal| refusal.of_service(spn, tgt.client()))
     }
 
-    /// Reads the managed password; returns it with the DC that told. A DC that does not know the account may not have
+    /// Reads the managed password; returns it with the session that told. A DC that does not know the account may not have
     /// heard of it yet, so the others are asked before that is a fault.
-    async fn read(&self, account: &Account, controllers: &[Host], kdc: &Mutex<Kdc>) -> Result<(Gmsa, Host), Fault> {
+    async fn read(
+        &self,
+        account: &Account,
+        controllers: &[Host],
+        kdc: &Mutex<Kdc>,
+    ) -> Result<(Gmsa, Arc<Session>), Fault> {
         let mut session = self.session(controllers, kdc).await?;
         let mut read = session.read(&self.domain, account).await;
         if matches!(&read, Err(fault) if fault.code == Code::GmsaConnectionLost) {
@@ -222,7 +260,7 @@ impl Directory {
             session = Arc::new(other);
             read = session.read(&self.domain, account).await.or(read);
         }
-        Ok((read?, session.host.clone()))
+        Ok((read?, session))
     }
 
     /// The connection to a KDC that is in use, or one to be made, with the domain's controllers.
@@ -403,6 +441,49 @@ impl Session {
     async fn read(&self, domain: &Domain, account: &Account) -> Result<Gmsa, Fault> {
         Gmsa::read(&mut *self.ldap.lock().await, domain, account, &self.login).await
     }
+
+    async fn names(&self, domain: &Domain, account: &Account) -> Result<Names, Fault> {
+        Names::read(&mut *self.ldap.lock().await, domain, account, &self.login).await
+    }
+}
+
+/// Which of the two managed passwords the KDC has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InUse {
+    Current,
+    Previous,
+}
+
+/// What a keytab holds, and until when it should.
+struct Versions<'a> {
+    keys: Vec<(u32, &'a Password)>,
+    until: SystemTime,
+}
+
+/// The versions of the key: the one that the KDC uses, the next one where the directory tells it already, and the one
+/// before while tickets that were made with it are good. Those live as long as the gMSA's own (`life`) or ten hours,
+/// AD's default for tickets to services, and the clocks may differ by five minutes.
+fn versions<'a>(
+    in_use: InUse,
+    names: &Names,
+    current: &'a Password,
+    previous: Option<&'a Password>,
+    life: Duration,
+    now: SystemTime,
+) -> Versions<'a> {
+    let Names { kvno, changed_at, .. } = names;
+    let longest = life.max(Duration::from_secs(10 * 3600)) + Duration::from_secs(300);
+    // Where it is not told since when the key is in use, the one before stays until the next look.
+    let needed_until = changed_at.map_or(now, |changed| changed) + longest;
+    match (in_use, previous) {
+        (InUse::Previous, Some(previous)) => {
+            Versions { keys: vec![(kvno + 1, current), (*kvno, previous)], until: now + longest }
+        }
+        (InUse::Current, Some(previous)) if now < needed_until && *kvno > 1 => {
+            Versions { keys: vec![(*kvno, current), (kvno - 1, previous)], until: needed_until }
+        }
+        _ => Versions { keys: vec![(*kvno, current)], until: now + FAR },
+    }
 }
 
 /// An AS exchange, with any KDC that knows the names.
@@ -494,7 +575,46 @@ fn serves_elsewhere(fault: &Fault) -> bool {
 
 /// How many domains a service is looked for in: forests are rarely deeper than three.
 const REFERRALS: usize = 8;
+/// In its last five minutes the directory tells the next password, which the KDC does not use yet: when in that time it
+/// is read, and how soon again if that failed.
+const IN_THE_WINDOW: Duration = Duration::from_secs(60);
+const READ_AGAIN_FOR_KEYTAB: Duration = Duration::from_secs(60);
+/// No gMSA's password lives longer.
+const FAR: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// How soon a managed password that could not be read when it was due is read again.
 const READ_AGAIN: Duration = Duration::from_secs(300);
 /// A pending version of a secret that is older belongs to no rotation that is under way.
 const PENDING: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zeroize::Zeroizing;
+
+    #[test]
+    fn a_keytab_holds_the_next_key_and_the_one_before_while_it_is_needed() {
+        let password = |text: &str| Password::new(Zeroizing::new(text.to_owned()));
+        let (current, previous) = (password("current"), password("previous"));
+        let now = clock::from_unix(1_790_000_000);
+        let hours = |hours: u64| Duration::from_secs(3600 * hours);
+        let told = |in_use, kvno, changed_at: Option<SystemTime>, previous, life| {
+            let names = Names { kvno, services: Vec::new(), changed_at };
+            let versions = versions(in_use, &names, &current, previous, life, now);
+            let keys: Vec<_> = versions.keys.iter().map(|(kvno, key)| (*kvno, key.as_str().to_owned())).collect();
+            (keys, versions.until.duration_since(now).unwrap())
+        };
+        let key = |kvno, text: &str| (kvno, text.to_owned());
+        let ago = |age| Some(now - hours(age));
+        let clocks = Duration::from_secs(300);
+        let (keys, _) = told(InUse::Previous, 4, ago(720), Some(&previous), hours(10));
+        assert_eq!(keys, [key(5, "current"), key(4, "previous")], "the KDC still uses the old one");
+        let (keys, until) = told(InUse::Current, 5, ago(1), Some(&previous), hours(1));
+        assert_eq!((keys, until), (vec![key(5, "current"), key(4, "previous")], hours(9) + clocks));
+        let (_, until) = told(InUse::Current, 5, ago(1), Some(&previous), hours(24));
+        assert_eq!(until, hours(23) + clocks, "tickets of this domain live longer");
+        assert_eq!(told(InUse::Current, 5, ago(11), Some(&previous), hours(10)).0, [key(5, "current")]);
+        assert_eq!(told(InUse::Current, 1, ago(1), None, hours(10)).0, [key(1, "current")]);
+        let (keys, until) = told(InUse::Current, 5, None, Some(&previous), hours(10));
+        assert_eq!((keys.len(), until), (2, hours(10) + clocks), "since when is not told");
+    }
+}

@@ -1,11 +1,11 @@
 //! Sealed LDAP -> the gMSA's managed password.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::fault::{Code, Fault};
 use crate::kerberos::{LdapTicket, Password};
 use crate::ldap::{Connection, Entry, LdapError, Plain, Sealed};
-use crate::name::{Account, Domain, Host};
+use crate::name::{Account, Domain, Host, Spn};
 
 /// A gMSA as its directory knows it.
 pub struct Gmsa {
@@ -47,6 +47,44 @@ impl Gmsa {
             password,
         })
     }
+}
+
+/// What an acceptor's keys go by.
+pub struct Names {
+    /// `msDS-KeyVersionNumber`: the version of the key that the KDC uses.
+    pub kvno: u32,
+    /// `servicePrincipalName`.
+    pub services: Vec<Spn>,
+    /// `pwdLastSet`: since when the KDC uses it.
+    pub changed_at: Option<SystemTime>,
+}
+
+impl Names {
+    /// Searches the domain for the account once more, behind a login with the managed password: the directory makes the
+    /// new key when somebody first looks, and the answer to that look still tells the old version.
+    pub async fn read(
+        connection: &mut Connection<Sealed>,
+        domain: &Domain,
+        account: &Account,
+        login: &str,
+    ) -> Result<Self, Fault> {
+        let entry = find(connection, domain, account, login, NAMES).await?;
+        let Some(kvno) = entry.text("msDS-KeyVersionNumber").and_then(|kvno| kvno.parse().ok()) else {
+            let what = format!("the login `{login}` may not read the key version of the gMSA `{account}$`");
+            let why = "the directory shows the account without msDS-KeyVersionNumber, which a keytab cannot do without";
+            return Err(Fault::new(Code::GmsaReadDenied, what).because(why));
+        };
+        // What cannot be the name of a service in a keytab is no name that a client asks for.
+        let services = entry.texts("servicePrincipalName").filter_map(|spn| spn.parse().ok()).collect();
+        let changed_at = entry.text("pwdLastSet").and_then(|ticks| ticks.parse().ok()).and_then(filetime);
+        Ok(Self { kvno, services, changed_at })
+    }
+}
+
+/// A FILETIME: 100 ns units since 1601 (MS-DTYP 2.3.3).
+fn filetime(ticks: u64) -> Option<SystemTime> {
+    const FROM_1601_TO_1970: u64 = 11_644_473_600;
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs((ticks / 10_000_000).checked_sub(FROM_1601_TO_1970)?))
 }
 
 /// Searches the domain for the account. `login` names who asks, for the fault.
@@ -199,6 +237,7 @@ fn search_fault(error: &LdapError, name: &str, domain: &Domain) -> Fault {
     Fault::new(code, what).because(error)
 }
 
+const NAMES: &[&str] = &["sAMAccountName", "msDS-KeyVersionNumber", "servicePrincipalName", "pwdLastSet"];
 const ATTRIBUTES: &[&str] = &["sAMAccountName", "msDS-ManagedPassword", "msDS-KeyVersionNumber"];
 
 /// Version, reserved, length and four offsets.

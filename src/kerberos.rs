@@ -7,6 +7,7 @@
 //! beforehand and leaves the names in a reply unchecked (`docs/dependencies.md`).
 
 mod exchange;
+pub(crate) mod keytab;
 mod messages;
 mod tgs;
 mod tickets;
@@ -26,7 +27,7 @@ pub use krb5::Principal;
 pub use tgs::{Granted, TgsExchange};
 pub use tickets::{GmsaTgt, LdapTicket, ServiceTicket, Ticket};
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use krb5::Key;
 use zeroize::Zeroizing;
@@ -36,6 +37,7 @@ use crate::clock;
 use crate::dc::Kdc;
 use crate::fault::{Code, Fault};
 use crate::name::{Account, Domain, Host, Spn};
+use crate::volume::KeytabImage;
 
 /// The enctypes asked for, best known first: what every AD since 2008 speaks, then AES with SHA-2 (RFC 8009).
 /// RC4 is left out on purpose: it is broken, and the directory's cure is one attribute.
@@ -278,6 +280,40 @@ pub fn ticket_granting_service(domain: &Domain) -> Principal {
 /// without `$` (MS-KILE 3.1.1.2). It does not depend on dNSHostName.
 pub fn gmsa_salt(account: &Account, domain: &Domain) -> Vec<u8> {
     format!("{}host{}.{}", domain.realm(), account.as_str().to_ascii_lowercase(), domain.as_str()).into_bytes()
+}
+
+/// A keytab for those who accept connections as the gMSA: AES keys of these versions of its password, for the account
+/// and for each of its services.
+pub fn gmsa_keytab(
+    gmsa: &Principal,
+    services: &[Spn],
+    salt: &[u8],
+    passwords: &[(u32, &Password)],
+    now: SystemTime,
+) -> Result<KeytabImage, Fault> {
+    let derive = |enctype, password: &Password| Key::from_password(enctype, password.as_str(), salt, None);
+    let mut keys = Vec::new();
+    for (kvno, password) in passwords {
+        for enctype in [18, 17] {
+            let key = derive(enctype, password).map_err(|error| {
+                Fault::new(Code::InternalBug, format!("no key could be made for the gMSA `{gmsa}`")).because(error)
+            })?;
+            keys.push((*kvno, key));
+        }
+    }
+    let services = services.iter().map(|spn| Principal::new(krb5::client::NT_SRV_INST, spn.components(), &gmsa.realm));
+    let entries: Vec<_> = std::iter::once(gmsa.clone())
+        .chain(services)
+        .flat_map(|principal| {
+            let entry = |(kvno, key): &(u32, Key)| keytab::Entry {
+                principal: principal.clone(),
+                kvno: *kvno,
+                key: key.clone(),
+            };
+            keys.iter().map(entry).collect::<Vec<_>>()
+        })
+        .collect();
+    Ok(KeytabImage::of_gmsa(keytab::encode(&entries, now)))
 }
 
 /// What an enctype is called, as `klist` prints it.

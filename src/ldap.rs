@@ -277,6 +277,12 @@ impl Entry {
         values.first().map(Vec::as_slice)
     }
 
+    /// All values of an attribute that are text.
+    pub fn texts<'a>(&'a self, attribute: &'a str) -> impl Iterator<Item = &'a str> {
+        let found = self.attributes.iter().filter(move |(name, _)| name.eq_ignore_ascii_case(attribute));
+        found.flat_map(|(_, values)| values).filter_map(|value| std::str::from_utf8(value).ok())
+    }
+
     /// The first value of an attribute as text.
     pub fn text(&self, attribute: &str) -> Option<&str> {
         std::str::from_utf8(self.value(attribute)?).ok()

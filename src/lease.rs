@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::Level;
 
 use crate::clock;
-use crate::directory::{Directories, KeptKey};
+use crate::directory::{Directories, KeptKey, Wanted};
 use crate::fault::{Code, Fault};
 use crate::kerberos::ServiceTicket;
 use crate::log;
@@ -26,8 +26,8 @@ pub struct Lease {
     pub id: LeaseId,
     /// Whose ticket it keeps.
     pub identity: Identity,
-    /// The services whose tickets it keeps too.
-    pub services: Vec<Spn>,
+    /// What it keeps beside the TGT.
+    pub wanted: Wanted,
     /// The CredSpec that names it, read again before each renewal.
     pub source: Arc<Source>,
     /// Where the login that the CredSpec names leads to.
@@ -43,7 +43,7 @@ pub struct Lease {
 impl Lease {
     /// Keeps the ticket fresh for ever. Returns only on a fault that nothing outside can cure.
     pub async fn keep(self, mut patience: Patience) -> Fault {
-        if let Some(held) = self.outlet.warm(&self.identity, &self.services).await {
+        if let Some(held) = self.outlet.warm(&self.identity, &self.wanted).await {
             let expires_at = clock::rfc3339(held.expires_at);
             tracing::info!(event = "lease.warm", expires_at, "a valid ticket was found on the volume");
             self.board.lease(self.id, |lease| lease.state = LeaseState::Held(held));
@@ -155,7 +155,7 @@ impl Lease {
     async fn renew(&self, kept: &mut Kept, start: Instant) -> Result<Renewed, Fault> {
         let login = self.source.watch().borrow().login().clone();
         let directory = self.directories.of(&self.identity.domain, &login);
-        let mut renewal = directory.renew(&self.identity.account, kept.key.clone(), &self.services).await?;
+        let mut renewal = directory.renew(&self.identity.account, kept.key.clone(), &self.wanted).await?;
         // Kept although the tickets may not reach the volume: the next attempt then costs the least.
         kept.key = Some(renewal.key.clone());
         let missing = kept.take(std::mem::take(&mut renewal.services), clock::now());
@@ -167,7 +167,7 @@ impl Lease {
         self.metrics.clock_offset(&self.identity, offset);
         let held = Held {
             expires_at: renewal.ticket.expires_at(),
-            services: self.services.iter().map(|spn| kept.service(spn)).collect(),
+            services: self.wanted.services.iter().map(|spn| kept.service(spn)).collect(),
             renewed_at: clock::now(),
             dc: renewal.dc.clone(),
             kvno: renewal.kvno,

@@ -75,7 +75,7 @@ use crate::aws::Aws;
 use crate::config::{Config, ServiceTickets};
 use crate::credspec::{CredSpec, Reference};
 use crate::dc::Locator;
-use crate::directory::Directories;
+use crate::directory::{Directories, Wanted};
 use crate::fault::{Code, Fault};
 use crate::lease::{Board, Identity, Lease, LeaseId};
 use crate::metrics::Metrics;
@@ -123,6 +123,7 @@ struct Sidecar {
     directories: Arc<Directories>,
     outlet: Arc<Outlet>,
     services: ServiceTickets,
+    keytab: bool,
     /// Which CredSpec has taken which folder of the volume; names compare without case.
     folders: Mutex<HashMap<String, (LeaseId, String)>>,
     board: Board,
@@ -146,6 +147,7 @@ impl Sidecar {
             aws,
             outlet: Arc::new(Outlet::new(volume, addresses)),
             services: config.service_tickets.clone(),
+            keytab: config.keytab,
             folders: Mutex::default(),
             board,
             metrics,
@@ -298,7 +300,7 @@ impl Sidecar {
         Ok(Lease {
             id,
             identity: Identity { account: account.clone(), domain: cred_spec.domain().clone(), path },
-            services: self.services.of(account),
+            wanted: Wanted { services: self.services.of(account), keytab: self.keytab },
             source: Arc::clone(source),
             directories: Arc::clone(&self.directories),
             outlet: Arc::clone(&self.outlet),

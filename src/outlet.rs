@@ -11,13 +11,13 @@ use tracing::Level;
 
 use crate::clock;
 use crate::dc::Locator;
-use crate::directory::Renewal;
+use crate::directory::{Renewal, Wanted};
 use crate::fault::{Code, Fault};
 use crate::kerberos::ServiceTicket;
 use crate::lease::{Held, Identity, LeaseId, ServiceHeld};
 use crate::log;
-use crate::name::{Account, Domain, Host, Spn};
-use crate::volume::{CacheImage, Kdc, Krb5Conf, RealmEntry, Volume, warm};
+use crate::name::{Account, Domain, Host};
+use crate::volume::{CacheImage, Kdc, KeytabImage, Krb5Conf, RealmEntry, Volume, warm};
 
 /// The volume with what all leases write together: krb5.conf names the realms of all of them.
 pub struct Outlet {
@@ -32,7 +32,15 @@ pub struct Outlet {
 struct Written {
     realms: BTreeMap<LeaseId, RealmEntry>,
     conf: Option<Krb5Conf>,
-    caches: BTreeMap<LeaseId, (Account, Arc<CacheImage>)>,
+    files: BTreeMap<LeaseId, Files>,
+}
+
+/// What lies in one account's folder, and for the first lease in the root too.
+#[derive(Clone)]
+struct Files {
+    account: Account,
+    cache: Arc<CacheImage>,
+    keytab: Option<Arc<KeytabImage>>,
 }
 
 impl Outlet {
@@ -46,19 +54,22 @@ impl Outlet {
         self.volume.ccache_path(account)
     }
 
-    /// The ticket that an earlier sidecar left, if it is the gMSA's and still good, with those for `services`.
-    pub async fn warm(&self, identity: &Identity, services: &[Spn]) -> Option<Held> {
+    /// The ticket that an earlier sidecar left, if it is the gMSA's and still good, with those for services. Without a
+    /// keytab that is wanted there is none to speak of.
+    pub async fn warm(&self, identity: &Identity, wanted: &Wanted) -> Option<Held> {
         let (volume, account) = (self.volume.clone(), identity.account.clone());
-        let image = tokio::task::spawn_blocking(move || volume.read_ccache(&account)).await.ok()??;
+        let keytab = wanted.keytab;
+        let read = move || volume.read_ccache(&account).filter(|_| !keytab || volume.has_keytab(&account));
+        let image = tokio::task::spawn_blocking(read).await.ok()??;
         let found = warm(&image, &identity.account, &identity.domain.realm(), clock::now())?;
-        let services = services.iter().map(|spn| {
+        let services = wanted.services.iter().map(|spn| {
             let ticket = found.services.iter().find(|(name, _)| spn.same_as(name));
             ServiceHeld { spn: spn.clone(), expires_at: ticket.map(|(_, end)| *end) }
         });
         Some(Held { services: services.collect(), ..Held::found(found.expires_at, found.issued_at) })
     }
 
-    /// Writes krb5.conf, then the tickets: an app that waits for its ticket finds the configuration too.
+    /// Writes the keytab, if there is a new one, and krb5.conf, then the tickets: an app that waits for its ticket finds the configuration too.
     pub async fn publish(
         &self,
         id: LeaseId,
@@ -71,8 +82,11 @@ impl Outlet {
         let image = Arc::new(renewal.ticket.ccache(services));
         let (volume, account) = (self.volume.clone(), identity.account.clone());
         let write = {
-            let image = Arc::clone(&image);
+            let (image, keytab) = (Arc::clone(&image), renewal.keytab.clone());
             move || {
+                if let Some(keytab) = keytab {
+                    volume.write_keytab(&account, id.is_first(), &keytab)?;
+                }
                 volume.write_krb5_conf(&conf)?;
                 volume.write_ccache(&account, id.is_first(), &image)?;
                 Ok(conf)
@@ -81,14 +95,16 @@ impl Outlet {
         let conf = blocking(write).await?;
         let mut written = self.written();
         written.conf = Some(conf);
-        written.caches.insert(id, (identity.account.clone(), image));
+        let before = written.files.remove(&id).and_then(|files| files.keytab);
+        let keytab = renewal.keytab.clone().or(before);
+        written.files.insert(id, Files { account: identity.account.clone(), cache: image, keytab });
         Ok(())
     }
 
     /// A lease has ended: what it wrote is no longer looked after.
     pub fn forget(&self, id: LeaseId) {
         let mut written = self.written();
-        written.caches.remove(&id);
+        written.files.remove(&id);
         written.realms.remove(&id);
     }
 
@@ -134,9 +150,9 @@ impl Outlet {
     }
 
     async fn restore(&self) -> Result<(), Fault> {
-        let (conf, caches) = {
+        let (conf, files) = {
             let written = self.written();
-            (written.conf.clone(), written.caches.clone())
+            (written.conf.clone(), written.files.clone())
         };
         let volume = self.volume.clone();
         let restored = blocking(move || {
@@ -146,8 +162,11 @@ impl Outlet {
             {
                 restored.push(volume.path().join("krb5.conf"));
             }
-            for (id, (account, image)) in caches {
-                restored.extend(volume.restore_ccache(&account, id.is_first(), &image)?);
+            for (id, Files { account, cache, keytab }) in files {
+                restored.extend(volume.restore_ccache(&account, id.is_first(), &cache)?);
+                if let Some(keytab) = keytab {
+                    restored.extend(volume.restore_keytab(&account, id.is_first(), &keytab)?);
+                }
             }
             Ok(restored)
         });

@@ -9,7 +9,7 @@
 mod ccache;
 mod krb5_conf;
 
-pub use ccache::{CacheImage, Warm, warm};
+pub use ccache::{CacheImage, KeytabImage, Warm, warm};
 pub use krb5_conf::{Kdc, Krb5Conf, RealmEntry};
 
 #[cfg(test)]
@@ -97,11 +97,20 @@ impl Volume {
 
     /// Writes `<account>/krb5cc` and then, for the first lease, its copy `krb5cc`.
     pub fn write_ccache(&self, account: &Account, first: bool, image: &CacheImage) -> Result<(), Fault> {
+        self.write(account, first, CCACHE, image.bytes())
+    }
+
+    /// Writes `<account>/krb5.keytab` and then, for the first lease, its copy `krb5.keytab`.
+    pub fn write_keytab(&self, account: &Account, first: bool, image: &KeytabImage) -> Result<(), Fault> {
+        self.write(account, first, KEYTAB, image.bytes())
+    }
+
+    fn write(&self, account: &Account, first: bool, name: &str, bytes: &[u8]) -> Result<(), Fault> {
         let root = self.root().map_err(|error| failed(&self.path, error))?;
         let folder = self.account_folder(&root, account)?;
-        self.replace(&folder, CCACHE, image.bytes(), self.mode)?;
+        self.replace(&folder, name, bytes, self.mode)?;
         if first {
-            self.replace(&root, CCACHE, image.bytes(), self.mode)?;
+            self.replace(&root, name, bytes, self.mode)?;
         }
         Ok(())
     }
@@ -109,17 +118,32 @@ impl Volume {
     /// Puts back what is not as [`write_ccache`](Self::write_ccache) left it, and tells what that was. A cache that
     /// begins as it was written and only grew is intact: clients append their own service tickets to it.
     pub fn restore_ccache(&self, account: &Account, first: bool, image: &CacheImage) -> Result<Vec<PathBuf>, Fault> {
+        self.restore(account, first, CCACHE, image.bytes(), |bytes| bytes.starts_with(image.bytes()))
+    }
+
+    /// Puts back what is not as [`write_keytab`](Self::write_keytab) left it, and tells what that was.
+    pub fn restore_keytab(&self, account: &Account, first: bool, image: &KeytabImage) -> Result<Vec<PathBuf>, Fault> {
+        self.restore(account, first, KEYTAB, image.bytes(), |bytes| bytes == image.bytes())
+    }
+
+    fn restore(
+        &self,
+        account: &Account,
+        first: bool,
+        name: &str,
+        bytes: &[u8],
+        good: impl Fn(&[u8]) -> bool,
+    ) -> Result<Vec<PathBuf>, Fault> {
         let root = self.root().map_err(|error| failed(&self.path, error))?;
         let intact = |folder: &Folder| {
-            read(&folder.fd, CCACHE, OFlags::NOFOLLOW)
-                .is_ok_and(|(bytes, stat)| self.is_ours(&stat) && bytes.starts_with(image.bytes()))
+            read(&folder.fd, name, OFlags::NOFOLLOW).is_ok_and(|(bytes, stat)| self.is_ours(&stat) && good(&bytes))
         };
         let mut restored = Vec::new();
         let folder = self.account_folder(&root, account)?;
         for folder in std::iter::once(&folder).chain(first.then_some(&root)) {
             if !intact(folder) {
-                self.replace(folder, CCACHE, image.bytes(), self.mode)?;
-                restored.push(folder.path.join(CCACHE));
+                self.replace(folder, name, bytes, self.mode)?;
+                restored.push(folder.path.join(name));
             }
         }
         Ok(restored)
@@ -135,6 +159,12 @@ impl Volume {
             self.replace(&root, KRB5_CONF, text.as_bytes(), Mode::KRB5_CONF)?;
         }
         Ok(!same)
+    }
+
+    /// Whether the account's keytab lies there, and is a file of ours.
+    pub fn has_keytab(&self, account: &Account) -> bool {
+        let folder = self.root().and_then(|root| root.enter(account.as_str()));
+        folder.is_ok_and(|folder| read(&folder.fd, KEYTAB, OFlags::NOFOLLOW).is_ok_and(|(_, stat)| self.is_ours(&stat)))
     }
 
     /// The account's ccache as it was left, for [`warm`]; what is not a file of ours is as good as none.
@@ -469,6 +499,8 @@ fn words(error: &io::Error) -> String {
 
 /// The ccache's name, in an account's folder and in the root.
 pub(crate) const CCACHE: &str = "krb5cc";
+/// The keytab's name, in the same places.
+const KEYTAB: &str = "krb5.keytab";
 /// The name of the app's configuration.
 pub(crate) const KRB5_CONF: &str = "krb5.conf";
 

@@ -70,7 +70,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         flag: "keytab",
         takes: BOOL,
         default: "false",
-        help: "Also write a keytab (not in this version)",
+        help: "Also write a keytab, for apps that accept Kerberos: its keys are good until the gMSA's password changes",
     },
     Setting {
         variable: "GMSA_SERVICE_TICKETS",

@@ -51,8 +51,8 @@ fn every_value_that_cannot_be_used_is_told_at_once() {
       why:  GMSA_LOG: `inof` is not a level: off, error, warn, info, debug, trace;
             GMSA_LOG_FORMAT: must be `json` or `text`;
             GMSA_LOGIN_KEYTAB: `/etc/krb5.keytab` is not supported by this version;
-            GMSA_KEYTAB: `yes` is neither `true` nor `false`;
             ECS_CONTAINER_METADATA_URI_V4: `169.254.170.2/v4` is not an http URL;
+            GMSA_KEYTAB: `yes` is neither `true` nor `false`;
             GMSA_SERVICE_TICKETS: service principal name `MSSQLSvc/db.corp.example.com@OTHER` names a realm: leave it out, the KDCs know where the service is;
             GMSA_LISTEN: `localhost` is not `address:port`;
             GMSA_DOMAIN_CONTROLLERS: `10.0.0.1` is an address, but Kerberos needs the domain controller's name;
@@ -103,12 +103,11 @@ fn a_flag_wins_over_its_variable_and_an_empty_value_is_none() {
 
 #[test]
 fn a_bare_boolean_flag_is_true() {
-    let unsupported = "GMSA_KEYTAB: `true` is not supported by this version";
-    assert_eq!(why(&["--keytab"], &[]), unsupported);
-    assert_eq!(why(&["--keytab", "--dir", "/x"], &[]), unsupported);
-    assert_eq!(why(&["--keytab=true"], &[]), unsupported);
-    assert!(run(&["--keytab", "false"], &[SPEC]).is_ok());
-    assert!(run(&[], &[SPEC, ("GMSA_KEYTAB", "false")]).is_ok());
+    let keytab =
+        |flags: &[&str], variables: &[(&str, &str)]| run(flags, &[&[SPEC], variables].concat()).unwrap().keytab;
+    assert!(keytab(&["--keytab"], &[]) && keytab(&["--keytab", "--dir", "/x"], &[]) && keytab(&["--keytab=true"], &[]));
+    assert!(!keytab(&["--keytab", "false"], &[("GMSA_KEYTAB", "true")]));
+    assert!(!keytab(&[], &[]) && !keytab(&[], &[("GMSA_KEYTAB", "false")]) && keytab(&[], &[("GMSA_KEYTAB", "true")]));
     assert_eq!(why(&[], &[("GMSA_KEYTAB", "1")]), "GMSA_KEYTAB: `1` is neither `true` nor `false`");
 }
 

@@ -1,4 +1,4 @@
-//! What the volume takes: images made from a gMSA's own tickets. And what it gives back at a warm start.
+//! What the volume takes: images made from a gMSA's own tickets and keys. And what it gives back at a warm start.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -27,6 +27,26 @@ impl CacheImage {
 impl fmt::Debug for CacheImage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "CacheImage({} bytes)", self.0.len())
+    }
+}
+
+/// A keytab with a gMSA's own keys.
+pub struct KeytabImage(Zeroizing<Vec<u8>>);
+
+impl KeytabImage {
+    /// For `kerberos` only, as [`CacheImage::of_gmsa`].
+    pub(crate) fn of_gmsa(image: Zeroizing<Vec<u8>>) -> Self {
+        Self(image)
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for KeytabImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeytabImage({} bytes)", self.0.len())
     }
 }
 

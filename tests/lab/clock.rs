@@ -6,6 +6,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::support::{Ended, Running, Sidecar, lab, root, write};
+use crate::tickets::ACCEPT;
 
 /// A lab whose DC reads its clock's shift from a file. Goes down when dropped.
 struct ClockLab {
@@ -41,7 +42,10 @@ impl ClockLab {
     }
 
     fn names(&self) -> [(&'static str, String); 2] {
-        [("LAB_STATE", self.folder.path().join("lab").display().to_string()), ("LAB_NETNS", "gmsa-clock".to_owned())]
+        [
+            ("LAB_STATE", self.folder.path().join("lab").display().to_string()),
+            ("LAB_NETNS", format!("{}-{}", lab("LAB_NETNS"), std::process::id())),
+        ]
     }
 
     /// What runs a command in this lab, its clock the DC's one if `moved`.
@@ -100,6 +104,66 @@ fn a_password_that_rolls_by_the_clock_leaves_no_gap() {
     let versions: Vec<_> = renewals(&running).iter().map(|line| line["kvno"].as_u64().unwrap()).collect();
     assert!(versions.is_sorted() && versions.first() < versions.last(), "the password did not roll: {versions:?}");
     println!("versions of the password, renewal by renewal: {versions:?}");
+}
+
+/// The directory tells the next password five minutes before its KDC uses it: in that time a keytab gets the new key.
+#[test]
+fn a_keytab_has_the_next_key_before_the_kdc_uses_it() {
+    let clock = ClockLab::up();
+    let sidecar = Sidecar::of("webapp02.json").dynamic().through(&clock.wrapper(true)).with("GMSA_KEYTAB", "true");
+    let mut running = sidecar.run();
+    running.wait("the first ticket", || renewals(&running).len() == 1);
+    let call = |script: &str, arguments: &[&str]| {
+        let mut words = clock.wrapper(true);
+        words.extend(["sh", "-ec", script].iter().chain(arguments).map(ToString::to_string));
+        sidecar.app(0, &words.iter().map(String::as_str).collect::<Vec<_>>()).ok()
+    };
+    let versions = || {
+        let listed = call("klist -k \"$0\"", &[sidecar.path("krb5.keytab").to_str().unwrap()]);
+        let versions = listed.lines().filter(|line| line.contains("WebApp02$")).map(|line| line[..4].trim().to_owned());
+        versions.collect::<Vec<_>>().join(" ")
+    };
+    // Who logs in has a ticket of his own each time.
+    let service = "HTTP/webapp02.example.com";
+    let keytab = sidecar.path("krb5.keytab");
+    let login = format!("echo '{}' | kinit -c $HOME/cc {} >/dev/null", lab("LAB_USER_PW"), lab("LAB_USER"));
+    let accept = || {
+        let script = format!("{login}; KRB5RCACHETYPE=none /usr/bin/python3 -c \"$0\" {service} $HOME/cc $1");
+        call(&script, &[ACCEPT, keytab.to_str().unwrap()])
+    };
+    let issued = || {
+        let told = call(&format!("{login}; kvno -c $HOME/cc {service}"), &[]);
+        told.trim().rsplit_once("kvno = ").unwrap().1.to_owned()
+    };
+    accept();
+    let first = issued();
+    assert_eq!(versions(), format!("{first} {first}"));
+
+    // How long until the password changes, by the directory.
+    let ask = format!(
+        "export KRB5CCNAME=$HOME/cc; {login}; ldapsearch -Q -Y GSSAPI -LLL -o ldif-wrap=no -H ldap://{} -b {} \
+         '(sAMAccountName=WebApp02$)' msDS-ManagedPassword | /usr/bin/python3 $0 show -",
+        lab("LAB_DC1"),
+        lab("LAB_BASEDN")
+    );
+    let told = call(&ask, &[root().join("lab/gmsa.py").to_str().unwrap()]);
+    println!("{told}");
+    let left: u64 =
+        told.split("query interval: ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().parse().unwrap();
+
+    // Two minutes before: the keytab gets the next key, while the KDC still uses the old one.
+    clock.set(&format!("+{}s", left - 120));
+    let next = first.parse::<u32>().unwrap() + 1;
+    running.wait("the next key", || versions() == format!("{next} {next} {first} {first}"));
+    accept();
+    assert_eq!(issued(), first, "the KDC uses the new key already");
+
+    // The sidecar is gone, the password changes: the keytab needs nobody.
+    running.signal("KILL");
+    running.wait_end();
+    clock.set(&format!("+{}s", left + 600));
+    accept();
+    assert_eq!(issued(), next.to_string());
 }
 
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";

@@ -159,3 +159,110 @@ fn check_tries_the_services_and_tells_who_has_the_name() {
     assert_eq!(ended.code, Some(65));
     assert!(sidecar.files().is_empty());
 }
+
+/// A client's login to the service with a ticket from `ccache`, accepted with `keytab`: who it was.
+pub const ACCEPT: &str = "
+import sys, gssapi
+service, ccache, keytab = sys.argv[1:]
+name = gssapi.Name(service, gssapi.NameType.kerberos_principal)
+client = gssapi.SecurityContext(name=name, creds=gssapi.Credentials(usage='initiate', store={'ccache': ccache}))
+server = gssapi.SecurityContext(creds=gssapi.Credentials(usage='accept', store={'keytab': keytab}))
+token = client.step()
+while token and not server.complete:
+    token = server.step(token)
+    token = token and client.step(token)
+print(server.initiator_name)
+";
+
+#[test]
+fn a_keytab_accepts_and_logs_in_and_is_off_by_default() {
+    let sidecar = Sidecar::of("webapp01.json").with("GMSA_OWNER", "65532:1654").with("GMSA_MODE", "0640");
+    sidecar.init().ok();
+    let keytabs = |sidecar: &Sidecar| sidecar.files().iter().filter(|path| path.ends_with("krb5.keytab")).count();
+    assert_eq!(keytabs(&sidecar), 0);
+    let sidecar = sidecar.with("GMSA_KEYTAB", "true");
+    sidecar.init().ok();
+    assert_eq!(keytabs(&sidecar), 2);
+    for path in ["krb5.keytab", "WebApp01/krb5.keytab"] {
+        use std::os::unix::fs::MetadataExt;
+        let stat = std::fs::metadata(sidecar.path(path)).unwrap();
+        assert_eq!((stat.uid(), stat.gid(), stat.mode() & 0o7777), (65532, 1654, 0o640));
+    }
+    let keytab = sidecar.path("krb5.keytab");
+    let keytab = keytab.to_str().unwrap();
+    let listed = sidecar.app(1654, &["klist", "-ke", keytab]).ok();
+    for principal in ["WebApp01$@EXAMPLE.COM", "HTTP/webapp01.example.com@EXAMPLE.COM"] {
+        for enctype in ["aes256-cts-hmac-sha1-96", "aes128-cts-hmac-sha1-96"] {
+            assert!(listed.contains(&format!("   1 {principal} ({enctype})")), "{listed}");
+        }
+    }
+    // The key of each enctype is that of the account.
+    for enctype in ["aes256-cts-hmac-sha1-96", "aes128-cts-hmac-sha1-96"] {
+        let script = format!(
+            "sed 's/^.libdefaults.$/&\\n    default_tkt_enctypes = {enctype}/' $KRB5_CONFIG >$HOME/conf && \
+             KRB5_CONFIG=$HOME/conf KRB5CCNAME=$HOME/cc kinit -kt $0 'WebApp01$@EXAMPLE.COM'"
+        );
+        sidecar.app(1654, &["sh", "-c", &script, keytab]).ok();
+    }
+    let accepted = accept(&sidecar, "HTTP/webapp01.example.com", None);
+    assert_eq!(accepted.trim(), format!("{}@EXAMPLE.COM", lab("LAB_USER")));
+
+    // It is looked after, and a start without it is no warm one.
+    let running = sidecar.run();
+    running.wait("a renewal", || count(&running, "lease.renewed") == 1);
+    std::fs::remove_file(keytab).unwrap();
+    running.wait("the keytab", || std::path::Path::new(keytab).exists());
+    drop(running);
+    std::fs::remove_file(sidecar.path("WebApp01/krb5.keytab")).unwrap();
+    let sidecar = sidecar.with("GMSA_DOMAIN_CONTROLLERS", "nobody.example.com");
+    let running = sidecar.run();
+    running.wait_fault("dc-address-not-found");
+    assert_eq!((count(&running, "lease.warm"), sidecar.http("GET", "/ready").unwrap().0), (0, 503));
+}
+
+/// The service accepts a login with the client's ticket in `ccache`, or with a new one.
+fn accept(sidecar: &Sidecar, service: &str, ccache: Option<&std::path::Path>) -> String {
+    let fresh = tempfile::NamedTempFile::new().unwrap();
+    let ccache = ccache.unwrap_or(fresh.path()).to_str().unwrap();
+    let script = format!(
+        "[ -s $0 ] || echo '{}' | kinit -c $0 {} >/dev/null; KRB5RCACHETYPE=none /usr/bin/python3 -c \"$1\" $2 $0 $3",
+        lab("LAB_USER_PW"),
+        lab("LAB_USER")
+    );
+    let keytab = sidecar.path("krb5.keytab");
+    sidecar.app(0, &["sh", "-c", &script, ccache, ACCEPT, service, keytab.to_str().unwrap()]).ok()
+}
+
+#[test]
+fn a_keytab_holds_the_old_key_beside_the_new_one() {
+    let rotate = |arguments: &[&str]| {
+        let output = Command::new(crate::support::root().join("lab/rotate")).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    rotate(&["new", "Accepting"]);
+    let (service, ou) = ("HTTP/accepting.example.com", lab("LAB_GMSA_OU"));
+    modify(&format!(
+        "dn: CN=Accepting,{ou}\nchangetype: modify\nadd: servicePrincipalName\nservicePrincipalName: {service}\n"
+    ));
+    let sidecar = Sidecar::inline("Accepting", "gmsa/login")
+        .with("GMSA_DOMAIN_CONTROLLERS", lab("LAB_DC1"))
+        .with("GMSA_KEYTAB", "true");
+    let running = sidecar.run();
+    running.wait_ready();
+    let old = tempfile::NamedTempFile::new().unwrap();
+    accept(&sidecar, service, Some(old.path()));
+    rotate(&["Accepting"]);
+    accept(&sidecar, service, Some(old.path()));
+    refresh(&running);
+    let versions = || {
+        let listed = sidecar.app(0, &["klist", "-k", sidecar.path("krb5.keytab").to_str().unwrap()]).ok();
+        let versions =
+            listed.lines().filter(|line| line.contains("Accepting$")).map(|line| line[..4].trim().to_owned());
+        versions.collect::<Vec<_>>().join(" ")
+    };
+    running.wait("the new key", || versions() == "2 2 1 1");
+    // A ticket made with the old key, and one made with the new one.
+    accept(&sidecar, service, Some(old.path()));
+    accept(&sidecar, service, None);
+    rotate(&["del", "Accepting"]);
+}
