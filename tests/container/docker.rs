@@ -61,6 +61,15 @@ pub fn files(image: &str) -> Vec<String> {
     files
 }
 
+/// A text file of an image.
+pub fn file(image: &str, path: &str) -> String {
+    let name = unique();
+    docker(&["create", "--name", &name, image]).ok();
+    let tar = Command::new("sh").args(["-c", "docker cp \"$0:$1\" - | tar -xO", &name, path]).output();
+    docker(&["rm", "--volumes", &name]).ok();
+    Ended::of(tar.expect("sh runs")).ok()
+}
+
 /// A time as Docker writes it, with any offset and number of digits.
 pub fn instant(time: &str) -> SystemTime {
     let output = Command::new("date").args(["-u", "-d", time, "+%s%N"]).output().expect("date runs");

@@ -21,7 +21,7 @@ TASKS = ["task-definition.example.json", "examples/init-task-definition.json"]
 DAEMON = "examples/daemon-task-definition.json"
 POLICIES = ["examples/iam-task-role.json", "examples/iam-execution-role.json", "examples/iam-trust.json"]
 COMPOSE = ["examples/compose.yaml", "examples/local/compose.yaml"]
-PAGES = ["docs/ecs.md", "docs/kubernetes.md", "docs/managed-daemon.md", "examples/README.md", *(["README.md"] if (ROOT / "README.md").exists() else [])]
+PAGES = ["docs/ecs.md", "docs/kubernetes.md", "docs/managed-daemon.md", "examples/README.md", "README.md"]
 LABEL = "gmsa-sidecar.credential-specs"
 SETTINGS = re.findall(r'variable: "(\w+)"', (ROOT / "src/config/settings.rs").read_text())
 CODES = re.findall(r'^    \w+ "([a-z-]+)"', (ROOT / "src/fault.rs").read_text(), re.MULTILINE)
@@ -66,6 +66,8 @@ def gives_up_in_time(sidecar, path):
     timeouts = [e["value"] for e in sidecar["environment"] if e["name"] in ("GMSA_START_TIMEOUT", "GMSA_INIT_TIMEOUT")]
     assert len(timeouts) == 1 and int(timeouts[0].rstrip("s")) < sidecar["startTimeout"] <= 120, path
     if check := sidecar.get("healthCheck"):
+        assert check["command"] == ["CMD", "/gmsa-sidecar", "health"], path
+        # It never counts as unhealthy before it has had the time to start.
         assert check["startPeriod"] >= sidecar["startTimeout"], path
 
 
@@ -127,8 +129,28 @@ def names(_):
             assert code in CODES or code in NAMES, f"{page} names the fault {code}, which there is not"
         for label in re.findall(r"gmsa-sidecar\.[a-z-]+", text):
             assert label == LABEL, f"{page} names the label {label}"
+    # What the README quotes is what stands in the example; an image's name may be cut.
+    quoted = re.search(r"```json\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    for ours, theirs in zip(json.loads(f"[{quoted}]"), read(TASKS[0])["containerDefinitions"], strict=True):
+        ours.pop("image", None)
+        is_part(ours, theirs, f"README.md, {ours['name']}")
     for path in [*TASKS, TEMPLATE]:
         assert LABEL in (ROOT / path).read_text(), path
+
+
+def is_part(ours, theirs, path):
+    """All that we say stands there too, where more may stand."""
+    if isinstance(ours, dict):
+        for key, value in ours.items():
+            assert key in theirs, f"{path}: {key}"
+            is_part(value, theirs[key], f"{path}: {key}")
+    elif isinstance(ours, list) and isinstance(ours[0], dict):
+        for entry in ours:
+            same = [t for t in theirs if all(t.get(key) == entry[key] for key in ("name", "sourceVolume", "containerName") if key in entry)]
+            assert len(same) == 1, f"{path}: {entry}"
+            is_part(entry, same[0], path)
+    else:
+        assert ours == theirs, f"{path}: {ours} is not {theirs}"
 
 
 def prepare(endpoint):

@@ -44,10 +44,14 @@ fn the_image_holds_the_binary_and_hardly_anything_else() {
     assert_eq!(config["Cmd"], json!(["run"]));
     assert_eq!(config["Volumes"], json!({"/var/credentials-fetcher/krbdir": {}}));
     assert_eq!(config["Healthcheck"]["Test"], json!(["CMD", "/gmsa-sidecar", "health"]));
-    assert_eq!(config["Labels"]["org.opencontainers.image.version"], env!("CARGO_PKG_VERSION"));
+    let label = |name: &str| config["Labels"][format!("org.opencontainers.image.{name}")].as_str().unwrap_or_default();
+    assert_eq!((label("title"), label("licenses")), (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_LICENSE")));
+    assert_eq!((label("description"), label("version")), (env!("CARGO_PKG_DESCRIPTION"), env!("CARGO_PKG_VERSION")));
+    assert_ne!(label("revision"), "");
 
     let files = "/etc/group /etc/passwd /etc/ssl/certs/ca-certificates.crt /gmsa-sidecar";
     assert_eq!(docker::files(&image()).join(" "), files);
+    assert!(docker::file(&image(), "/etc/passwd").starts_with("gmsa:x:65532:65532:"));
 }
 
 #[test]
