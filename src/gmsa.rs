@@ -126,13 +126,6 @@ pub async fn bind(
         Ok(Err(error @ (LdapError::Closed | LdapError::Connection(_)))) => {
             Err(Fault::new(Code::GmsaConnectionLost, what).because(error))
         }
-        // The security context is made with our own clock, and DCs allow it five minutes (MS-KILE 3.1.1.1).
-        Ok(Err(error)) if ticket.clock_offset().unsigned_abs() > 300 => {
-            let offset = humantime::format_duration(Duration::from_secs(ticket.clock_offset().unsigned_abs()));
-            let side = if ticket.clock_offset() > 0 { "ahead" } else { "behind" };
-            let why = format!("{error}; the domain controller's clock is {offset} {side} of ours");
-            Err(Fault::new(Code::TicketClockSkew, what).because(why))
-        }
         Ok(Err(error)) => Err(Fault::new(Code::GmsaBindRefused, what).because(error)),
         Err(_elapsed) => {
             Err(Fault::new(Code::GmsaConnectionLost, what).because(format!("no answer in {LDAP_DEADLINE:?}")))

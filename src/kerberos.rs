@@ -1,11 +1,12 @@
 //! Kerberos: the AS exchange (RFC 4120 section 3.1) -> a ticket; with a TGT the TGS exchange (section 3.3) -> a ticket
-//! for a service; a ticket -> a sealed GSS context.
+//! for a service; the AP exchange (section 3.2), a ticket -> a sealed GSS context.
 //!
 //! The exchanges are state machines over bytes: they have no socket and no clock, so every path is tested without a
-//! network. This is the only module that names the `krb5` crate, whose part is the cryptography, the GSS-API
-//! tokens and the file formats. Its own KDC client is not used: it needs twice the round trips, knows no salt
+//! network. This is the only module that names the `krb5` crate, whose part is the cryptography, the
+//! sealing of messages and the file formats. Its own KDC client is not used: it needs twice the round trips, knows no salt
 //! beforehand and leaves the names in a reply unchecked (`docs/dependencies.md`).
 
+mod ap;
 mod exchange;
 pub(crate) mod keytab;
 mod messages;

@@ -19,6 +19,7 @@ use tokio_util::codec::{Decoder, Encoder, Framed};
 use tokio_util::either::Either;
 use zeroize::Zeroize;
 
+use crate::clock;
 use crate::dc::Service;
 use crate::fault::Fault;
 use crate::kerberos::{ContextError, LdapTicket, Sealer, SecurityContext};
@@ -89,9 +90,10 @@ impl Connection<Plain> {
 
     /// Binds as the ticket's client by GSS-SPNEGO: one round trip, with mutual authentication.
     pub async fn bind(mut self, ticket: &LdapTicket) -> Result<Connection<Sealed>, LdapError> {
+        let now = clock::now();
         let (mut context, token) = match (self.certificate(), self.framed.get_ref()) {
-            (Some(certificate), _) => SecurityContext::initiate_in_tls(ticket, certificate)?,
-            (None, Either::Left(_)) => SecurityContext::initiate(ticket)?,
+            (Some(certificate), _) => SecurityContext::initiate_in_tls(ticket, certificate, now)?,
+            (None, Either::Left(_)) => SecurityContext::initiate(ticket, now)?,
             (None, Either::Right(_)) => return Err(LdapError::Protocol("TLS without a certificate".into())),
         };
         let mut token = Some(token);

@@ -67,7 +67,7 @@ fn main() {
     }
 
     // The bind in the clear, good and bad; then what is sealed on the wire, by way of TLS.
-    let (_context, token) = SecurityContext::initiate(&ticket).expect("a token");
+    let (_context, token) = SecurityContext::initiate(&ticket, SystemTime::now()).expect("a token");
     let sasl = |credentials| LdapBindCred::SASL(SaslCredentials { mechanism: "GSS-SPNEGO".into(), credentials });
     let mut plain = Wire::Plain(TcpStream::connect(("dc1.example.com", 389)).expect("the DC"));
     let bound = plain.ask(1, bind("", sasl(token)));

@@ -1,102 +1,115 @@
+use std::time::SystemTime;
+
 use der::asn1::{Any, AnyRef, OctetString};
 use der::{Decode, Encode, Sequence, Tag, TagNumber, Tagged};
 use krb5::ChannelBindings;
-use krb5::initiator::{
-    GSS_C_CHANNEL_BOUND_FLAG, GSS_C_CONF_FLAG, GSS_C_INTEG_FLAG, GSS_C_MUTUAL_FLAG, GSS_C_REPLAY_FLAG,
-    GSS_C_SEQUENCE_FLAG, InitOptions, InitiatorContext,
-};
-use krb5::spnego::{SPNEGO_OID, SpnegoInitiator};
-use krb5::token::{ContextKey, PerMessageTokens};
+use krb5::initiator::{GSS_C_CONF_FLAG, GSS_C_INTEG_FLAG, GSS_C_MUTUAL_FLAG, GSS_C_REPLAY_FLAG, GSS_C_SEQUENCE_FLAG};
+use krb5::spnego::SPNEGO_OID;
+use krb5::token::{ContextKey, PerMessageTokens, Role};
 
 use super::LdapTicket;
+use super::ap::{ApExchange, Established, KERBEROS_OID};
+use super::exchange::ExchangeError;
 
-/// A GSS-SPNEGO negotiation in progress (RFC 4178 around RFC 4121), as the initiator.
-pub struct SecurityContext(Kind);
-
-enum Kind {
-    /// Signs and seals.
-    Sealing(SpnegoInitiator),
-    /// Authenticates, and leaves the rest to TLS.
-    Bound(InitiatorContext),
+/// A GSS-SPNEGO negotiation in progress (RFC 4178 around RFC 4121), as the initiator. Kerberos is all that it offers.
+pub struct SecurityContext {
+    exchange: Option<ApExchange>,
+    /// Once the DC has proven itself.
+    sealer: Option<Sealer>,
+    within_tls: bool,
 }
 
 impl SecurityContext {
-    /// Begins with mutual authentication, signing and sealing; returns the first token for the DC.
-    pub fn initiate(ticket: &LdapTicket) -> Result<(Self, Vec<u8>), ContextError> {
+    /// Begins with mutual authentication, signing and sealing; returns the first token for the DC. `now` is our own
+    /// time.
+    pub fn initiate(ticket: &LdapTicket, now: SystemTime) -> Result<(Self, Vec<u8>), ContextError> {
         let flags = GSS_C_MUTUAL_FLAG | GSS_C_REPLAY_FLAG | GSS_C_SEQUENCE_FLAG | GSS_C_CONF_FLAG | GSS_C_INTEG_FLAG;
-        let (initiator, token) = SpnegoInitiator::new(ticket.credentials(), flags)?;
-        Ok((Self(Kind::Sealing(initiator)), token))
+        Self::begin(ticket, flags, None, now)
     }
 
     /// Begins with mutual authentication, bound to the TLS connection by the server's certificate, in DER
-    /// (tls-server-end-point, RFC 5929 section 4). The ticket then opens no other connection.
-    ///
-    /// There is no signing and sealing: DCs refuse that within TLS (MS-ADTS 5.1.1.1.2), even the bare request for
-    /// integrity that the crate's own negotiation always makes. So its Kerberos token is wrapped here.
-    pub fn initiate_in_tls(ticket: &LdapTicket, certificate: &[u8]) -> Result<(Self, Vec<u8>), ContextError> {
+    /// (tls-server-end-point, RFC 5929 section 4). The ticket then opens no other connection. There is no signing and
+    /// sealing: DCs refuse that within TLS (MS-ADTS 5.1.1.1.2), even the bare request for integrity.
+    pub fn initiate_in_tls(
+        ticket: &LdapTicket,
+        certificate: &[u8],
+        now: SystemTime,
+    ) -> Result<(Self, Vec<u8>), ContextError> {
         let bindings = ChannelBindings::tls_server_end_point(certificate).ok_or_else(|| {
             ContextError("the signature of the TLS certificate has no hash to bind to (RFC 5929 section 4.1)".into())
         })?;
-        let mut options = InitOptions::default();
-        options.channel_bindings = Some(&bindings);
-        // Says that we bind, so that a DC that could do without compares all the same (MS-KILE 3.2.5.8).
-        let flags = GSS_C_MUTUAL_FLAG | GSS_C_CHANNEL_BOUND_FLAG;
-        let (initiator, token) = InitiatorContext::with_options(ticket.credentials(), flags, options)?;
-        Ok((Self(Kind::Bound(initiator)), negotiation(&token)?))
+        Self::begin(ticket, GSS_C_MUTUAL_FLAG, Some(&bindings), now)
+    }
+
+    fn begin(
+        ticket: &LdapTicket,
+        flags: u32,
+        bindings: Option<&ChannelBindings>,
+        now: SystemTime,
+    ) -> Result<(Self, Vec<u8>), ContextError> {
+        let (exchange, token) = ApExchange::initiate(ticket.as_ticket(), flags, bindings, now)?;
+        let context = Self { exchange: Some(exchange), sealer: None, within_tls: bindings.is_some() };
+        Ok((context, negotiation(&token)?))
     }
 
     /// Takes the DC's token; returns the next one to send, if the DC waits for one.
     pub fn step(&mut self, token: &[u8]) -> Result<Option<Vec<u8>>, ContextError> {
-        match &mut self.0 {
-            Kind::Sealing(initiator) => Ok(initiator.step(token)?),
-            Kind::Bound(initiator) => {
-                initiator.step(&answer(token)?)?;
-                Ok(None)
-            }
+        let answer = NegTokenResp::decode(token)?;
+        // Without a state it is the end (RFC 4178 section 4.2.2).
+        let state = answer.neg_state.as_ref().map_or(ACCEPT_COMPLETED, Any::value);
+        if let Some(exchange) = self.exchange.take() {
+            let Some(token) = answer.response_token else {
+                return Err(ContextError("the server does not accept a Kerberos ticket".into()));
+            };
+            self.sealer = Some(Sealer::of(&exchange.finish(token.as_bytes())?)?);
         }
+        let Some(sealer) = &mut self.sealer else {
+            return Err(ContextError("the server goes on after it has refused".into()));
+        };
+        if state == REJECT {
+            return Err(ContextError("the server rejects the negotiation".into()));
+        }
+        // Some servers prove that nobody changed the list of mechanisms, and may want the same of us (section 5).
+        if let Some(mic) = &answer.mech_list_mic {
+            sealer.verify(mic.as_bytes(), &mechanisms()?)?;
+        }
+        if state == ACCEPT_COMPLETED {
+            return Ok(None);
+        }
+        let mic = OctetString::new(sealer.sign(&mechanisms()?)?)?;
+        Ok(Some(NegTokenResp { mech_list_mic: Some(mic), ..NegTokenResp::default() }.encode()?))
     }
 
     /// What seals the finished context; nothing does within TLS. An error while the negotiation is not over, so that
     /// nothing is ever sent unsealed or to a server that has not proven itself.
     pub fn into_sealer(self) -> Result<Option<Sealer>, ContextError> {
-        match self.0 {
-            Kind::Sealing(initiator) => Ok(Some(Sealer {
-                tokens: initiator.per_message_tokens()?,
-                send_sequence: initiator.send_seq(),
-                receive_sequence: initiator.recv_seq(),
-            })),
-            Kind::Bound(initiator) if initiator.is_established() => Ok(None),
-            Kind::Bound(_) => Err(ContextError("the server has not proven itself".into())),
-        }
+        let sealer = self.sealer.ok_or_else(|| ContextError("the server has not proven itself".into()))?;
+        Ok((!self.within_tls).then_some(sealer))
     }
 }
 
 /// NegTokenInit with Kerberos as the one mechanism (RFC 4178 section 4.2.1), in its GSS frame (RFC 2743 section 3.1).
 fn negotiation(mech_token: &[u8]) -> der::Result<Vec<u8>> {
-    let wrap = |tag: Tag, content: &[u8]| AnyRef::new(tag, content)?.to_der();
-    let field = |number: u32, content: &[u8]| {
-        wrap(Tag::ContextSpecific { constructed: true, number: TagNumber(number) }, content)
-    };
-    let mechanisms = field(0, &wrap(Tag::Sequence, &KERBEROS_OID)?)?;
     let token = field(2, &wrap(Tag::OctetString, mech_token)?)?;
-    let init = field(0, &wrap(Tag::Sequence, &[mechanisms, token].concat())?)?;
+    let init = field(0, &wrap(Tag::Sequence, &[field(0, &mechanisms()?)?, token].concat())?)?;
     wrap(Tag::Application { constructed: true, number: TagNumber(0) }, &[SPNEGO_OID.as_slice(), &init].concat())
 }
 
-/// The Kerberos token of a NegTokenResp that ends the negotiation (RFC 4178 section 4.2.2).
-fn answer(token: &[u8]) -> Result<Vec<u8>, ContextError> {
-    let frame = AnyRef::from_der(token)?;
-    if frame.tag() != (Tag::ContextSpecific { constructed: true, number: TagNumber(1) }) {
-        return Err(ContextError("the answer to the negotiation is none".into()));
-    }
-    let answer = NegTokenResp::from_der(frame.value())?;
-    match (answer.neg_state, answer.response_token) {
-        (Some(state), Some(token)) if state.value() == ACCEPT_COMPLETED => Ok(token.into_bytes().into()),
-        _ => Err(ContextError("the server does not accept the login's ticket as it is".into())),
-    }
+/// MechTypeList.
+fn mechanisms() -> der::Result<Vec<u8>> {
+    wrap(Tag::Sequence, &KERBEROS_OID)
 }
 
-#[derive(Sequence)]
+fn wrap(tag: Tag, content: &[u8]) -> der::Result<Vec<u8>> {
+    AnyRef::new(tag, content)?.to_der()
+}
+
+fn field(number: u32, content: &[u8]) -> der::Result<Vec<u8>> {
+    wrap(Tag::ContextSpecific { constructed: true, number: TagNumber(number) }, content)
+}
+
+/// RFC 4178 section 4.2.2.
+#[derive(Default, Sequence)]
 struct NegTokenResp {
     #[asn1(context_specific = "0", optional = "true")]
     neg_state: Option<Any>,
@@ -108,9 +121,22 @@ struct NegTokenResp {
     mech_list_mic: Option<OctetString>,
 }
 
+impl NegTokenResp {
+    fn decode(token: &[u8]) -> Result<Self, ContextError> {
+        let frame = AnyRef::from_der(token)?;
+        if frame.tag() != (Tag::ContextSpecific { constructed: true, number: TagNumber(1) }) {
+            return Err(ContextError("the answer to the negotiation is none".into()));
+        }
+        Ok(Self::from_der(frame.value())?)
+    }
+
+    fn encode(&self) -> der::Result<Vec<u8>> {
+        field(1, &self.to_der()?)
+    }
+}
+
 const ACCEPT_COMPLETED: &[u8] = &[0];
-/// 1.2.840.113554.1.2.2 (RFC 4121 section 1).
-const KERBEROS_OID: [u8; 11] = [0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x12, 0x01, 0x02, 0x02];
+const REJECT: &[u8] = &[2];
 
 /// Seals and unseals messages of an established context, in order (RFC 4121 section 4.2).
 pub struct Sealer {
@@ -120,6 +146,15 @@ pub struct Sealer {
 }
 
 impl Sealer {
+    fn of(established: &Established) -> Result<Self, ContextError> {
+        let key = ContextKey::new(established.key.enctype(), established.key.bytes())?;
+        Ok(Self {
+            tokens: PerMessageTokens::new(key, Role::Initiator, established.from_service),
+            send_sequence: established.send_sequence.into(),
+            receive_sequence: established.receive_sequence.into(),
+        })
+    }
+
     /// For the fuzzer: an end of a context that was never negotiated.
     #[cfg(fuzzing)]
     pub fn new(tokens: PerMessageTokens<ContextKey>) -> Self {
@@ -136,14 +171,28 @@ impl Sealer {
     /// Verifies and decrypts one message. A replayed, reordered or unsealed message is an error.
     pub fn unseal(&mut self, token: &[u8]) -> Result<Vec<u8>, ContextError> {
         let verified = self.tokens.unwrap(token)?;
-        if verified.seq != self.receive_sequence {
-            return Err(ContextError(format!(
-                "message number {} came where {} was due",
-                verified.seq, self.receive_sequence
-            )));
+        self.received(verified.seq)?;
+        Ok(verified.message)
+    }
+
+    fn sign(&mut self, message: &[u8]) -> Result<Vec<u8>, ContextError> {
+        let mic = self.tokens.emit_mic(self.send_sequence, message)?;
+        self.send_sequence += 1;
+        Ok(mic)
+    }
+
+    fn verify(&mut self, mic: &[u8], message: &[u8]) -> Result<(), ContextError> {
+        let verified = self.tokens.verify_mic(mic, message)?;
+        self.received(verified.seq)
+    }
+
+    fn received(&mut self, number: u64) -> Result<(), ContextError> {
+        if number != self.receive_sequence {
+            let due = self.receive_sequence;
+            return Err(ContextError(format!("message number {number} came where {due} was due")));
         }
         self.receive_sequence += 1;
-        Ok(verified.message)
+        Ok(())
     }
 }
 
@@ -152,8 +201,8 @@ impl Sealer {
 #[error("{0}")]
 pub struct ContextError(String);
 
-impl From<krb5::ClientError> for ContextError {
-    fn from(error: krb5::ClientError) -> Self {
+impl From<ExchangeError> for ContextError {
+    fn from(error: ExchangeError) -> Self {
         Self(error.to_string())
     }
 }

@@ -151,6 +151,9 @@ impl AsExchange {
         let params = entry.s2kparams.map(|params| <[u8; 4]>::try_from(params.as_bytes())).transpose();
         let params =
             params.map_err(|_| ExchangeError::Invalid("string-to-key parameters of a strange length".into()))?;
+        if params.is_some_and(|rounds| u32::from_be_bytes(rounds).wrapping_sub(1) >= MAX_ROUNDS) {
+            return Err(ExchangeError::Invalid("the KDC asks for more rounds of key derivation than any does".into()));
+        }
         self.key = Some(ClientKey::derive(entry.etype, password.as_str(), &salt, params)?);
         self.informed = true;
         self.learn_offset(&told, now);
@@ -403,6 +406,10 @@ fn etype_info(padata: &[PaData]) -> Result<Option<EtypeInfo2Entry>, ExchangeErro
     let entries = Vec::<EtypeInfo2Entry>::from_der(info.padata_value.as_bytes())?;
     Ok(entries.into_iter().find(|entry| ENCTYPES.contains(&entry.etype)))
 }
+
+/// Rounds of PBKDF2 that an unauthenticated message may cost us: AD asks for 4096, AES with SHA-2 for 32768 by default
+/// (RFC 3962 section 4, RFC 8009 section 4). Zero stands for 2^32.
+const MAX_ROUNDS: u32 = 1 << 16;
 
 /// Key usage numbers (RFC 4120 section 7.5.1, RFC 6806 section 11).
 const USAGE_PA_ENC_TIMESTAMP: u32 = 1;

@@ -15,11 +15,14 @@ pub(crate) const AS_REP: u8 = 11;
 pub(crate) const TGS_REQ: u8 = 12;
 pub(crate) const TGS_REP: u8 = 13;
 pub(crate) const KRB_AP_REQ: u8 = 14;
+pub(crate) const KRB_AP_REP: u8 = 15;
 pub(crate) const KRB_ERROR: u8 = 30;
 /// EncASRepPart and EncTGSRepPart: some KDCs answer an AS-REQ with the latter's tag, and RFC 4120 section 5.4.2
 /// tells clients to accept it.
 const ENC_AS_REP_PART: u8 = 25;
 const ENC_TGS_REP_PART: u8 = 26;
+const AUTHENTICATOR: u8 = 2;
+const ENC_AP_REP_PART: u8 = 27;
 
 /// Pre-authentication data types (RFC 4120 section 7.5.2, RFC 6806 section 11).
 pub(crate) const PA_TGS_REQ: i32 = 1;
@@ -176,8 +179,7 @@ pub(crate) struct ApReq {
     pub(crate) authenticator: EncryptedData,
 }
 
-/// Without subkey, sequence number and authorization data, which a TGS-REQ needs none of.
-#[derive(Debug, Sequence)]
+#[derive(Sequence)]
 pub(crate) struct Authenticator {
     #[asn1(context_specific = "0")]
     pub(crate) authenticator_vno: u8,
@@ -191,6 +193,42 @@ pub(crate) struct Authenticator {
     pub(crate) cusec: u32,
     #[asn1(context_specific = "5")]
     pub(crate) ctime: GeneralizedTime,
+    #[asn1(context_specific = "6", optional = "true")]
+    pub(crate) subkey: Option<EncryptionKey>,
+    #[asn1(context_specific = "7", optional = "true")]
+    pub(crate) seq_number: Option<u32>,
+    #[asn1(context_specific = "8", optional = "true")]
+    pub(crate) authorization_data: Option<Vec<AuthorizationData>>,
+}
+
+#[derive(Debug, Sequence)]
+pub(crate) struct AuthorizationData {
+    #[asn1(context_specific = "0")]
+    pub(crate) ad_type: i32,
+    #[asn1(context_specific = "1")]
+    pub(crate) ad_data: OctetString,
+}
+
+#[derive(Debug, Sequence)]
+pub(crate) struct ApRep {
+    #[asn1(context_specific = "0")]
+    pub(crate) pvno: u8,
+    #[asn1(context_specific = "1")]
+    pub(crate) msg_type: u8,
+    #[asn1(context_specific = "2")]
+    pub(crate) enc_part: EncryptedData,
+}
+
+#[derive(Sequence)]
+pub(crate) struct EncApRepPart {
+    #[asn1(context_specific = "0")]
+    pub(crate) ctime: GeneralizedTime,
+    #[asn1(context_specific = "1")]
+    pub(crate) cusec: u32,
+    #[asn1(context_specific = "2", optional = "true")]
+    pub(crate) subkey: Option<EncryptionKey>,
+    #[asn1(context_specific = "3", optional = "true")]
+    pub(crate) seq_number: Option<u32>,
 }
 
 #[derive(Sequence)]
@@ -315,6 +353,38 @@ impl Reply {
     }
 }
 
+impl ApReq {
+    pub(crate) fn encode(&self) -> der::Result<Vec<u8>> {
+        Any::new(application(KRB_AP_REQ), self.to_der()?)?.to_der()
+    }
+}
+
+impl Authenticator {
+    pub(crate) fn encode(&self) -> der::Result<Vec<u8>> {
+        Any::new(application(AUTHENTICATOR), self.to_der()?)?.to_der()
+    }
+}
+
+impl ApRep {
+    pub(crate) fn decode(bytes: &[u8]) -> der::Result<Self> {
+        Self::from_der(in_application(AnyRef::from_der(bytes)?, KRB_AP_REP)?)
+    }
+}
+
+impl EncApRepPart {
+    /// As in an [`EncKdcRepPart`] there may be padding.
+    pub(crate) fn decode(bytes: &[u8]) -> der::Result<Self> {
+        let (any, _padding) = AnyRef::from_der_partial(bytes)?;
+        Self::from_der(in_application(any, ENC_AP_REP_PART)?)
+    }
+}
+
+impl KrbError {
+    pub(crate) fn decode(bytes: &[u8]) -> der::Result<Self> {
+        Self::from_der(in_application(AnyRef::from_der(bytes)?, KRB_ERROR)?)
+    }
+}
+
 impl KdcReq {
     pub(crate) fn encode(&self) -> der::Result<Vec<u8>> {
         Any::new(application(self.msg_type), self.to_der()?)?.to_der()
@@ -331,6 +401,11 @@ impl EncKdcRepPart {
         }
         Self::from_der(any.value())
     }
+}
+
+/// What an application tag holds.
+fn in_application(any: AnyRef<'_>, number: u8) -> der::Result<&[u8]> {
+    if any.tag() == application(number) { Ok(any.value()) } else { Err(any.tag().value_error().into()) }
 }
 
 /// `[APPLICATION n]`, constructed.

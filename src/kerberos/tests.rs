@@ -57,6 +57,19 @@ fn error(code: i32, methods: Option<Vec<PaData>>) -> Vec<u8> {
     wrap(30, &refusal(code, methods.map(|methods| methods.to_der().unwrap())))
 }
 
+#[test]
+fn a_kdc_cannot_ask_for_rounds_of_key_derivation_without_end() {
+    for (rounds, granted) in [(4096, true), (1 << 16, true), ((1 << 16) + 1, false), (u32::MAX, false), (0, false)] {
+        let salt = Some(KerberosString(SALT.into()));
+        let s2kparams = Some(OctetString::new(u32::to_be_bytes(rounds)).unwrap());
+        let info = vec![EtypeInfo2Entry { etype: 18, salt, s2kparams }].to_der().unwrap();
+        let methods = vec![data(PA_ENC_TIMESTAMP, Vec::new()), data(PA_ETYPE_INFO2, info)];
+        let (mut exchange, _) = start(Proof::Password(password(RIGHT)));
+        let step = exchange.receive(&error(KdcError::PREAUTH_REQUIRED, Some(methods)), now());
+        assert_eq!(step.is_ok(), granted, "{rounds} rounds");
+    }
+}
+
 fn refusal(code: i32, data: Option<Vec<u8>>) -> KrbError {
     KrbError {
         pvno: 5,

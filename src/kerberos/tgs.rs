@@ -2,16 +2,16 @@
 
 use std::time::SystemTime;
 
-use der::asn1::{Any, BitString, OctetString};
-use der::{Decode, Encode};
+use der::Encode;
+use der::asn1::{BitString, OctetString};
 use krb5::Principal;
 
 use super::exchange::{ExchangeError, KdcError};
 use super::messages::{
-    ApReq, Authenticator, Checksum, EncKdcRepPart, EncryptedData, KRB_AP_REQ, KRB_ERROR, KdcRep, KdcReq, KdcReqBody,
-    KerberosString, PA_TGS_REQ, PaData, PrincipalName, Reply, TGS_REP, TGS_REQ, application, time,
+    Authenticator, Checksum, EncKdcRepPart, KRB_ERROR, KdcRep, KdcReq, KdcReqBody, KerberosString, PA_TGS_REQ, PaData,
+    PrincipalName, Reply, TGS_REP, TGS_REQ, time,
 };
-use super::{ENCTYPES, Ticket};
+use super::{ENCTYPES, Ticket, ap};
 use crate::clock;
 use crate::name::Domain;
 
@@ -46,7 +46,7 @@ impl<'a> TgsExchange<'a> {
     }
 
     fn request(&self, now: SystemTime) -> Result<Vec<u8>, ExchangeError> {
-        let Ticket { credentials, offset } = self.tgt;
+        let credentials = &self.tgt.credentials;
         // Options that the TGT lacks would be refused or ignored; canonicalize is what allows the KDC to refer.
         let options = credentials.flags & (FORWARDABLE | RENEWABLE) | CANONICALIZE;
         let req_body = KdcReqBody {
@@ -60,29 +60,16 @@ impl<'a> TgsExchange<'a> {
             etype: ENCTYPES.to_vec(),
         };
         let key = &credentials.session_key;
-        let kdc_now = clock::shifted(now, *offset);
-        let since = kdc_now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let authenticator = Authenticator {
-            authenticator_vno: 5,
-            crealm: KerberosString(credentials.client.realm.clone()),
-            cname: PrincipalName::from(&credentials.client),
             // Binds the body to the ticket, so that nobody on the way asks for something else with it.
             cksum: Some(Checksum {
                 cksumtype: key.checksum_type(),
                 checksum: OctetString::new(key.checksum(USAGE_TGS_REQ_CHECKSUM, &req_body.to_der()?)?)?,
             }),
-            cusec: since.subsec_micros(),
-            ctime: time(kdc_now)?,
+            ..Authenticator::of(self.tgt, now)?
         };
-        let cipher = OctetString::new(key.encrypt(USAGE_TGS_REQ_AUTHENTICATOR, &authenticator.encode()?)?)?;
-        let ap_req = ApReq {
-            pvno: 5,
-            msg_type: KRB_AP_REQ,
-            ap_options: BitString::from_bytes(&[0; 4])?,
-            ticket: Any::from_der(&credentials.ticket)?,
-            authenticator: EncryptedData { etype: key.enctype(), kvno: None, cipher },
-        };
-        let proof = PaData { padata_type: PA_TGS_REQ, padata_value: OctetString::new(ap_req.encode()?)? };
+        let ap_req = ap::request(self.tgt, 0, USAGE_TGS_REQ_AUTHENTICATOR, &authenticator)?;
+        let proof = PaData { padata_type: PA_TGS_REQ, padata_value: OctetString::new(ap_req)? };
         Ok(KdcReq { pvno: 5, msg_type: TGS_REQ, padata: vec![proof], req_body }.encode()?)
     }
 
@@ -141,20 +128,6 @@ impl<'a> TgsExchange<'a> {
 
 fn invalid<T>(what: impl Into<String>) -> Result<T, ExchangeError> {
     Err(ExchangeError::Invalid(what.into()))
-}
-
-impl ApReq {
-    fn encode(&self) -> der::Result<Vec<u8>> {
-        Any::new(application(KRB_AP_REQ), self.to_der()?)?.to_der()
-    }
-}
-
-impl Authenticator {
-    fn encode(&self) -> der::Result<Vec<u8>> {
-        /// Its APPLICATION tag (RFC 4120 section 5.5.1).
-        const AUTHENTICATOR: u8 = 2;
-        Any::new(application(AUTHENTICATOR), self.to_der()?)?.to_der()
-    }
 }
 
 /// Key usage numbers (RFC 4120 section 7.5.1).

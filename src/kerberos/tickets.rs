@@ -154,13 +154,9 @@ impl ServiceTicket {
 pub struct LdapTicket(Ticket);
 
 impl LdapTicket {
-    pub(super) fn credentials(&self) -> &Credentials {
-        &self.0.credentials
-    }
-
-    /// How far the KDC's clock is ahead of ours, in seconds; 0 where it makes no difference.
-    pub fn clock_offset(&self) -> i64 {
-        self.0.offset
+    /// What the DC is shown.
+    pub(super) fn as_ticket(&self) -> &Ticket {
+        &self.0
     }
 }
 

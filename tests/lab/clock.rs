@@ -86,6 +86,22 @@ fn renewals(running: &Running<'_>) -> Vec<serde_json::Value> {
     running.log().into_iter().filter(|line| line["event"] == "lease.renewed").collect()
 }
 
+/// A DC seven minutes ahead of the sidecar and the app, from the first login on.
+#[test]
+fn a_dc_with_a_clock_of_its_own_gives_tickets_that_work() {
+    let clock = ClockLab::up();
+    for (shift, offset) in [("+420", 419..=421), ("-420", -421..=-419)] {
+        clock.set(shift);
+        let sidecar = Sidecar::of("webapp01.json").through(&clock.wrapper(false));
+        let ended = sidecar.init();
+        let told = ended.log().into_iter().find(|line| line["event"] == "dc.clock");
+        ended.ok();
+        let told = told.and_then(|line| line["offset_seconds"].as_i64());
+        assert!(told.is_some_and(|told| offset.contains(&told)), "{shift}: {told:?}");
+        clock.app(&sidecar, false).ok();
+    }
+}
+
 /// Days go by in seconds: the DC, the sidecar and the app share a clock that is moved on three hours at a time.
 /// `WebApp02` has a new password every day.
 #[test]
