@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use self::readers::{Sid, readers};
@@ -27,8 +28,8 @@ use crate::fault::{Code, Fault};
 use crate::gmsa::{self, Gmsa, LDAP_DEADLINE};
 use crate::kerberos::{self, GmsaTgt, Password, Principal, Proof, Refusal, SKEW_TO_BELIEVE};
 use crate::ldap::{Connection, Plain, Sealed, Transport};
+use crate::login::{Login, Logins};
 use crate::name::{Account, Domain, Host, Spn};
-use crate::secret::{self, Secret, Stage};
 use crate::task::{self, Task};
 use crate::volume::Volume;
 
@@ -48,7 +49,7 @@ pub async fn check(given: Given, screen: Screen<'_>) -> Report {
     let Given { config, fault, unknown } = given;
     walk.step("configuration", "", async { configuration(&config, fault, &unknown) }).await;
     match Aws::new(config.aws.clone()) {
-        Ok(aws) => walk.chain(&config, &aws).await,
+        Ok(aws) => walk.chain(&config, &Arc::new(aws)).await,
         Err(fault) => {
             // As a rule the configuration told it already.
             walk.skip("task", "", &fault.what);
@@ -110,15 +111,16 @@ impl Walk<'_> {
     }
 
     /// From the task to the tickets.
-    async fn chain(&mut self, config: &Config, aws: &Aws) {
+    async fn chain(&mut self, config: &Config, aws: &Arc<Aws>) {
         let Some(references) = self.references(config, aws).await else { return };
         let specs = self.cred_specs(&references, aws).await;
         self.services_of_nobody(&config.service_tickets, &specs);
         let logins = unique(specs.iter().map(|spec| (spec.domain().clone(), spec.login().clone())));
-        let mut secrets = HashMap::new();
-        for (domain, login) in &logins {
-            if let Some(secret) = self.secret(domain, login, aws).await {
-                secrets.insert((domain.clone(), login.clone()), secret);
+        let sources = Logins::new(Arc::clone(aws), config.login_keytab.clone());
+        let mut read = HashMap::new();
+        for (domain, source) in &logins {
+            if let Some(login) = self.login(domain, source, &sources, config).await {
+                read.insert((domain.clone(), source.clone()), login);
             }
         }
         let mut controllers = HashMap::new();
@@ -135,16 +137,16 @@ impl Walk<'_> {
             let (domain, login) = &key;
             let accounts = specs.iter().filter(|spec| (spec.domain(), spec.login()) == (domain, login));
             let accounts = unique(accounts.flat_map(CredSpec::accounts));
-            let session = match (secrets.get(&key), controllers.get(domain)) {
+            let session = match (read.get(&key), controllers.get(domain)) {
                 (None, _) => Err("there is no login to try"),
                 (_, None) => Err("no domain controller can be reached"),
-                (Some(secret), Some(_)) if !sent.insert((secret.version_id.clone(), domain.clone())) => {
-                    Err("the same version of the same secret was tried above; it is not sent twice")
+                (Some(login), Some(_)) if !sent.insert((login.version.clone(), domain.clone())) => {
+                    Err("the same version of the same login was tried above; it is not sent twice")
                 }
-                (Some(secret), Some(controller)) => Ok((secret, controller)),
+                (Some(login), Some(controller)) => Ok((login, controller)),
             };
             let session = match session {
-                Ok((secret, controller)) => self.log_in(domain, secret, controller, config).await,
+                Ok((login, controller)) => self.log_in(domain, login, controller, config).await,
                 Err(why) => {
                     self.skip("login", domain.as_str(), why);
                     self.skip("bind", domain.as_str(), why);
@@ -231,7 +233,7 @@ impl Walk<'_> {
                 let accounts: Vec<_> = spec.accounts().iter().map(|account| format!("`{account}`")).collect();
                 let login = match spec.login() {
                     LoginSource::Secret(arn) => format!("login from {arn}"),
-                    LoginSource::DomainJoined => "no CredentialArn".to_owned(),
+                    LoginSource::DomainJoined => "login from the host's keytab".to_owned(),
                 };
                 let told = format!("gMSA {} of `{}`, {login}", accounts.join(", "), spec.domain());
                 Ok((spec, told))
@@ -241,28 +243,24 @@ impl Walk<'_> {
         specs
     }
 
-    async fn secret(&mut self, domain: &Domain, login: &LoginSource, aws: &Aws) -> Option<Secret> {
-        let subject = match login {
-            LoginSource::Secret(arn) => arn.to_string(),
-            LoginSource::DomainJoined => domain.to_string(),
+    async fn login(
+        &mut self,
+        domain: &Domain,
+        source: &LoginSource,
+        logins: &Logins,
+        config: &Config,
+    ) -> Option<Login> {
+        let (name, subject) = match (source, &config.login_keytab) {
+            (LoginSource::Secret(arn), _) => ("secret", arn.to_string()),
+            (LoginSource::DomainJoined, Some(keytab)) => ("keytab", keytab.path.display().to_string()),
+            (LoginSource::DomainJoined, None) => ("keytab", domain.to_string()),
         };
         let read = async {
-            let LoginSource::Secret(arn) = login else {
-                let what = format!("the CredSpec for `{domain}` names no CredentialArn");
-                let why = "a login by a host's keytab is not supported by this version";
-                return Err(Fault::new(Code::ConfigLoginMissing, what).because(why));
-            };
-            let secret = secret::fetch(arn, domain, aws, Stage::Current).await?;
-            if secret.login.domain != *domain {
-                let what = format!("the login belongs to `{}`, the gMSA to `{domain}`", secret.login.domain);
-                let why = "a login across a trust is not supported by this version";
-                return Err(Fault::new(Code::TicketTrust, what).because(why));
-            }
-            let (user, keys) = (&secret.login.user, secret.login.keys.join(", "));
-            let told = format!("login `{user}` of `{domain}`; version {}; keys present: {keys}", secret.version_id);
-            Ok((secret, told))
+            let login = logins.current(source, domain).await?;
+            let told = format!("login `{}` of `{}`; {}", login.principal.name(), login.domain, login.told);
+            Ok((login, told))
         };
-        self.step("secret", &subject, read).await
+        self.step(name, &subject, read).await
     }
 
     /// Which DCs a domain has: as `run` finds them, and what each DNS server says.
@@ -356,28 +354,25 @@ impl Walk<'_> {
     async fn log_in(
         &mut self,
         domain: &Domain,
-        secret: &Secret,
+        login: &Login,
         controller: &Controller,
         config: &Config,
     ) -> Result<Session, &'static str> {
         let host = &controller.host;
-        let login = kerberos::login_principal(&secret.login.user, domain);
+        let principal = login.principal.to_string();
         let log_in = async {
-            let mut kdc = controller.kdc();
-            let service = kerberos::ldap_service(host, domain);
-            let proof = Proof::Password(Password::new(secret.login.password.clone()));
-            let (ticket, _key) = kerberos::authenticate(&mut kdc, &login, &service, proof, None)
-                .await
-                .map_err(|refusal| refusal.of_login(&login))?;
-            Ok(((kdc, ticket.into_ldap_ticket()), format!("`{host}` gave a ticket for {}", service.name())))
+            let kdc = Mutex::new(controller.kdc());
+            let ticket = directory::prove(login, host, domain, &kdc, &controller.locator).await?;
+            let trust = if login.domain == *domain { "" } else { ", by the trust between the domains" };
+            Ok(((kdc.into_inner(), ticket), format!("`{host}` gave a ticket for ldap/{host}{trust}")))
         };
-        let Some((kdc, ticket)) = self.step("login", &login.to_string(), log_in).await else {
+        let Some((kdc, ticket)) = self.step("login", &principal, log_in).await else {
             const WHY: &str = "the login was not accepted";
             self.skip("bind", host.as_str(), WHY);
             return Err(WHY);
         };
         let bind = async {
-            let ldap = gmsa::bind(controller.ldap(&config.ldap).await?, &ticket, host, &login.to_string()).await?;
+            let ldap = gmsa::bind(controller.ldap(&config.ldap).await?, &ticket, host, &principal).await?;
             let sealed = match config.ldap {
                 Transport::Sasl => "signed and sealed",
                 Transport::Tls(_) => "in TLS, bound to its certificate",
@@ -386,7 +381,7 @@ impl Walk<'_> {
         };
         let ldap = self.step("bind", host.as_str(), bind).await.ok_or("the directory cannot be asked")?;
         let (locator, lifetime) = (Arc::clone(&controller.locator), config.ticket_lifetime);
-        Ok(Session { locator, host: host.clone(), login: login.to_string(), kdc, ldap, lifetime })
+        Ok(Session { locator, host: host.clone(), login: principal, kdc, ldap, lifetime })
     }
 
     async fn accounts(

@@ -21,6 +21,7 @@ use crate::credspec::{Reference, ReferenceError, parse_references};
 use crate::fault::{Code, Fault};
 use crate::ldap::Transport;
 use crate::log;
+use crate::login::HostKeytab;
 use crate::name::{Account, Domain, Host, NameError, Spn};
 use crate::tls::Tls;
 use crate::volume::{Mode, Owner};
@@ -95,6 +96,8 @@ pub struct Config {
     pub ldap: Transport,
     /// How the choice of a domain controller looks at AD sites.
     pub site: Site,
+    /// The login for CredSpecs without a CredentialArn.
+    pub login_keytab: Option<HostKeytab>,
     /// The life that is asked for; as long as the KDC allows if absent.
     pub ticket_lifetime: Option<Duration>,
     /// How long `init` tries.
@@ -296,7 +299,6 @@ impl<'a> Values<'a> {
 
     /// What can be used of the configuration, and what of it cannot. CredSpecs that are named wrongly are none.
     fn read(mut self) -> (Config, Option<Fault>) {
-        self.refuse_what_is_not_built_yet();
         for variable in self.environment.not_unicode() {
             self.problems.push(format!("{variable}: is not UTF-8"));
         }
@@ -313,6 +315,7 @@ impl<'a> Values<'a> {
             dns_servers: self.parsed("GMSA_DNS_SERVERS", dns_servers).unwrap_or_default(),
             ldap: self.ldap(),
             site: self.parsed("GMSA_SITE", str::parse).unwrap_or_default(),
+            login_keytab: self.login_keytab(),
             ticket_lifetime: self.parsed("GMSA_TICKET_LIFETIME", ticket_lifetime).flatten(),
             init_timeout: self.parsed("GMSA_INIT_TIMEOUT", duration).unwrap_or(Config::INIT_TIMEOUT),
             start_timeout: self.parsed("GMSA_START_TIMEOUT", timeout_or_off).flatten(),
@@ -326,12 +329,14 @@ impl<'a> Values<'a> {
         (config, fault)
     }
 
-    /// Variables of the interface whose feature is not there yet are never ignored in silence.
-    fn refuse_what_is_not_built_yet(&mut self) {
-        let unsupported = |value: &str| Err::<(), _>(format!("{} is not supported by this version", quoted(value)));
-        for variable in ["GMSA_LOGIN_KEYTAB", "GMSA_LOGIN_PRINCIPAL"] {
-            self.parsed(variable, unsupported);
-        }
+    fn login_keytab(&mut self) -> Option<HostKeytab> {
+        let path = self.text("GMSA_LOGIN_KEYTAB");
+        let principal = self.parsed("GMSA_LOGIN_PRINCIPAL", |name| match path {
+            None => Err("is of use with GMSA_LOGIN_KEYTAB only".to_owned()),
+            Some(_) if name.contains(char::is_control) => Err(format!("{} is no principal", quoted(name))),
+            Some(_) => Ok(name.to_owned()),
+        });
+        path.map(|path| HostKeytab { path: path.into(), principal })
     }
 
     fn ldap(&mut self) -> Transport {

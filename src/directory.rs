@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Mutex;
 
-use crate::aws::Aws;
 use crate::clock;
 use crate::credspec::LoginSource;
 use crate::dc::{Kdc, Locator, Service};
@@ -19,16 +18,15 @@ use crate::kerberos::{
     self, ClientKey, GmsaTgt, Granted, LdapTicket, Password, Principal, Proof, Refusal, ServiceTicket, Ticket,
 };
 use crate::ldap::{Connection, Plain, Sealed, Transport};
-use crate::login::Guards;
+use crate::login::{Guards, Login, Logins};
 use crate::name::{Account, Domain, Host, Spn};
-use crate::secret::{self, Secret, SecretArn, Stage};
 use crate::volume::KeytabImage;
 
 /// A domain as one login sees it.
 pub struct Directory {
     domain: Domain,
     login: LoginSource,
-    aws: Arc<Aws>,
+    logins: Arc<Logins>,
     locator: Arc<Locator>,
     ldap: Transport,
     guards: Arc<Guards>,
@@ -78,7 +76,7 @@ pub struct Renewal {
 
 /// All directories of the process: leases of one domain with one login share one.
 pub struct Directories {
-    aws: Arc<Aws>,
+    logins: Arc<Logins>,
     locator: Arc<Locator>,
     ldap: Transport,
     guards: Arc<Guards>,
@@ -88,8 +86,9 @@ pub struct Directories {
 
 impl Directories {
     /// None yet; nothing is asked. `lifetime` is what the gMSAs' tickets are asked for.
-    pub fn new(aws: Arc<Aws>, locator: Arc<Locator>, ldap: Transport, lifetime: Option<Duration>) -> Self {
-        Self { aws, locator, ldap, guards: Arc::default(), lifetime, known: StdMutex::default() }
+    pub fn new(logins: Logins, locator: Arc<Locator>, ldap: Transport, lifetime: Option<Duration>) -> Self {
+        let logins = Arc::new(logins);
+        Self { logins, locator, ldap, guards: Arc::default(), lifetime, known: StdMutex::default() }
     }
 
     /// The directory of a domain and a login.
@@ -99,7 +98,7 @@ impl Directories {
             Arc::new(Directory {
                 domain: domain.clone(),
                 login: login.clone(),
-                aws: Arc::clone(&self.aws),
+                logins: Arc::clone(&self.logins),
                 locator: Arc::clone(&self.locator),
                 ldap: self.ldap.clone(),
                 guards: Arc::clone(&self.guards),
@@ -286,29 +285,19 @@ impl Directory {
         Ok(session)
     }
 
-    /// Logs in with the secret's password, and binds to LDAP on the first of the hosts that serves.
+    /// Proves the login, and binds to LDAP on the first of the hosts that serves.
     async fn log_in(&self, hosts: &[Host], kdc: &Mutex<Kdc>) -> Result<Session, Fault> {
-        let LoginSource::Secret(arn) = &self.login else {
-            let what = format!("the CredSpec for `{}` names no CredentialArn", self.domain);
-            let why = "a login by a host's keytab is not supported by this version";
-            return Err(Fault::new(Code::ConfigLoginMissing, what).because(why));
-        };
         // All at the same time; of several faults the earliest step's is told.
-        let (secret, connected, reached) = tokio::join!(
-            secret::fetch(arn, &self.domain, &self.aws, Stage::Current),
+        let (login, connected, reached) = tokio::join!(
+            self.logins.current(&self.login, &self.domain),
             async { kdc.lock().await.connect().await },
             self.connect(hosts)
         );
-        let (secret, (), (mut host, mut connection)) = (secret?, connected?, reached?);
-        if secret.login.domain != self.domain {
-            let what = format!("the login belongs to `{}`, the gMSA to `{}`", secret.login.domain, self.domain);
-            let why = "a login across a trust is not supported by this version";
-            return Err(Fault::new(Code::TicketTrust, what).because(why));
-        }
+        let (login, (), (mut host, mut connection)) = (login?, connected?, reached?);
         let mut left = hosts.to_vec();
         loop {
             left.retain(|other| *other != host);
-            let attempt = self.bind(arn, &secret, &host, connection, kdc).await;
+            let attempt = self.bind(&login, &host, connection, kdc).await;
             match attempt {
                 // A service that no KDC knows is one that does not serve: others do.
                 Err(fault) if serves_elsewhere(&fault) && !left.is_empty() => {
@@ -345,42 +334,35 @@ impl Directory {
 
     async fn bind(
         &self,
-        arn: &SecretArn,
-        secret: &Secret,
+        login: &Login,
         host: &Host,
         connection: Connection<Plain>,
         kdc: &Mutex<Kdc>,
     ) -> Result<Session, Fault> {
         let healthy = !self.locator.is_troubled(host, self.ldap.service());
-        let (login, ticket) = self.login_ticket(arn, secret, host, kdc).await?;
+        let ticket = self.login_ticket(login, host, kdc).await?;
         if healthy && self.locator.is_troubled(host, self.ldap.service()) {
             let what = format!("the domain controller `{host}` hangs");
             return Err(Fault::new(Code::GmsaConnectionLost, what).because("its KDC gave no answer"));
         }
-        let ldap = Mutex::new(gmsa::bind(connection, &ticket, host, &login.to_string()).await?);
-        Ok(Session { host: host.clone(), login: login.to_string(), ldap })
+        let login = login.principal.to_string();
+        let ldap = Mutex::new(gmsa::bind(connection, &ticket, host, &login).await?);
+        Ok(Session { host: host.clone(), login, ldap })
     }
 
     /// The login's ticket for `ldap/<host>`. While a rotation of the secret is under way AD may have the pending
     /// password already, so that one is tried once where the current one is refused.
-    async fn login_ticket(
-        &self,
-        arn: &SecretArn,
-        secret: &Secret,
-        host: &Host,
-        kdc: &Mutex<Kdc>,
-    ) -> Result<(Principal, LdapTicket), Fault> {
-        let principal = kerberos::login_principal(&secret.login.user, &self.domain);
-        let guard = self.guards.of(&principal.to_string());
+    async fn login_ticket(&self, login: &Login, host: &Host, kdc: &Mutex<Kdc>) -> Result<LdapTicket, Fault> {
+        let guard = self.guards.of(&login.principal.to_string());
         let mut guard = guard.lock().await;
-        let refused = match guard.allows(&secret.version_id, clock::now()) {
-            Ok(()) => match self.prove(secret, host, kdc).await {
+        let refused = match guard.allows(&login.version, clock::now()) {
+            Ok(()) => match prove(login, host, &self.domain, kdc, &self.locator).await {
                 Ok(ticket) => {
                     guard.succeeded();
-                    return Ok((principal, ticket));
+                    return Ok(ticket);
                 }
                 Err(fault) if fault.code == Code::TicketLoginRefused => {
-                    guard.failed(&secret.version_id, &fault, clock::now());
+                    guard.failed(&login.version, &fault, clock::now());
                     fault
                 }
                 Err(fault) => return Err(fault),
@@ -390,38 +372,90 @@ impl Directory {
         if !guard.trusts_pending() {
             return Err(refused);
         }
-        let Ok(pending) = secret::fetch(arn, &self.domain, &self.aws, Stage::Pending).await else {
+        let Some(pending) = self.logins.pending(&self.login, &self.domain).await else {
             return Err(refused);
         };
         let now = clock::now();
         let young = pending.created_at.is_some_and(|made| now.duration_since(made).is_ok_and(|age| age < PENDING));
-        let other = pending.version_id != secret.version_id && pending.login.user == secret.login.user;
-        if !young || !other || guard.allows(&pending.version_id, now).is_err() {
+        let other = pending.version != login.version && pending.principal == login.principal;
+        if !young || !other || guard.allows(&pending.version, now).is_err() {
             return Err(refused);
         }
-        match self.prove(&pending, host, kdc).await {
+        match prove(&pending, host, &self.domain, kdc, &self.locator).await {
             Ok(ticket) => {
                 tracing::info!(event = "secret.pending-used", "AD has the pending password of the secret already");
-                Ok((principal, ticket))
+                Ok(ticket)
             }
             Err(fault) => {
                 if fault.code == Code::TicketLoginRefused {
-                    guard.failed(&pending.version_id, &fault, now);
+                    guard.failed(&pending.version, &fault, now);
                 }
                 Err(refused)
             }
         }
     }
+}
 
-    async fn prove(&self, secret: &Secret, host: &Host, kdc: &Mutex<Kdc>) -> Result<LdapTicket, Fault> {
-        let login = kerberos::login_principal(&secret.login.user, &self.domain);
-        let service = kerberos::ldap_service(host, &self.domain);
-        let proof = Proof::Password(Password::new(secret.login.password.clone()));
-        let (ticket, _key) = authenticate(&mut *kdc.lock().await, &login, &service, proof, None)
-            .await
-            .map_err(|refusal| refusal.of_login(&login))?;
-        Ok(ticket.into_ldap_ticket())
+/// The login's ticket for the LDAP service of a DC of `domain`, whose KDC is `kdc`. A login of that domain gets it
+/// straight away; one of another is proven to its own domain, which tells the way to this one.
+pub(crate) async fn prove(
+    login: &Login,
+    host: &Host,
+    domain: &Domain,
+    kdc: &Mutex<Kdc>,
+    locator: &Arc<Locator>,
+) -> Result<LdapTicket, Fault> {
+    let service = kerberos::ldap_service(host, domain);
+    let refused = |refusal: Refusal| refusal.of_login(&login.principal);
+    if login.domain == *domain {
+        let proven = authenticate(&mut *kdc.lock().await, &login.principal, &service, login.proof.clone(), None).await;
+        return Ok(proven.map_err(refused)?.0.into_ldap_ticket());
     }
+    let tgt = cross(login, domain, locator).await?;
+    match grant(&mut *kdc.lock().await, &tgt, &service).await.map_err(refused)? {
+        Granted::Ticket(ticket) => Ok(ticket.into_ldap_ticket()),
+        Granted::Referral(elsewhere, _) => {
+            let why = format!("the KDC of `{domain}` refers to `{elsewhere}` for `{}`", service.name());
+            Err(no_way(login, domain).because(why))
+        }
+    }
+}
+
+/// The login's TGT for another domain, by way of the domains between (RFC 4120 section 1.2): each KDC gives a ticket for
+/// that domain, or for one that is nearer.
+async fn cross(login: &Login, to: &Domain, locator: &Arc<Locator>) -> Result<Ticket, Fault> {
+    let mut kdc = Kdc::new(Arc::clone(locator), &locator.locate(&login.domain).await?);
+    let own = kerberos::ticket_granting_service(&login.domain);
+    let proven = authenticate(&mut kdc, &login.principal, &own, login.proof.clone(), None).await;
+    let (mut tgt, _) = proven.map_err(|refusal| refusal.of_login(&login.principal))?;
+    let mut way = vec![login.domain.clone()];
+    loop {
+        let from = &way[way.len() - 1];
+        let granted = match grant(&mut kdc, &tgt, &kerberos::cross_realm_service(from, to)).await {
+            Err(refusal) if refusal.is_unknown_name() => {
+                return Err(no_way(login, to).because(format!("{refusal}: `{from}` does not know `{to}`")));
+            }
+            outcome => outcome.map_err(|refusal| refusal.of_login(&login.principal))?,
+        };
+        let next = match granted {
+            Granted::Ticket(ticket) => return Ok(ticket),
+            Granted::Referral(next, ticket) => {
+                tgt = ticket;
+                next
+            }
+        };
+        if way.contains(&next) || way.len() > REFERRALS {
+            let way: Vec<_> = way.iter().chain([&next]).map(Domain::realm).collect();
+            return Err(no_way(login, to).because(format!("the KDCs refer in a circle: {}", way.join(" -> "))));
+        }
+        kdc = Kdc::new(Arc::clone(locator), &locator.locate(&next).await?);
+        way.push(next);
+    }
+}
+
+fn no_way(login: &Login, to: &Domain) -> Fault {
+    let what = format!("the login `{}` has no way to the gMSA's domain `{to}`", login.principal);
+    Fault::new(Code::TicketTrust, what)
 }
 
 /// The connection to a KDC that is in use, and all controllers of the domain.

@@ -250,6 +250,9 @@ registry! {
     SecretKeyMissing "secret-key-missing" Data Platform
         "add the named key to the secret; it holds username, password and, if it differs from the CredSpec's DnsName, domainName"
 
+    SecretKeytabUnusable "secret-keytab-unusable" Data Platform
+        "mount the login's keytab into the sidecar's container, readable for its user; GMSA_LOGIN_PRINCIPAL must be one of its principals (klist -ke)"
+
     DcSrvNotFound "dc-srv-not-found" Unavailable Platform
         "let the VPC resolve the AD domain (DHCP options or a Route 53 Resolver rule), or set GMSA_DNS_SERVERS"
     DcDnsUnreachable "dc-dns-unreachable" Unavailable Platform
@@ -260,9 +263,9 @@ registry! {
         "open TCP 88 and 389 (636 with GMSA_LDAP=ldaps) from the task to the domain controllers (security groups, routes, firewall of the DC)"
 
     TicketLoginRefused "ticket-login-refused" Denied Platform
-        "set the secret to the login's current password; an account locks after a few wrong ones, so nothing is retried quickly"
+        "set the secret (or the keytab) to the login's current password; an account locks after a few wrong ones, so nothing is retried quickly"
     TicketLoginHeld "ticket-login-held" Denied Platform
-        "set the secret to the login's current password; the next login is tried half an hour after the failed ones"
+        "set the secret (or the keytab) to the login's current password; the next login is tried half an hour after the failed ones"
     TicketLoginUnknown "ticket-login-unknown" Data Platform
         "check username and domainName in the secret: the domain does not know this account (Get-ADUser NAME)"
     TicketLoginRevoked "ticket-login-revoked" Denied Directory
@@ -280,7 +283,7 @@ registry! {
     TicketServiceUnknown "ticket-service-unknown" Data Directory
         "give the SPN to the account that the service runs as (setspn -S SPN ACCOUNT), and to that one only (setspn -Q SPN, setspn -X); for ldap/HOST check the domain controller's name"
     TicketTrust "ticket-trust" Config Directory
-        "use a login of the gMSA's own domain: put one into the secret, with its domainName"
+        "let the gMSA's domain trust the login's (Get-ADTrust), correct domainName in the secret, or use a login of the gMSA's own domain"
     TicketClockSkew "ticket-clock-skew" Unavailable Platform
         "set the clock of this host or of the domain controller; Kerberos allows five minutes of difference"
     TicketEncryption "ticket-encryption" Config Directory

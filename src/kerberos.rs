@@ -24,13 +24,12 @@ mod context;
 pub use context::{ContextError, Sealer, SecurityContext};
 pub(crate) use exchange::SKEW_TO_BELIEVE;
 pub use exchange::{AsExchange, ExchangeError, KdcError, Proof, Step};
-pub use krb5::Principal;
+pub use krb5::{Key, Principal};
 pub use tgs::{Granted, TgsExchange};
 pub use tickets::{GmsaTgt, LdapTicket, ServiceTicket, Ticket};
 
 use std::time::{Duration, SystemTime};
 
-use krb5::Key;
 use zeroize::Zeroizing;
 
 use self::messages::Reply;
@@ -270,6 +269,11 @@ pub fn ldap_service(host: &Host, domain: &Domain) -> Principal {
 /// `HTTP/web.example.com@REALM`, as asked for in one realm.
 pub fn service(spn: &Spn, domain: &Domain) -> Principal {
     Principal::new(krb5::client::NT_SRV_INST, spn.components(), domain.realm())
+}
+
+/// `krbtgt/TO@FROM`, the way from one realm to another.
+pub fn cross_realm_service(from: &Domain, to: &Domain) -> Principal {
+    Principal::new(krb5::client::NT_SRV_INST, ["krbtgt".to_owned(), to.realm()], from.realm())
 }
 
 /// `krbtgt/REALM@REALM`.

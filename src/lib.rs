@@ -78,6 +78,7 @@ use crate::dc::Locator;
 use crate::directory::{Directories, Wanted};
 use crate::fault::{Code, Fault};
 use crate::lease::{Board, Identity, Lease, LeaseId};
+use crate::login::Logins;
 use crate::metrics::Metrics;
 use crate::name::Account;
 use crate::outlet::Outlet;
@@ -139,7 +140,7 @@ impl Sidecar {
         Ok(Arc::new(Self {
             specs: config.cred_specs.clone(),
             directories: Arc::new(Directories::new(
-                Arc::clone(&aws),
+                Logins::new(Arc::clone(&aws), config.login_keytab.clone()),
                 locator,
                 config.ldap.clone(),
                 config.ticket_lifetime,

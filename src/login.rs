@@ -1,15 +1,153 @@
-//! How often a login's password may be sent: AD locks an account after a few wrong ones.
+//! The login: from a secret or from the host's keytab; and how often it may be proven, since AD locks an account after
+//! a few wrong passwords.
 //!
 //! One [`Guard`] for each login account, shared by all its leases. Within one process at most two logins fail in any
-//! half hour, and a version of the secret that was refused is not sent again.
+//! half hour, and a version of the secret (or of the keytab's keys) that was refused is not sent again.
 
 use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::{CWD, OFlags};
+use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
+use crate::aws::Aws;
+use crate::credspec::LoginSource;
 use crate::fault::{Code, Fault};
+use crate::kerberos::{self, Key, Password, Principal, Proof, keytab};
+use crate::name::Domain;
+use crate::secret::{self, Secret, Stage};
+use crate::volume;
+
+/// A login as it would be proven now.
+pub struct Login {
+    /// The account.
+    pub principal: Principal,
+    /// Its domain.
+    pub domain: Domain,
+    /// What proves it.
+    pub proof: Proof,
+    /// The same version is the same proof.
+    pub version: String,
+    /// When that version was made, where it is known.
+    pub created_at: Option<SystemTime>,
+    /// What it was made of, in words.
+    pub told: String,
+}
+
+impl From<Secret> for Login {
+    fn from(secret: Secret) -> Self {
+        let Secret { version_id: version, created_at, login } = secret;
+        let told = format!("version {version}; keys present: {}", login.keys.join(", "));
+        Self {
+            principal: kerberos::login_principal(&login.user, &login.domain),
+            domain: login.domain,
+            proof: Proof::Password(Password::new(login.password)),
+            version,
+            created_at,
+            told,
+        }
+    }
+}
+
+/// Where logins come from.
+pub struct Logins {
+    aws: Arc<Aws>,
+    keytab: Option<HostKeytab>,
+}
+
+/// The login of a host that is joined to the domain: `GMSA_LOGIN_KEYTAB`, `GMSA_LOGIN_PRINCIPAL`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostKeytab {
+    /// The file.
+    pub path: PathBuf,
+    /// `HOST$` or `HOST$@REALM`; the first one in the file if absent.
+    pub principal: Option<String>,
+}
+
+impl Logins {
+    /// Secrets are read from `aws`.
+    pub fn new(aws: Arc<Aws>, keytab: Option<HostKeytab>) -> Self {
+        Self { aws, keytab }
+    }
+
+    /// The login that a CredSpec of `domain` names.
+    pub async fn current(&self, source: &LoginSource, domain: &Domain) -> Result<Login, Fault> {
+        match (source, &self.keytab) {
+            (LoginSource::Secret(arn), _) => {
+                secret::fetch(arn, domain, &self.aws, Stage::Current).await.map(Login::from)
+            }
+            (LoginSource::DomainJoined, Some(keytab)) => keytab.read().await,
+            (LoginSource::DomainJoined, None) => {
+                let what = format!("the CredSpec for `{domain}` names no CredentialArn");
+                Err(Fault::new(Code::ConfigLoginMissing, what).because("GMSA_LOGIN_KEYTAB is not set"))
+            }
+        }
+    }
+
+    /// What the login will be once a rotation of its secret is over, if one is under way.
+    pub async fn pending(&self, source: &LoginSource, domain: &Domain) -> Option<Login> {
+        let LoginSource::Secret(arn) = source else { return None };
+        secret::fetch(arn, domain, &self.aws, Stage::Pending).await.ok().map(Login::from)
+    }
+}
+
+impl HostKeytab {
+    /// Reads the file anew: whoever cares for the host's password replaces it.
+    async fn read(&self) -> Result<Login, Fault> {
+        let path = self.path.clone();
+        let unusable =
+            || Fault::new(Code::SecretKeytabUnusable, format!("the keytab `{}` is no login", self.path.display()));
+        let read = tokio::task::spawn_blocking(move || volume::read(CWD, path, OFlags::empty()));
+        let file = match timeout(READ_DEADLINE, read).await {
+            Ok(Ok(Ok((file, _)))) => file,
+            Ok(Ok(Err(error))) => return Err(unusable().because(error)),
+            Ok(Err(error)) => return Err(unusable().caused_by(&error)),
+            Err(_elapsed) => return Err(unusable().because(format!("nothing came within {READ_DEADLINE:?}"))),
+        };
+        self.login(&file).map_err(|why| unusable().because(why))
+    }
+
+    /// The newest keys of the principal. AD compares its names without case.
+    fn login(&self, file: &[u8]) -> Result<Login, String> {
+        let entries = keytab::decode(file)?;
+        let is_wanted = |principal: &Principal| {
+            let names = [principal.to_string(), principal.name()];
+            self.principal.as_ref().is_none_or(|wanted| names.iter().any(|name| name.eq_ignore_ascii_case(wanted)))
+        };
+        let Some(first) = entries.iter().find(|entry| is_wanted(&entry.principal)) else {
+            let mut names: Vec<_> = entries.iter().map(|entry| entry.principal.to_string()).collect();
+            names.dedup();
+            let names = if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
+            let wanted = self.principal.as_deref().unwrap_or("anybody");
+            return Err(format!("it has no AES key of `{}`, but of {}", wanted.escape_debug(), names.escape_debug()));
+        };
+        let principal = first.principal.clone();
+        let own: Vec<_> = entries.iter().filter(|entry| entry.principal == principal).collect();
+        let kvno = own.iter().map(|entry| entry.kvno).max().unwrap_or_default();
+        let keys: Vec<Key> = own.iter().filter(|entry| entry.kvno == kvno).map(|entry| entry.key.clone()).collect();
+        let domain: Option<Domain> = principal.realm.parse().ok();
+        let Some(domain) = domain.filter(|domain| domain.realm() == principal.realm) else {
+            return Err(format!("the realm of `{}` is no domain's, in capitals", principal.to_string().escape_debug()));
+        };
+        let digest = keys.iter().fold(Sha256::new(), |digest, key| digest.chain_update(key.bytes())).finalize();
+        let enctypes: Vec<_> = keys.iter().map(|key| kerberos::enctype_name(key.enctype())).collect();
+        Ok(Login {
+            told: format!("version {kvno}; keys of {}", enctypes.join(", ")),
+            principal,
+            domain,
+            proof: Proof::Keys(keys),
+            version: format!("{kvno}/{digest:x?}"),
+            created_at: None,
+        })
+    }
+}
+
+/// For a keytab, which may lie on a network's file system.
+const READ_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The guards of all login accounts of the process.
 #[derive(Default)]
@@ -110,6 +248,36 @@ mod tests {
         guard.failed("b", &fault(), at(1));
         assert_eq!(guard.allows("c", at(29)).unwrap_err().code, Code::TicketLoginHeld);
         assert!(guard.allows("c", at(30)).is_ok(), "the first failure is half an hour old");
+    }
+
+    #[test]
+    fn the_newest_keys_of_the_principal_are_the_login() {
+        let entry = |name: &str, kvno, enctype| keytab::Entry {
+            principal: Principal::parse(name).unwrap(),
+            kvno,
+            key: Key::from_password(enctype, &format!("{name}{kvno}"), b"salt", None).unwrap(),
+        };
+        let entries = [
+            entry("HOST$@EXAMPLE.COM", 1, 18),
+            entry("host/h.example.com@EXAMPLE.COM", 2, 18),
+            entry("HOST$@EXAMPLE.COM", 2, 18),
+            entry("HOST$@EXAMPLE.COM", 2, 17),
+            entry("svc@lower.test", 1, 18),
+        ];
+        let file = keytab::encode(&entries, clock::from_unix(0));
+        let read = |principal: Option<&str>| {
+            let keytab = HostKeytab { path: "x".into(), principal: principal.map(str::to_owned) };
+            keytab.login(&file)
+        };
+        let login = read(None).unwrap();
+        assert_eq!((login.principal.to_string().as_str(), login.domain.as_str()), ("HOST$@EXAMPLE.COM", "example.com"));
+        let Proof::Keys(keys) = &login.proof else { panic!() };
+        assert_eq!(keys.iter().map(Key::enctype).collect::<Vec<_>>(), [18, 17]);
+        assert_eq!(read(Some("host$")).unwrap().version, login.version);
+        assert_ne!(read(Some("HOST/h.example.com@example.com")).unwrap().version, login.version);
+        let why = |principal| read(principal).err().unwrap();
+        assert!(why(Some("nobody")).starts_with("it has no AES key of `nobody`, but of HOST$@EXAMPLE.COM, host/h."));
+        assert!(why(Some("svc")).contains("in capitals"));
     }
 
     #[test]

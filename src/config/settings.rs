@@ -127,14 +127,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         flag: "login-keytab",
         takes: "PATH",
         default: "none",
-        help: "The keytab of the login for CredSpecs without a CredentialArn (not in this version)",
+        help: "The keytab of the login for CredSpecs without a CredentialArn (domain-joined hosts)",
     },
     Setting {
         variable: "GMSA_LOGIN_PRINCIPAL",
         flag: "login-principal",
         takes: "PRINCIPAL",
-        default: "none",
-        help: "The principal in that keytab (not in this version)",
+        default: "the first in the keytab",
+        help: "The principal in that keytab",
     },
     Setting {
         variable: "GMSA_TICKET_LIFETIME",

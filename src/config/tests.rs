@@ -39,7 +39,7 @@ fn every_value_that_cannot_be_used_is_told_at_once() {
         ("GMSA_LISTEN", "localhost"),
         ("GMSA_LOG", "inof"),
         ("GMSA_LOG_FORMAT", "xml"),
-        ("GMSA_LOGIN_KEYTAB", "/etc/krb5.keytab"),
+        ("GMSA_LOGIN_PRINCIPAL", "HOST$"),
         ("GMSA_SERVICE_TICKETS", "HTTP/web MSSQLSvc/db.corp.example.com@OTHER"),
         ("GMSA_SITE", "Default-First-Site-Name"),
         ("GMSA_START_TIMEOUT", "0s"),
@@ -50,7 +50,6 @@ fn every_value_that_cannot_be_used_is_told_at_once() {
       what: the configuration cannot be used
       why:  GMSA_LOG: `inof` is not a level: off, error, warn, info, debug, trace;
             GMSA_LOG_FORMAT: must be `json` or `text`;
-            GMSA_LOGIN_KEYTAB: `/etc/krb5.keytab` is not supported by this version;
             ECS_CONTAINER_METADATA_URI_V4: `169.254.170.2/v4` is not an http URL;
             GMSA_KEYTAB: `yes` is neither `true` nor `false`;
             GMSA_SERVICE_TICKETS: service principal name `MSSQLSvc/db.corp.example.com@OTHER` names a realm: leave it out, the KDCs know where the service is;
@@ -60,6 +59,7 @@ fn every_value_that_cannot_be_used_is_told_at_once() {
             GMSA_LDAP: `tls` is neither `sasl` nor `ldaps`;
             GMSA_LDAP_CA_FILE: is of use with GMSA_LDAP=ldaps only;
             GMSA_SITE: `Default-First-Site-Name`: a site's name is not supported by this version;
+            GMSA_LOGIN_PRINCIPAL: is of use with GMSA_LOGIN_KEYTAB only;
             GMSA_INIT_TIMEOUT: `soon` is not like `90s` or `2m`;
             GMSA_START_TIMEOUT: `0s` is not between 1ms and 1day
       next: correct the named variables or flags;

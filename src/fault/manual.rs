@@ -54,7 +54,7 @@ pages! {
     }
     ConfigLoginMissing {
         cause: "The CredSpec names no `CredentialArn`: it is made for hosts that are joined to the domain, whose own login is used.",
-        cure: "Make the CredSpec domainless: `HostAccountConfig.PluginInput.CredentialArn` with the ARN of the login's secret.",
+        cure: "Make the CredSpec domainless: `HostAccountConfig.PluginInput.CredentialArn` with the ARN of the login's secret. Or mount the host's keytab into the sidecar and name it in `GMSA_LOGIN_KEYTAB`.",
         show: "aws s3 cp s3://BUCKET/KEY - | grep CredentialArn"
     }
     TaskMetadataUnreachable {
@@ -177,6 +177,11 @@ pages! {
         cure: "Add the key that *why* names.",
         show: "aws secretsmanager get-secret-value --secret-id ARN --query SecretString --output text | python3 -c 'import json, sys; print(sorted(json.load(sys.stdin)))'"
     }
+    SecretKeytabUnusable {
+        cause: "`GMSA_LOGIN_KEYTAB` names no file that the sidecar's user can read, or the file is no keytab, or it has no AES key of `GMSA_LOGIN_PRINCIPAL`.",
+        cure: "Mount the keytab read-only into the sidecar's container. A keytab of RC4 keys alone is of no use: make it anew with AES (`ktpass -crypto AES256-SHA1`, `adcli update`, `net ads keytab create`).",
+        show: "klist -ke /etc/krb5.keytab"
+    }
     DcSrvNotFound {
         cause: "The DNS servers that the task asks do not know the AD domain. In a VPC the Amazon resolver knows it only by a Resolver rule, or by the VPC's DHCP options.",
         cure: "Forward the domain to the domain controllers: a Route 53 Resolver outbound endpoint with a rule for it; or DHCP options with their addresses; or `GMSA_DNS_SERVERS=ADDRESS,ADDRESS` for the sidecar alone. If the name in *why* is misspelt, it is `DnsName` in the CredSpec.",
@@ -248,8 +253,8 @@ pages! {
         show: "setspn -Q MSSQLSvc/db.corp.example.com:1433; setspn -X"
     }
     TicketTrust {
-        cause: "The secret's `domainName` is another domain than the CredSpec's `DnsName`. The login is proven only to domain controllers of its own domain.",
-        cure: "Use a login of the gMSA's domain; or correct `domainName`, or leave it out.",
+        cause: "The login's domain (`domainName` in the secret, or the realm in the keytab) is another one than the CredSpec's `DnsName`, and its KDC knows no way there: the two do not trust each other. The login is proven only to domain controllers of its own domain.",
+        cure: "Correct `domainName`, or leave it out if it is the gMSA's domain. Else let the gMSA's domain trust the login's, or use a login of the gMSA's domain.",
         show: "Get-ADTrust -Filter *"
     }
     TicketClockSkew {

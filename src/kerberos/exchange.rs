@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use der::asn1::{BitString, OctetString};
 use der::{Decode, Encode};
-use krb5::Principal;
+use krb5::{Key, Principal};
 
 use super::messages::{
     AS_REP, AS_REQ, Checksum, EncKdcRepPart, EncryptedData, EtypeInfo2Entry, KRB_ERROR, KdcRep, KdcReq, KdcReqBody,
@@ -24,6 +24,33 @@ pub enum Proof {
     SaltedPassword(Password, Vec<u8>),
     /// A key kept from an earlier exchange.
     Key(ClientKey),
+    /// The keys of a keytab. The KDC shall tell which of their enctypes it prefers, which counts as no failed login.
+    Keys(Vec<Key>),
+}
+
+/// What keys are made of, once the KDC has told how.
+enum Source {
+    Password(Password),
+    Keys(Vec<Key>),
+}
+
+impl Source {
+    fn has(&self, enctype: i32) -> bool {
+        match self {
+            Self::Password(_) => ENCTYPES.contains(&enctype),
+            Self::Keys(keys) => keys.iter().any(|key| key.enctype() == enctype),
+        }
+    }
+
+    fn key(&self, enctype: i32, salt: &[u8], params: Option<[u8; 4]>) -> Result<ClientKey, ExchangeError> {
+        match self {
+            Self::Password(password) => Ok(ClientKey::derive(enctype, password.as_str(), salt, params)?),
+            Self::Keys(keys) => match keys.iter().find(|key| key.enctype() == enctype) {
+                Some(key) => Ok(ClientKey { key: key.clone(), salt: salt.to_vec() }),
+                None => Err(ExchangeError::Invalid(format!("the keytab has no key of enctype {enctype}"))),
+            },
+        }
+    }
 }
 
 /// What to do after a reply of the KDC.
@@ -38,7 +65,7 @@ pub enum Step {
 pub struct AsExchange {
     client: Principal,
     server: Principal,
-    password: Option<Password>,
+    source: Option<Source>,
     key: Option<ClientKey>,
     nonce: u32,
     sent: Vec<u8>,
@@ -63,18 +90,19 @@ impl AsExchange {
         nonce: u32,
         now: SystemTime,
     ) -> Result<(Self, Vec<u8>), ExchangeError> {
-        let (password, key) = match proof {
-            Proof::Password(password) => (Some(password), None),
+        let (source, key) = match proof {
+            Proof::Password(password) => (Some(Source::Password(password)), None),
             Proof::SaltedPassword(password, salt) => {
                 let key = ClientKey::derive(ENCTYPES[0], password.as_str(), &salt, None)?;
-                (Some(password), Some(key))
+                (Some(Source::Password(password)), Some(key))
             }
             Proof::Key(key) => (None, Some(key)),
+            Proof::Keys(keys) => (Some(Source::Keys(keys)), None),
         };
         // Some KDCs read the nonce as a signed number (RFC 4120 section 5.4.1 note).
         let nonce = nonce & 0x7fff_ffff;
         let mut exchange =
-            Self { client, server, password, key, nonce, sent: Vec::new(), lifetime, informed: false, offset: None };
+            Self { client, server, source, key, nonce, sent: Vec::new(), lifetime, informed: false, offset: None };
         let request = exchange.request(now)?;
         Ok((exchange, request))
     }
@@ -128,14 +156,14 @@ impl AsExchange {
             return self.request(now).map(Step::Send);
         }
         let asks = matches!(told.code, KdcError::PREAUTH_REQUIRED | KdcError::PREAUTH_FAILED);
-        let (Some(data), true, false, Some(password)) = (&error.e_data, asks, self.informed, &self.password) else {
+        let (Some(data), true, false, Some(source)) = (&error.e_data, asks, self.informed, &self.source) else {
             return Err(ExchangeError::Kdc(told));
         };
         // A PREAUTH_FAILED without METHOD-DATA is just a refusal.
         let Ok(methods) = Vec::<PaData>::from_der(data.as_bytes()) else {
             return Err(ExchangeError::Kdc(told));
         };
-        let Some(entry) = etype_info(&methods)? else {
+        let Some(entry) = etype_info(&methods, source)? else {
             // With no AES on offer the KDC sends an ETYPE-INFO2 without any of ours, or none.
             let offered = methods.iter().any(|method| method.padata_type == PA_ENC_TIMESTAMP);
             return Err(if offered { ExchangeError::Encryption(told) } else { ExchangeError::Preauthentication(told) });
@@ -154,7 +182,7 @@ impl AsExchange {
         if params.is_some_and(|rounds| u32::from_be_bytes(rounds).wrapping_sub(1) >= MAX_ROUNDS) {
             return Err(ExchangeError::Invalid("the KDC asks for more rounds of key derivation than any does".into()));
         }
-        self.key = Some(ClientKey::derive(entry.etype, password.as_str(), &salt, params)?);
+        self.key = Some(source.key(entry.etype, &salt, params)?);
         self.informed = true;
         self.learn_offset(&told, now);
         self.request(now).map(Step::Send)
@@ -205,16 +233,16 @@ impl AsExchange {
     }
 
     fn verify_without_preauthentication(&mut self, reply: &KdcRep) -> Result<Step, ExchangeError> {
-        let Some(password) = &self.password else {
+        let Some(source) = &self.source else {
             return Err(ExchangeError::Invalid("a reply that no proof was sent for".into()));
         };
         let info = match &reply.padata {
-            Some(padata) => etype_info(padata)?,
+            Some(padata) => etype_info(padata, source)?,
             None => None,
         };
         let salt = info.and_then(|entry| entry.salt).map(|salt| salt.0.into_bytes());
         let salt = salt.unwrap_or_else(|| self.client.default_salt());
-        self.key = Some(ClientKey::derive(reply.enc_part.etype, password.as_str(), &salt, None)?);
+        self.key = Some(source.key(reply.enc_part.etype, &salt, None)?);
         self.verify(reply)
     }
 
@@ -244,8 +272,8 @@ pub enum ExchangeError {
     /// The KDC wants a pre-authentication that a password cannot give.
     #[error("the KDC offers no pre-authentication by password: {0}")]
     Preauthentication(KdcError),
-    /// The KDC has no AES key for the account.
-    #[error("the KDC offers no AES encryption for this account: {0}")]
+    /// The KDC has no AES key for the account, or none that the keytab has too.
+    #[error("the KDC offers no AES encryption that there is a key for: {0}")]
     Encryption(KdcError),
     /// A reply that cannot be believed or read.
     #[error("{0}")]
@@ -398,13 +426,14 @@ impl std::fmt::Display for KdcError {
     }
 }
 
-/// The first enctype of the KDC's list that we speak (RFC 4120 section 5.2.7.5: the KDC's order is its preference).
-fn etype_info(padata: &[PaData]) -> Result<Option<EtypeInfo2Entry>, ExchangeError> {
+/// The first enctype of the KDC's list that we have a key of (RFC 4120 section 5.2.7.5: the KDC's order is its
+/// preference).
+fn etype_info(padata: &[PaData], source: &Source) -> Result<Option<EtypeInfo2Entry>, ExchangeError> {
     let Some(info) = padata.iter().find(|data| data.padata_type == PA_ETYPE_INFO2) else {
         return Ok(None);
     };
     let entries = Vec::<EtypeInfo2Entry>::from_der(info.padata_value.as_bytes())?;
-    Ok(entries.into_iter().find(|entry| ENCTYPES.contains(&entry.etype)))
+    Ok(entries.into_iter().find(|entry| source.has(entry.etype)))
 }
 
 /// Rounds of PBKDF2 that an unauthenticated message may cost us: AD asks for 4096, AES with SHA-2 for 32768 by default

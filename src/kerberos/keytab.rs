@@ -51,7 +51,6 @@ fn short(length: usize) -> u16 {
 }
 
 /// The entries of a file whose keys are of an enctype that is spoken here; the others are passed over.
-#[cfg(test)]
 pub(crate) fn decode(file: &[u8]) -> Result<Vec<Entry>, &'static str> {
     let Some(rest) = file.strip_prefix(&VERSION) else { return Err("it is no keytab of version 5.2") };
     let mut rest = Fields(rest);
@@ -67,7 +66,6 @@ pub(crate) fn decode(file: &[u8]) -> Result<Vec<Entry>, &'static str> {
     Ok(entries)
 }
 
-#[cfg(test)]
 fn entry(mut fields: Fields<'_>) -> Result<Option<Entry>, &'static str> {
     let count = fields.short()?;
     let realm = fields.text()?;
@@ -84,10 +82,8 @@ fn entry(mut fields: Fields<'_>) -> Result<Option<Entry>, &'static str> {
 }
 
 /// The bytes that are left.
-#[cfg(test)]
 struct Fields<'a>(&'a [u8]);
 
-#[cfg(test)]
 impl<'a> Fields<'a> {
     fn take(&mut self, length: usize) -> Result<&'a [u8], &'static str> {
         let (taken, rest) = self.0.split_at_checked(length).ok_or(CUT_SHORT)?;
@@ -113,7 +109,6 @@ impl<'a> Fields<'a> {
 }
 
 const VERSION: [u8; 2] = [5, 2];
-#[cfg(test)]
 const CUT_SHORT: &str = "it ends in the middle of an entry";
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::{Sidecar, count, inode, lab, refresh, write};
+use crate::support::{Sidecar, count, cred_spec, inode, lab, refresh, samba_tool, secret_arn, write};
 
 fn database() -> String {
     format!("postgres/{}", lab("LAB_DB"))
@@ -265,4 +265,83 @@ fn a_keytab_holds_the_old_key_beside_the_new_one() {
     accept(&sidecar, service, Some(old.path()));
     accept(&sidecar, service, None);
     rotate(&["del", "Accepting"]);
+}
+
+/// A CredSpec as Windows makes it for a host that is joined to the domain.
+fn joined() -> String {
+    let mut spec: Value =
+        serde_json::from_str(&cred_spec("WebApp01", lab("LAB_DOMAIN"), &secret_arn("gmsa/login"))).unwrap();
+    spec["ActiveDirectoryConfig"]["HostAccountConfig"] = Value::Null;
+    spec.to_string()
+}
+
+/// A computer account of this test's own that may read the gMSAs, and its keytab.
+fn computer(name: &str, password: &str, keytab: &std::path::Path) {
+    samba_tool(&["computer", "create", name]);
+    samba_tool(&["user", "setpassword", &format!("{name}$"), &format!("--newpassword={password}")]);
+    samba_tool(&["group", "addmembers", lab("LAB_GROUP"), &format!("{name}$")]);
+    let (principal, keytab) = (format!("--principal={name}$"), keytab.to_str().unwrap());
+    let export = ["domain", "exportkeytab", keytab, &principal, "-s", lab("LAB_SMB_CONF")];
+    let output = Command::new("samba-tool").args(export).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn a_hosts_keytab_is_a_login() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let keytab = folder.path().join("host.keytab");
+    computer("TICHOST", "0ne-Passw0rd", &keytab);
+    let sidecar = Sidecar::new()
+        .with("GMSA_CREDENTIAL_SPECS", &joined())
+        .with("GMSA_DOMAIN_CONTROLLERS", lab("LAB_DC1"))
+        .without("AWS_ACCESS_KEY_ID");
+    let ended = sidecar.init();
+    assert_eq!((ended.code, ended.fault().split(' ').next()), (Some(78), Some("config-login-missing")), "{ended:?}");
+
+    let sidecar = sidecar.with("GMSA_LOGIN_KEYTAB", keytab.to_str().unwrap());
+    sidecar.init().ok();
+    assert!(sidecar.app(0, &["klist"]).ok().contains("WebApp01$@EXAMPLE.COM"));
+    let checked = sidecar.call(&["check", "--json"]);
+    let report: Value = serde_json::from_str(&checked.stdout).unwrap();
+    let step =
+        |name: &str| report["steps"].as_array().unwrap().iter().find(|step| step["step"] == name).unwrap().clone();
+    assert_eq!(checked.code, Some(0), "{report:#}");
+    assert!(step("keytab")["what"].as_str().unwrap().starts_with("login `TICHOST$` of `example.com`; version "));
+    assert_eq!(step("login")["subject"], "TICHOST$@EXAMPLE.COM");
+    sidecar.init_with("GMSA_LOGIN_PRINCIPAL", "tichost$@EXAMPLE.COM").ok();
+
+    // The host's password changes: the old keys are refused once, and not sent again.
+    let sidecar = sidecar.with("GMSA_INIT_TIMEOUT", "1s");
+    for name in ["WebApp01", "krb5cc", "krb5.conf"] {
+        let path = sidecar.path(name);
+        let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    }
+    samba_tool(&["user", "setpassword", "TICHOST$", "--newpassword=An0ther-Passw0rd"]);
+    let running = sidecar.run();
+    running.wait_fault("ticket-login-refused");
+    drop(running);
+    computer("TICHOST", "An0ther-Passw0rd", &folder.path().join("new.keytab"));
+    std::fs::rename(folder.path().join("new.keytab"), &keytab).unwrap();
+    sidecar.init().ok();
+}
+
+#[test]
+fn keytabs_that_are_no_login() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let (broken, other) = (folder.path().join("broken.keytab"), folder.path().join("other.keytab"));
+    write(&broken, "not a keytab");
+    computer("TICOTHER", "0ne-Passw0rd", &other);
+    let with = |path: &std::path::Path| {
+        Sidecar::new()
+            .with("GMSA_CREDENTIAL_SPECS", &joined())
+            .with("GMSA_DOMAIN_CONTROLLERS", lab("LAB_DC1"))
+            .with("GMSA_LOGIN_KEYTAB", path.to_str().unwrap())
+    };
+    let missing = std::path::Path::new("/no/such.keytab");
+    let report = crate::faults::told(vec![
+        ("no file", with(missing)),
+        ("no keytab", with(&broken)),
+        ("another principal", with(&other).with("GMSA_LOGIN_PRINCIPAL", "WEB01$")),
+    ]);
+    insta::assert_snapshot!(report.replace(folder.path().to_str().unwrap(), "/etc"));
 }
