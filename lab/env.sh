@@ -38,6 +38,12 @@ LAB_GMSA_OFF=WebAppOff      # disabled
 LAB_GMSA_SHORT=W            # sAMAccountName W$
 LAB_GMSA_LONG=WebApp-15-chars
 
+# a second domain, which lab/trust makes
+LAB_OTHER_REALM=OTHER.TEST LAB_OTHER_DOMAIN=other.test
+LAB_OTHER_DC=dc3.other.test LAB_OTHER_DC_IP=127.0.10.3
+LAB_FOREIGN=svc-foreign LAB_FOREIGN_PW=F0reign-Passw0rd
+LAB_GMSA_FAR=WebAppFar      # of the first domain; reader: svc-foreign
+
 # services that tickets are used against
 LAB_DB=db.example.com LAB_DB_IP=127.0.10.5
 LAB_PG="$LAB_STATE/pg"      # psql -h "$LAB_PG" -U postgres: the database's administrator, as root

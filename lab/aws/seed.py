@@ -47,6 +47,7 @@ def secrets():
         "mustchange": login(env["LAB_MUSTCHANGE"], env["LAB_MUSTCHANGE_PW"]),
         "expired": login(env["LAB_EXPIRED"], env["LAB_EXPIRED_PW"]),
         "locked": login(env["LAB_LOCKED"], env["LAB_LOCKED_PW"]),
+        "foreign": login(env["LAB_FOREIGN"], env["LAB_FOREIGN_PW"], env["LAB_OTHER_DOMAIN"]),
         "wrong-password": login(env["LAB_USER"], "not-the-password"),
         "unknown-login": login("svc-nobody", "no-such-account"),
         "alias-keys": json.dumps({
@@ -100,7 +101,7 @@ def credspec(account, login_arn):
     return json.dumps(document, indent=2)
 
 
-def credspecs(login_arn):
+def credspecs(login_arn, foreign_arn):
     api = client("s3")
     if BUCKET not in [bucket["Name"] for bucket in api.list_buckets()["Buckets"]]:
         api.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
@@ -109,6 +110,7 @@ def credspecs(login_arn):
         "webapp01.json": webapp01,
         "webapp02.json": credspec(env["LAB_GMSA2"], login_arn),
         "webapp01-joined.json": credspec(env["LAB_GMSA"], None),
+        "webappfar.json": credspec(env["LAB_GMSA_FAR"], foreign_arn),
         ODD_KEY: webapp01,
     }.items():
         api.put_object(Bucket=BUCKET, Key=key, Body=body.encode(), ContentType="application/json")
@@ -202,7 +204,7 @@ def write(path, value):
 
 def main():
     arns = secrets()
-    credspecs(arns["gmsa/login"])
+    credspecs(arns["gmsa/login"], arns["gmsa/foreign"])
     task_definition()
     for task, labels in {"sidecar": {"gmsa-sidecar.credential-specs": WEBAPP01}, "bare": {}}.items():
         container_document, task_document = metadata(labels)

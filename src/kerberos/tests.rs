@@ -264,6 +264,40 @@ fn accounts_that_cannot_log_in_by_an_aes_password_are_told_apart() {
     assert!(matches!(after(Vec::new()), Err(ExchangeError::Preauthentication(_))), "FAST only");
 }
 
+/// The KDC's order is its preference (RFC 4120 section 5.2.7.5), of what there is a key for.
+#[test]
+fn the_key_is_of_the_first_enctype_of_the_kdc_that_we_have() {
+    let entry = |etype| EtypeInfo2Entry { etype, salt: Some(KerberosString(SALT.into())), s2kparams: None };
+    let asked = |proof: Proof, offered: &[i32]| {
+        let (mut exchange, first) = start(proof);
+        assert_eq!(request(&first).req_body.etype, [18, 17, 20, 19], "RC4 is never asked for");
+        let info: Vec<_> = offered.iter().map(|etype| entry(*etype)).collect();
+        let methods = vec![data(PA_ETYPE_INFO2, info.to_der().unwrap()), data(PA_ENC_TIMESTAMP, Vec::new())];
+        let Step::Send(second) = exchange.receive(&error(KdcError::PREAUTH_REQUIRED, Some(methods)), now()).ok()?
+        else {
+            return None;
+        };
+        let request = request(&second);
+        let proof = request.padata.iter().find(|data| data.padata_type == PA_ENC_TIMESTAMP)?;
+        let proof = EncryptedData::from_der(proof.padata_value.as_bytes()).unwrap();
+        let key = Key::from_password(proof.etype, RIGHT, SALT.as_bytes(), None).unwrap();
+        assert!(key.decrypt(1, proof.cipher.as_bytes()).is_ok(), "a proof of another key");
+        Some(proof.etype)
+    };
+    let by_password = |offered: &[i32]| asked(Proof::Password(password(RIGHT)), offered);
+    assert_eq!(
+        [by_password(&[20, 18]), by_password(&[23, 17, 18]), by_password(&[19])],
+        [Some(20), Some(17), Some(19)]
+    );
+    assert_eq!(by_password(&[23, 3]), None);
+    let keys = |enctypes: &[i32]| {
+        let key = |enctype: &i32| Key::from_password(*enctype, RIGHT, SALT.as_bytes(), None).unwrap();
+        Proof::Keys(enctypes.iter().map(key).collect())
+    };
+    assert_eq!([asked(keys(&[18, 17]), &[20, 17, 18]), asked(keys(&[18, 20]), &[20, 18])], [Some(17), Some(20)]);
+    assert_eq!(asked(keys(&[18]), &[17]), None);
+}
+
 #[test]
 fn a_kdc_with_another_clock_is_asked_again_by_its_clock_and_once() {
     // The test's KDC is ten minutes ahead.

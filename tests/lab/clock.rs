@@ -8,13 +8,13 @@ use tempfile::TempDir;
 use crate::support::{Ended, Running, Sidecar, lab, root, write};
 use crate::tickets::ACCEPT;
 
-/// A lab whose DC reads its clock's shift from a file. Goes down when dropped.
-struct ClockLab {
+/// A lab of a test's own, whose DC reads its clock's shift from a file. Goes down when dropped.
+pub struct OwnLab {
     folder: TempDir,
 }
 
-impl ClockLab {
-    fn up() -> Self {
+impl OwnLab {
+    pub fn up() -> Self {
         // The sockets in its state bear no long path.
         let clock = Self { folder: TempDir::with_prefix_in("clock-", root().join("build")).unwrap() };
         clock.set("+0");
@@ -31,7 +31,8 @@ impl ClockLab {
         self.folder.path().join("shift")
     }
 
-    fn lab(&self, script: &str) {
+    /// Runs a script of the lab for this one.
+    pub fn lab(&self, script: &str) {
         let mut command = Command::new(root().join("lab").join(script));
         command.envs(self.names()).env("LAB_FAKETIME_FILE", self.file());
         if script == "down" {
@@ -49,7 +50,7 @@ impl ClockLab {
     }
 
     /// What runs a command in this lab, its clock the DC's one if `moved`.
-    fn wrapper(&self, moved: bool) -> Vec<String> {
+    pub fn wrapper(&self, moved: bool) -> Vec<String> {
         let names = self.names().map(|(name, value)| format!("{name}={value}"));
         let mut words = vec!["env".to_owned()];
         words.extend(names);
@@ -76,7 +77,7 @@ impl ClockLab {
     }
 }
 
-impl Drop for ClockLab {
+impl Drop for OwnLab {
     fn drop(&mut self) {
         self.lab("down");
     }
@@ -89,7 +90,7 @@ fn renewals(running: &Running<'_>) -> Vec<serde_json::Value> {
 /// A DC seven minutes ahead of the sidecar and the app, from the first login on.
 #[test]
 fn a_dc_with_a_clock_of_its_own_gives_tickets_that_work() {
-    let clock = ClockLab::up();
+    let clock = OwnLab::up();
     for (shift, offset) in [("+420", 419..=421), ("-420", -421..=-419)] {
         clock.set(shift);
         let sidecar = Sidecar::of("webapp01.json").through(&clock.wrapper(false));
@@ -106,7 +107,7 @@ fn a_dc_with_a_clock_of_its_own_gives_tickets_that_work() {
 /// `WebApp02` has a new password every day.
 #[test]
 fn a_password_that_rolls_by_the_clock_leaves_no_gap() {
-    let clock = ClockLab::up();
+    let clock = OwnLab::up();
     // A static binary takes no notice of libfaketime.
     let sidecar = Sidecar::of("webapp02.json").dynamic().through(&clock.wrapper(true));
     let running = sidecar.run();
@@ -125,7 +126,7 @@ fn a_password_that_rolls_by_the_clock_leaves_no_gap() {
 /// The directory tells the next password five minutes before its KDC uses it: in that time a keytab gets the new key.
 #[test]
 fn a_keytab_has_the_next_key_before_the_kdc_uses_it() {
-    let clock = ClockLab::up();
+    let clock = OwnLab::up();
     let sidecar = Sidecar::of("webapp02.json").dynamic().through(&clock.wrapper(true)).with("GMSA_KEYTAB", "true");
     let mut running = sidecar.run();
     running.wait("the first ticket", || renewals(&running).len() == 1);

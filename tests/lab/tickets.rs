@@ -4,7 +4,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::{Sidecar, count, cred_spec, inode, lab, refresh, samba_tool, secret_arn, write};
+use crate::clock::OwnLab;
+use crate::support::{Sidecar, count, cred_spec, inode, lab, put_secret, refresh, samba_tool, secret_arn, write};
 
 fn database() -> String {
     format!("postgres/{}", lab("LAB_DB"))
@@ -31,7 +32,8 @@ fn without_a_kdc(sidecar: &Sidecar) {
     let conf = std::fs::read_to_string(sidecar.path("krb5.conf")).unwrap();
     let conf: Vec<_> = conf
         .lines()
-        .map(|line| if line.contains("kdc = ") { "        kdc = 127.0.10.99".to_owned() } else { line.to_owned() })
+        .map(|line| if line.contains("kdc = ") { "        kdc = 127.0.10.99" } else { line })
+        .map(|line| line.replace("dns_lookup_kdc = true", "dns_lookup_kdc = false"))
         .collect();
     write(&sidecar.path("krb5.conf"), &conf.join("\n"));
 }
@@ -344,4 +346,51 @@ fn keytabs_that_are_no_login() {
         ("another principal", with(&other).with("GMSA_LOGIN_PRINCIPAL", "WEB01$")),
     ]);
     insta::assert_snapshot!(report.replace(folder.path().to_str().unwrap(), "/etc"));
+}
+
+/// The login belongs to other.test, the gMSA to example.com, and the gMSA's app uses a service in other.test.
+#[test]
+fn domains_that_trust_each_other() {
+    let own = OwnLab::up();
+    own.lab("trust");
+    let within = own.wrapper(false);
+    let sidecar = Sidecar::of("webappfar.json").dynamic().through(&within).with("GMSA_MODE", "0600");
+    sidecar.init().ok();
+    assert!(sidecar.app(0, &["klist"]).ok().contains("WebAppFar$@EXAMPLE.COM"));
+    let checked = sidecar.call(&["check"]);
+    let lines = checked.ok();
+    assert!(lines.contains("login svc-foreign@OTHER.TEST"), "{lines}");
+    assert!(lines.contains("by the trust between the domains"), "{lines}");
+
+    // The KDC of example.com refers to that of other.test for the service.
+    let (dc1, dc3) = (lab("LAB_DC1"), lab("LAB_OTHER_DC"));
+    let sidecar = sidecar
+        .with("GMSA_DOMAIN_CONTROLLERS", &format!("example.com={dc1}; other.test={dc3}"))
+        .with("GMSA_SERVICE_TICKETS", &format!("cifs/{dc3}"));
+    sidecar.init().ok();
+    without_a_kdc(&sidecar);
+    let app = |command: &[&str]| {
+        let words: Vec<&str> = within.iter().map(String::as_str).chain(command.iter().copied()).collect();
+        sidecar.app(0, &words)
+    };
+    let used = app(&["kvno", "-S", "cifs", dc3]).ok();
+    assert!(used.contains(&format!("cifs/{dc3}@")), "{used}");
+    assert_ne!(app(&["kvno", "-S", "ldap", dc3]).code, Some(0), "a KDC was reached all the same");
+    let cache = format!("--use-krb5-ccache={}", sidecar.path("krb5cc").display());
+    app(&["smbclient", "--configfile=/dev/null", &cache, &format!("//{dc3}/app"), "-c", "ls"]).ok();
+}
+
+/// An account whose password was set before the domain knew AES: its only key is the NT hash.
+#[test]
+fn accounts_without_aes_keys_are_told_with_the_cure() {
+    samba_tool(&["user", "create", "svc-rc4", "Rc4-0nly-Passw0rd"]);
+    samba_tool(&["user", "setpassword", "svc-rc4", "--newpassword=Rc4-0nly-Passw0rd"]);
+    let forgotten = Command::new(crate::support::root().join("lab/forget-aes"));
+    let forgotten = { forgotten }.arg("svc-rc4").output().unwrap();
+    assert!(forgotten.status.success(), "{forgotten:?}");
+    let login = serde_json::json!({"username": "svc-rc4", "password": "Rc4-0nly-Passw0rd"}).to_string();
+    let arn = put_secret("gmsa/rc4", &login);
+    let spec = cred_spec("WebApp01", lab("LAB_DOMAIN"), &arn);
+    let sidecar = Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &spec).with("GMSA_DOMAIN_CONTROLLERS", lab("LAB_DC1"));
+    insta::assert_snapshot!(crate::faults::told(vec![("a login without AES keys", sidecar)]));
 }
