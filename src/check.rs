@@ -10,6 +10,7 @@ pub use report::{Outcome, Report, Screen, Step, Style};
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -473,7 +474,8 @@ struct Session {
 impl Session {
     /// What the directory says of a gMSA; returns who may read its password.
     async fn describe(&mut self, domain: &Domain, account: &Account) -> Told<Vec<Sid>> {
-        let entry = gmsa::find(&mut self.ldap, domain, account, &self.login, ATTRIBUTES).await?;
+        let entry =
+            gmsa::find(&mut self.ldap, domain, slice::from_ref(account), &self.login, ATTRIBUTES).await.remove(0)?;
         let enctypes = match entry.text("msDS-SupportedEncryptionTypes").and_then(|bits| bits.parse().ok()) {
             Some(bits) => format!("msDS-SupportedEncryptionTypes {bits} ({})", enctypes(bits)),
             None => "msDS-SupportedEncryptionTypes is not set: services may get RC4 tickets for it".to_owned(),
@@ -487,7 +489,7 @@ impl Session {
 
     /// Reads the managed password; without the right to, tells who has it.
     async fn read(&mut self, domain: &Domain, account: &Account, readers: &[Sid]) -> Told<Gmsa> {
-        match Gmsa::read(&mut self.ldap, domain, account, &self.login).await {
+        match Gmsa::read(&mut self.ldap, domain, slice::from_ref(account), &self.login).await.remove(0) {
             Ok(gmsa) => {
                 let mut told = vec![format!("`{}` may read it", self.login)];
                 told.extend(gmsa.kvno.map(|kvno| format!("version {kvno}")));
@@ -515,7 +517,12 @@ impl Session {
     async fn name(&mut self, domain: &Domain, sid: &Sid) -> String {
         let sid = sid.to_string();
         let base = domain.base_dn();
-        let search = self.ldap.search(&base, "objectSid", &sid, &["sAMAccountName", "objectClass", "groupType"]);
+        let search = self.ldap.search(
+            &base,
+            "objectSid",
+            slice::from_ref(&sid),
+            &["sAMAccountName", "objectClass", "groupType"],
+        );
         let Ok(Ok(entries)) = timeout(LDAP_DEADLINE, search).await else { return sid };
         let name = entries.iter().find_map(|entry| {
             let kind = if entry.value("groupType").is_some() { "the group" } else { "the account" };
@@ -561,7 +568,7 @@ impl Session {
     /// Which accounts of the domain have an SPN, in words.
     async fn holders(&mut self, domain: &Domain, spn: &Spn) -> String {
         let (base, spn) = (domain.base_dn(), spn.to_string());
-        let search = self.ldap.search(&base, "servicePrincipalName", &spn, &["sAMAccountName"]);
+        let search = self.ldap.search(&base, "servicePrincipalName", slice::from_ref(&spn), &["sAMAccountName"]);
         let Ok(Ok(entries)) = timeout(LDAP_DEADLINE, search).await else {
             return format!("who has it in `{domain}` could not be asked");
         };

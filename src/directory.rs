@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::Mutex;
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{Mutex, oneshot};
 
 use crate::clock;
 use crate::credspec::LoginSource;
@@ -248,7 +249,12 @@ impl Directory {
             if let Err(fault) = &read {
                 self.locator.in_trouble(&session.host, self.ldap.service(), fault);
             }
-            *self.session.lock().await = Weak::new();
+            // Unless another lease has done so already.
+            let mut shared = self.session.lock().await;
+            if shared.ptr_eq(&Arc::downgrade(&session)) {
+                *shared = Weak::new();
+            }
+            drop(shared);
             session = self.session(controllers, kdc).await?;
             read = session.read(&self.domain, account).await;
         }
@@ -346,8 +352,8 @@ impl Directory {
             return Err(Fault::new(Code::GmsaConnectionLost, what).because("its KDC gave no answer"));
         }
         let login = login.principal.to_string();
-        let ldap = Mutex::new(gmsa::bind(connection, &ticket, host, &login).await?);
-        Ok(Session { host: host.clone(), login, ldap })
+        let ldap = gmsa::bind(connection, &ticket, host, &login).await?;
+        Ok(Session::new(host.clone(), login, ldap))
     }
 
     /// The login's ticket for `ldap/<host>`. While a rotation of the secret is under way AD may have the pending
@@ -469,11 +475,50 @@ struct Session {
     host: Host,
     login: String,
     ldap: Mutex<Connection<Sealed>>,
+    /// The gMSAs whose passwords are wanted, with those who wait for them.
+    wanted: StdMutex<Vec<(Account, Answer)>>,
 }
 
+type Answer = oneshot::Sender<Result<Gmsa, Fault>>;
+
 impl Session {
+    fn new(host: Host, login: String, ldap: Connection<Sealed>) -> Self {
+        Self { host, login, ldap: Mutex::new(ldap), wanted: StdMutex::default() }
+    }
+
+    /// Reads a managed password. Whoever gets the connection reads for all who wait for it by then, in one search.
     async fn read(&self, domain: &Domain, account: &Account) -> Result<Gmsa, Fault> {
-        Gmsa::read(&mut *self.ldap.lock().await, domain, account, &self.login).await
+        let mut answered = self.want(account);
+        loop {
+            let mut ldap = self.ldap.lock().await;
+            match answered.try_recv() {
+                Ok(read) => return read,
+                Err(TryRecvError::Empty) => {}
+                // Whoever was reading for us was cancelled.
+                Err(TryRecvError::Closed) => answered = self.want(account),
+            }
+            let (accounts, answers) = self.next_wanted();
+            let read = Gmsa::read(&mut ldap, domain, &accounts, &self.login).await;
+            for (answer, read) in answers.into_iter().zip(read) {
+                // Who no longer waits needs none.
+                let _ = answer.send(read);
+            }
+            if let Ok(read) = answered.try_recv() {
+                return read;
+            }
+        }
+    }
+
+    fn want(&self, account: &Account) -> oneshot::Receiver<Result<Gmsa, Fault>> {
+        let (answer, answered) = oneshot::channel();
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).push((account.clone(), answer));
+        answered
+    }
+
+    fn next_wanted(&self) -> (Vec<Account>, Vec<Answer>) {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = wanted.len().min(TOGETHER);
+        wanted.drain(..count).unzip()
     }
 
     async fn names(&self, domain: &Domain, account: &Account) -> Result<Names, Fault> {
@@ -615,6 +660,8 @@ const IN_THE_WINDOW: Duration = Duration::from_secs(60);
 const READ_AGAIN_FOR_KEYTAB: Duration = Duration::from_secs(60);
 /// No gMSA's password lives longer.
 const FAR: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// How many managed passwords one search reads. Each is under a kilobyte, and the DC computes it anew.
+const TOGETHER: usize = 20;
 /// How soon a managed password that could not be read when it was due is read again.
 const READ_AGAIN: Duration = Duration::from_secs(300);
 /// A pending version of a secret that is older belongs to no rotation that is under way.

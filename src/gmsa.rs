@@ -19,18 +19,23 @@ pub struct Gmsa {
 }
 
 impl Gmsa {
-    /// Searches the domain for the account and reads its password.
+    /// Reads the passwords of accounts in one search, in their order.
     ///
     /// `login` names who asks, for the fault: the directory answers a login without the right with success and just
     /// leaves `msDS-ManagedPassword` out.
     pub async fn read(
         connection: &mut Connection<Sealed>,
         domain: &Domain,
-        account: &Account,
+        accounts: &[Account],
         login: &str,
-    ) -> Result<Self, Fault> {
+    ) -> Vec<Result<Self, Fault>> {
+        let found = find(connection, domain, accounts, login, ATTRIBUTES).await;
+        let read = |(account, entry): (&Account, Result<Entry, Fault>)| Self::of(&entry?, account, login);
+        accounts.iter().zip(found).map(read).collect()
+    }
+
+    fn of(entry: &Entry, account: &Account, login: &str) -> Result<Self, Fault> {
         let name = account.sam_account_name();
-        let entry = find(connection, domain, account, login, ATTRIBUTES).await?;
         let Some(blob) = entry.value("msDS-ManagedPassword") else {
             let what = format!("the login `{login}` may not read the managed password of the gMSA `{name}`");
             let why = "the directory shows the account without msDS-ManagedPassword: the login is not among the \
@@ -68,7 +73,7 @@ impl Names {
         account: &Account,
         login: &str,
     ) -> Result<Self, Fault> {
-        let entry = find(connection, domain, account, login, NAMES).await?;
+        let entry = find(connection, domain, std::slice::from_ref(account), login, NAMES).await.remove(0)?;
         let Some(kvno) = entry.text("msDS-KeyVersionNumber").and_then(|kvno| kvno.parse().ok()) else {
             let what = format!("the login `{login}` may not read the key version of the gMSA `{account}$`");
             let why = "the directory shows the account without msDS-KeyVersionNumber, which a keytab cannot do without";
@@ -87,30 +92,37 @@ fn filetime(ticks: u64) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs((ticks / 10_000_000).checked_sub(FROM_1601_TO_1970)?))
 }
 
-/// Searches the domain for the account. `login` names who asks, for the fault.
+/// Searches the domain for accounts, all in one search; the entries in the order of the accounts. `login` names who
+/// asks, for the fault.
 pub async fn find(
     connection: &mut Connection<Sealed>,
     domain: &Domain,
-    account: &Account,
+    accounts: &[Account],
     login: &str,
     attributes: &[&str],
-) -> Result<Entry, Fault> {
-    let name = account.sam_account_name();
+) -> Vec<Result<Entry, Fault>> {
+    let names: Vec<_> = accounts.iter().map(Account::sam_account_name).collect();
     let base = domain.base_dn();
-    let found = connection.search(&base, "sAMAccountName", &name, attributes);
-    let entries = match tokio::time::timeout(LDAP_DEADLINE, found).await {
+    let found = connection.search(&base, "sAMAccountName", &names, attributes);
+    let mut entries = match tokio::time::timeout(LDAP_DEADLINE, found).await {
         Ok(Ok(entries)) => entries,
-        Ok(Err(error)) => return Err(search_fault(&error, &name, domain)),
+        Ok(Err(error)) => return names.iter().map(|name| Err(search_fault(&error, name, domain))).collect(),
         Err(_elapsed) => {
-            let what = format!("the search for the gMSA `{name}` in `{domain}` got no answer");
-            return Err(Fault::new(Code::GmsaConnectionLost, what).because(format!("waited {LDAP_DEADLINE:?}")));
+            let why = format!("waited {LDAP_DEADLINE:?}");
+            let what = |name| format!("the search for the gMSA `{name}` in `{domain}` got no answer");
+            let fault = |name| Err(Fault::new(Code::GmsaConnectionLost, what(name)).because(&why));
+            return names.iter().map(fault).collect();
         }
     };
-    entries.into_iter().find(|entry| is_account(entry, account)).ok_or_else(|| {
-        let what = format!("the domain `{domain}` has no gMSA `{name}`");
-        let why = format!("a search by sAMAccountName as `{login}` found nothing");
-        Fault::new(Code::GmsaNotFound, what).because(why)
-    })
+    let mut take = |account| {
+        let at = entries.iter().position(|entry| is_account(entry, account));
+        at.map(|at| entries.swap_remove(at)).ok_or_else(|| {
+            let what = format!("the domain `{domain}` has no gMSA `{}`", account.sam_account_name());
+            let why = format!("a search by sAMAccountName as `{login}` found nothing");
+            Fault::new(Code::GmsaNotFound, what).because(why)
+        })
+    };
+    accounts.iter().map(&mut take).collect()
 }
 
 /// Binds a connection to a DC's LDAP service with the login's ticket.

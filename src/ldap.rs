@@ -125,25 +125,29 @@ impl Connection<Plain> {
 }
 
 impl Connection<Sealed> {
-    /// Finds the entries below `base` whose `attribute` is `value`, with the attributes asked for.
+    /// Finds the entries below `base` whose `attribute` is one of the `values`, with the attributes asked for.
     ///
-    /// The value travels as a BER octet string, so nothing in it can be read as filter syntax (RFC 4511 section
+    /// A value travels as a BER octet string, so nothing in it can be read as filter syntax (RFC 4511 section
     /// 4.5.1.7). References to other domains are skipped.
     pub async fn search(
         &mut self,
         base: &str,
         attribute: &str,
-        value: &str,
+        values: &[String],
         attributes: &[&str],
     ) -> Result<Vec<Entry>, LdapError> {
+        let mut filters: Vec<_> =
+            values.iter().map(|value| LdapFilter::Equality(attribute.to_owned(), value.clone())).collect();
+        let filter = if filters.len() == 1 { filters.remove(0) } else { LdapFilter::Or(filters) };
         let request = LdapOp::SearchRequest(LdapSearchRequest {
             base: base.to_owned(),
             scope: LdapSearchScope::Subtree,
             aliases: LdapDerefAliases::Never,
-            sizelimit: 2,
+            // The values are names, and unique.
+            sizelimit: i32::try_from(values.len()).unwrap_or(0).saturating_add(1),
             timelimit: 0,
             typesonly: false,
-            filter: LdapFilter::Equality(attribute.to_owned(), value.to_owned()),
+            filter,
             attrs: attributes.iter().map(ToString::to_string).collect(),
         });
         let mut answer = self.ask(request).await?;

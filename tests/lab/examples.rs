@@ -327,14 +327,18 @@ impl Fake {
         let dns = UdpSocket::bind((address, 53)).unwrap();
         std::thread::spawn(move || answer_names(&dns, address));
         let listener = TcpListener::bind((address, 88)).unwrap();
+        let kdc = Arc::new(kdc);
         std::thread::spawn(move || {
             for mut stream in listener.incoming().map_while(Result::ok) {
-                for count in 1.. {
-                    let Ok(request) = read_message(&mut stream) else { break };
-                    if write_message(&mut stream, &kdc(count, &request)).is_err() {
-                        break;
+                let kdc = Arc::clone(&kdc);
+                std::thread::spawn(move || {
+                    for count in 1.. {
+                        let Ok(request) = read_message(&mut stream) else { break };
+                        if write_message(&mut stream, &kdc(count, &request)).is_err() {
+                            break;
+                        }
                     }
-                }
+                });
             }
         });
         Self { address, ldap: Arc::new(|stream| relay(stream, SocketAddr::from((dc1(), 389)))) }
@@ -347,7 +351,7 @@ impl Fake {
         })
     }
 
-    fn with_ldap_server(mut self, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+    pub fn with_ldap_server(mut self, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         self.ldap = Arc::new(serve);
         self
     }

@@ -36,6 +36,9 @@ mod ldaps;
 /// starting, renewing, stopping, starting again
 mod life;
 
+/// many gMSAs and several domains in one task
+mod many;
+
 /// what a running sidecar's memory holds
 mod memory;
 
