@@ -14,6 +14,7 @@ LAB_VENV=$LAB_BUILD/venv
 LAB_REALM=EXAMPLE.COM LAB_DOMAIN=example.com LAB_NETBIOS=EXAMPLE LAB_BASEDN=DC=example,DC=com
 LAB_DC1=dc1.example.com LAB_DC1_IP=127.0.10.1
 LAB_DC2=dc2.example.com LAB_DC2_IP=127.0.10.2
+LAB_RODC=rodc.example.com LAB_RODC_IP=127.0.10.4   # read-only
 LAB_ADMIN=Administrator LAB_ADMIN_PW=Adm1n-Passw0rd
 LAB_SMB_CONF=$LAB_STATE/dc1/etc/smb.conf      # samba-tool ... -s
 LAB_SAMDB=$LAB_STATE/dc1/private/sam.ldb      # samba-tool ... -H, ldbsearch -H, ldbmodify -H

@@ -31,6 +31,7 @@ use crate::kerberos::{self, GmsaTgt, Password, Principal, Proof, Refusal, SKEW_T
 use crate::ldap::{Connection, Plain, Sealed, Transport};
 use crate::login::{Login, Logins};
 use crate::name::{Account, Domain, Host, Spn};
+use crate::site::{self, Site};
 use crate::task::{self, Task};
 use crate::volume::Volume;
 
@@ -128,8 +129,11 @@ impl Walk<'_> {
         for domain in unique(specs.iter().map(|spec| spec.domain().clone())) {
             let spec = specs.iter().find(|spec| *spec.domain() == domain);
             let account = spec.and_then(|spec| spec.accounts().first());
-            if let (Some(locator), Some(account)) = (self.domain(&domain, config).await, account) {
-                let reachable = self.controllers(&locator.0, &locator.1, &domain, account, &config.ldap).await;
+            if let (Some((locator, mut hosts)), Some(account)) = (self.domain(&domain, config).await, account) {
+                if config.site != Site::Off && config.domain_controllers.of(&domain).is_empty() && hosts.len() > 1 {
+                    hosts = self.site(&locator, hosts, &domain, config).await;
+                }
+                let reachable = self.controllers(&locator, &hosts, &domain, account, &config.ldap).await;
                 controllers.extend(reachable.into_iter().next().map(|first| (domain, first)));
             }
         }
@@ -270,7 +274,8 @@ impl Walk<'_> {
         let servers =
             if config.dns_servers.is_empty() { Locator::system_servers() } else { config.dns_servers.clone() };
         let find = async {
-            let locator = Arc::new(Locator::new(&config.dns_servers, config.domain_controllers.clone())?);
+            let locator =
+                Arc::new(Locator::new(&config.dns_servers, config.domain_controllers.clone(), config.site.clone())?);
             let (found, answers) = tokio::join!(locator.locate(domain), async {
                 if configured { String::new() } else { each_server(&servers, domain).await }
             });
@@ -282,7 +287,7 @@ impl Walk<'_> {
                 }
                 _ => fault,
             })?;
-            if !configured {
+            if !configured && !matches!(config.site, Site::Named(_)) {
                 // Those of one priority come in any order.
                 hosts.sort();
             }
@@ -292,6 +297,40 @@ impl Walk<'_> {
             Ok(((locator, hosts), told))
         };
         self.step("dns", domain.as_str(), find).await
+    }
+
+    /// Puts the DCs that are near first. That they are not known is no more than a warning: then all of them count.
+    async fn site(&mut self, locator: &Arc<Locator>, hosts: Vec<Host>, domain: &Domain, config: &Config) -> Vec<Host> {
+        let find = async {
+            let (site, source) = match &config.site {
+                Site::Named(site) => (Some(site.clone()), "GMSA_SITE".to_owned()),
+                _ => {
+                    let (host, site) = site::ask(locator, &config.ldap, domain, &hosts).await?;
+                    (site, format!("`{host}`"))
+                }
+            };
+            let Some(site) = site else {
+                return Ok((Vec::new(), format!("{source} knows no subnet that this task's address is in")));
+            };
+            let near = locator.controllers(domain, Some(&site)).await;
+            let near: Vec<_> = near.unwrap_or_default().into_iter().map(|target| target.host).collect();
+            let names: Vec<_> = near.iter().map(Host::as_str).collect();
+            let names = if names.is_empty() { "it has no domain controllers".to_owned() } else { names.join(", ") };
+            Ok((near, format!("`{site}`, says {source}: {names}")))
+        };
+        self.screen.begin("site", domain.as_str());
+        let start = Instant::now();
+        match find.await {
+            Ok((near, told)) => {
+                self.tell("site", domain.as_str(), Ok(((), told)), start.elapsed());
+                dc::first(near, hosts)
+            }
+            Err(fault) => {
+                let (subject, outcome) = (domain.to_string(), Outcome::Warned(fault));
+                self.show(Step { name: "site", subject, outcome, took: start.elapsed() });
+                hosts
+            }
+        }
     }
 
     /// Tries all DCs of a domain at once; returns those that can be reached, in their order.
@@ -613,7 +652,7 @@ fn describe(task: &Task) -> String {
 async fn each_server(servers: &[SocketAddr], domain: &Domain) -> String {
     let answers = servers.iter().map(async |server| {
         let start = Instant::now();
-        let found = match Locator::new(&[*server], DomainControllers::default()) {
+        let found = match Locator::new(&[*server], DomainControllers::default(), Site::Off) {
             Ok(locator) => locator.locate(domain).await,
             Err(fault) => Err(fault),
         };

@@ -23,6 +23,7 @@ use crate::ldap::Transport;
 use crate::log;
 use crate::login::HostKeytab;
 use crate::name::{Account, Domain, Host, NameError, Spn};
+use crate::site::Site;
 use crate::tls::Tls;
 use crate::volume::{Mode, Owner};
 
@@ -116,16 +117,6 @@ pub struct DomainControllers {
 /// The services whose tickets are kept beside the TGT: for every gMSA, or for one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServiceTickets(Vec<(Option<Account>, Spn)>);
-
-/// How the choice of a domain controller looks at AD sites.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Site {
-    /// The site that the directory puts this task's address into.
-    #[default]
-    Auto,
-    /// Not at all.
-    Off,
-}
 
 /// A `GMSA_` variable that means nothing.
 #[derive(Debug, PartialEq, Eq)]
@@ -491,18 +482,6 @@ impl FromStr for ServiceTickets {
 
 /// A service ticket has some kilobytes, and clients read the whole cache each time.
 const SERVICES: usize = 32;
-
-impl FromStr for Site {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "off" => Ok(Self::Off),
-            name => Err(format!("{}: a site's name is not supported by this version", quoted(name))),
-        }
-    }
-}
 
 fn dns_servers(text: &str) -> Result<Vec<SocketAddr>, String> {
     items(text).map(dns_server).collect()

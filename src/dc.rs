@@ -26,7 +26,8 @@ use tracing::Level;
 use crate::config::DomainControllers;
 use crate::fault::{Code, Fault};
 use crate::log;
-use crate::name::{Domain, Host};
+use crate::name::{Domain, Host, SiteName};
+use crate::site::Site;
 
 /// Finds domain controllers, and remembers which of them are in trouble.
 pub struct Locator {
@@ -34,6 +35,7 @@ pub struct Locator {
     /// For the faults: who was asked.
     servers: String,
     configured: DomainControllers,
+    site: Site,
     memory: Mutex<Memory>,
 }
 
@@ -42,6 +44,9 @@ pub struct Locator {
 #[derive(Default)]
 struct Memory {
     hosts: HashMap<Domain, Vec<Host>>,
+    /// The nearest first, as a survey found them.
+    near: HashMap<Domain, Vec<Host>>,
+    surveyed: HashMap<Domain, Instant>,
     addresses: HashMap<Host, Vec<IpAddr>>,
     troubled: HashMap<(Host, Service), Instant>,
 }
@@ -70,7 +75,7 @@ impl Service {
 
 impl Locator {
     /// A locator that asks `servers`, or those of `/etc/resolv.conf` where none are given.
-    pub fn new(servers: &[SocketAddr], configured: DomainControllers) -> Result<Self, Fault> {
+    pub fn new(servers: &[SocketAddr], configured: DomainControllers, site: Site) -> Result<Self, Fault> {
         let (config, mut options) = if servers.is_empty() {
             read_system_conf()
                 .map_err(|error| Fault::new(Code::DcDnsUnreachable, "no DNS server is known").caused_by(&error))?
@@ -87,7 +92,7 @@ impl Locator {
             .build()
             .map_err(|error| Fault::new(Code::DcDnsUnreachable, "the resolver cannot start").caused_by(&error))?;
         let servers = format!("asked {}", servers.join(", "));
-        Ok(Self { resolver, servers, configured, memory: Mutex::default() })
+        Ok(Self { resolver, servers, configured, site, memory: Mutex::default() })
     }
 
     /// The DNS servers of `/etc/resolv.conf`, asked where none are configured.
@@ -97,32 +102,74 @@ impl Locator {
     }
 
     /// The domain controllers of a domain in order of preference: those configured, else those of DNS, else, while DNS
-    /// fails, those it named before. Never empty.
+    /// fails, those it named before; those that are near come first. Never empty.
     pub async fn locate(&self, domain: &Domain) -> Result<Vec<Host>, Fault> {
         let configured = self.configured.of(domain);
         if !configured.is_empty() {
             return Ok(configured.to_vec());
         }
-        let asked = self.ask_for_controllers(domain).await;
+        let asked = self.ask_for_hosts(domain).await;
         let mut memory = self.memory();
         let known = memory.hosts.get(domain);
-        match asked {
+        let hosts = match asked {
             Ok(hosts) => {
                 let same = known
                     .is_some_and(|known| known.len() == hosts.len() && known.iter().all(|host| hosts.contains(host)));
                 if let (true, Some(known)) = (same, known) {
-                    return Ok(known.clone());
+                    known.clone()
+                } else {
+                    memory.hosts.insert(domain.clone(), hosts.clone());
+                    hosts
                 }
-                memory.hosts.insert(domain.clone(), hosts.clone());
-                Ok(hosts)
             }
             Err(fault) => match known {
                 Some(known) => {
                     log::fault(Level::WARN, "dc.dns-failed", &fault);
-                    Ok(known.clone())
+                    known.clone()
                 }
-                None => Err(fault),
+                None => return Err(fault),
             },
+        };
+        Ok(first(memory.near.get(domain).cloned().unwrap_or_default(), hosts))
+    }
+
+    /// How the choice of a domain controller looks at AD sites.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// Whether it is time to find out which of a domain's controllers are near. Says so once in an hour, and only
+    /// where there is a choice that nobody has made by configuration.
+    pub fn is_survey_due(&self, domain: &Domain, hosts: &[Host]) -> bool {
+        if self.site == Site::Off || hosts.len() < 2 || !self.configured.of(domain).is_empty() {
+            return false;
+        }
+        let mut memory = self.memory();
+        let fresh = memory.surveyed.get(domain).is_some_and(|last| last.elapsed() < SURVEY_AGE);
+        if !fresh {
+            memory.surveyed.insert(domain.clone(), Instant::now());
+        }
+        !fresh
+    }
+
+    /// Puts these controllers of a domain before all others from now on; returns whether that is news.
+    pub fn prefer(&self, domain: &Domain, near: &[Host]) -> bool {
+        self.memory().near.insert(domain.clone(), near.to_vec()).is_none_or(|before| before != near)
+    }
+
+    /// The domain's controllers as DNS has them, those of a configured site first.
+    async fn ask_for_hosts(&self, domain: &Domain) -> Result<Vec<Host>, Fault> {
+        let hosts = |targets: Vec<Target>| targets.into_iter().map(|target| target.host).collect();
+        let Site::Named(site) = &self.site else { return self.controllers(domain, None).await.map(hosts) };
+        let (near, all) = tokio::join!(self.controllers(domain, Some(site)), self.controllers(domain, None));
+        match (near, all) {
+            (Ok(near), Ok(all)) => Ok(first(hosts(near), hosts(all))),
+            (Ok(near), Err(_)) => Ok(hosts(near)),
+            (Err(fault), Ok(all)) => {
+                log::fault(Level::WARN, "dc.site-unknown", &fault);
+                Ok(hosts(all))
+            }
+            (Err(_), Err(fault)) => Err(fault),
         }
     }
 
@@ -185,10 +232,15 @@ impl Locator {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The SRV record `_ldap._tcp.dc._msdcs.<domain>` (MS-ADTS 6.3.2.3).
-    async fn ask_for_controllers(&self, domain: &Domain) -> Result<Vec<Host>, Fault> {
-        let name = format!("_ldap._tcp.dc._msdcs.{domain}");
-        let what = format!("no domain controller is known for `{domain}`");
+    /// The SRV records `_ldap._tcp.dc._msdcs.<domain>`, or those of a site (MS-ADTS 6.3.2.3). Never empty.
+    pub async fn controllers(&self, domain: &Domain, site: Option<&SiteName>) -> Result<Vec<Target>, Fault> {
+        let (name, what) = match site {
+            None => (format!("_ldap._tcp.dc._msdcs.{domain}"), format!("no domain controller is known for `{domain}`")),
+            Some(site) => (
+                format!("_ldap._tcp.{site}._sites.dc._msdcs.{domain}"),
+                format!("no domain controller is known for the site `{site}` of `{domain}`"),
+            ),
+        };
         let lookup = self.resolver.lookup(format!("{name}."), RecordType::SRV);
         let lookup = match timeout(DNS_DEADLINE, lookup).await {
             Ok(Ok(lookup)) => lookup,
@@ -214,11 +266,11 @@ impl Locator {
             }),
             _ => None,
         });
-        let hosts = order(targets.collect(), &mut rand::thread_rng());
-        if hosts.is_empty() {
+        let targets = order(targets.collect(), &mut rand::thread_rng());
+        if targets.is_empty() {
             return Err(Fault::new(Code::DcSrvNotFound, what).because(format!("`{name}` names no host")));
         }
-        Ok(hosts)
+        Ok(targets)
     }
 
     async fn ask_for_addresses(&self, host: &Host) -> Result<Vec<IpAddr>, Fault> {
@@ -423,19 +475,28 @@ fn name_server(address: &SocketAddr) -> NameServerConfig {
     NameServerConfig::new(address.ip(), true, connections)
 }
 
+/// These before all others of the rest.
+pub fn first(these: Vec<Host>, rest: Vec<Host>) -> Vec<Host> {
+    let rest: Vec<_> = rest.into_iter().filter(|host| !these.contains(host)).collect();
+    [these, rest].concat()
+}
+
 /// One SRV record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Target {
-    priority: u16,
-    weight: u16,
-    host: Host,
+pub struct Target {
+    /// The lowest is asked first.
+    pub priority: u16,
+    /// Its share of the load among those of the same priority.
+    pub weight: u16,
+    /// Whom it names.
+    pub host: Host,
 }
 
 /// The order of RFC 2782: by priority, within one at random by weight, a weight of zero hardly ever first.
-fn order(mut targets: Vec<Target>, random: &mut impl Rng) -> Vec<Host> {
+fn order(mut targets: Vec<Target>, random: &mut impl Rng) -> Vec<Target> {
     // Zero weights stand first within a priority, as the RFC's running sum wants it.
     targets.sort_by_key(|target| (target.priority, target.weight));
-    let mut hosts = Vec::with_capacity(targets.len());
+    let mut ordered = Vec::with_capacity(targets.len());
     while let Some(first) = targets.first() {
         let priority = first.priority;
         let same = targets.iter().take_while(|target| target.priority == priority);
@@ -447,9 +508,9 @@ fn order(mut targets: Vec<Target>, random: &mut impl Rng) -> Vec<Host> {
             left = left.saturating_sub(weight);
             taken
         });
-        hosts.push(targets.remove(chosen.unwrap_or(0)).host);
+        ordered.push(targets.remove(chosen.unwrap_or(0)));
     }
-    hosts
+    ordered
 }
 
 /// A DC that does not take a connection in this time is passed over.
@@ -463,6 +524,8 @@ const QUERY_DEADLINE: Duration = Duration::from_secs(1);
 /// For a name, all servers and attempts included.
 const DNS_DEADLINE: Duration = Duration::from_secs(5);
 const KDC_REPLY_LIMIT: usize = 128 << 10;
+/// How long a survey of what is near holds.
+const SURVEY_AGE: Duration = Duration::from_secs(3600);
 /// How long a DC that failed stands behind the others.
 const TROUBLE: Duration = Duration::from_secs(120);
 
@@ -485,8 +548,8 @@ mod tests {
         for _ in 0..1000 {
             let hosts = order(targets.clone(), &mut random);
             assert_eq!(hosts.len(), 4);
-            assert_eq!(hosts[3].as_str(), "late");
-            *first.entry(hosts[0].as_str().to_owned()).or_insert(0) += 1;
+            assert_eq!(hosts[3].host.as_str(), "late");
+            *first.entry(hosts[0].host.as_str().to_owned()).or_insert(0) += 1;
         }
         assert!((700..800).contains(&first["heavy"]), "{first:?}");
         assert!((200..300).contains(&first["light"]), "{first:?}");

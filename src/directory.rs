@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{Mutex, oneshot};
+use tokio::time::timeout;
 
 use crate::clock;
 use crate::credspec::LoginSource;
@@ -21,6 +22,7 @@ use crate::kerberos::{
 use crate::ldap::{Connection, Plain, Sealed, Transport};
 use crate::login::{Guards, Login, Logins};
 use crate::name::{Account, Domain, Host, Spn};
+use crate::site;
 use crate::volume::KeytabImage;
 
 /// A domain as one login sees it.
@@ -235,7 +237,7 @@ impl Directory {
     }
 
     /// Reads the managed password; returns it with the session that told. A DC that does not know the account may not have
-    /// heard of it yet, so the others are asked before that is a fault.
+    /// heard of it yet, and a read-only one has no passwords, so the others are asked before that is a fault.
     async fn read(
         &self,
         account: &Account,
@@ -259,7 +261,10 @@ impl Directory {
             read = session.read(&self.domain, account).await;
         }
         let mut others: Vec<_> = controllers.iter().filter(|host| **host != session.host).cloned().collect();
-        while matches!(&read, Err(fault) if fault.code == Code::GmsaNotFound) && !others.is_empty() {
+        while let Err(fault) = &read
+            && !others.is_empty()
+            && self.others_may_tell(&session, fault).await
+        {
             let Ok(other) = self.log_in(&others, kdc).await else { break };
             others.retain(|host| *host != other.host);
             session = Arc::new(other);
@@ -268,9 +273,25 @@ impl Directory {
         Ok((read?, session))
     }
 
+    /// Whether another DC may tell the password that this one does not.
+    async fn others_may_tell(&self, session: &Session, fault: &Fault) -> bool {
+        match fault.code {
+            Code::GmsaNotFound => true,
+            Code::GmsaReadDenied | Code::GmsaSearchFailed if session.is_read_only(&self.domain).await => {
+                self.locator.in_trouble(&session.host, self.ldap.service(), fault);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// The connection to a KDC that is in use, or one to be made, with the domain's controllers.
     async fn kdc(&self) -> Result<Connected, Fault> {
         let controllers = self.locator.locate(&self.domain).await?;
+        if self.locator.is_survey_due(&self.domain, &controllers) {
+            let (locator, ldap, domain) = (Arc::clone(&self.locator), self.ldap.clone(), self.domain.clone());
+            tokio::spawn(site::survey(locator, ldap, domain, controllers.clone()));
+        }
         let mut shared = self.kdc.lock().await;
         if let Some(kdc) = shared.upgrade() {
             return Ok(Connected { kdc, controllers });
@@ -523,6 +544,12 @@ impl Session {
 
     async fn names(&self, domain: &Domain, account: &Account) -> Result<Names, Fault> {
         Names::read(&mut *self.ldap.lock().await, domain, account, &self.login).await
+    }
+
+    /// Whether it is a read-only DC; one that does not tell is none.
+    async fn is_read_only(&self, domain: &Domain) -> bool {
+        let mut ldap = self.ldap.lock().await;
+        matches!(timeout(gmsa::LDAP_DEADLINE, ldap.netlogon(domain)).await, Ok(Ok(told)) if !told.is_writable)
     }
 }
 

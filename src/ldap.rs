@@ -1,7 +1,7 @@
 //! The sealed LDAP connection (RFC 4511 over RFC 4422 with GSS-SPNEGO) and the one search that is made on it.
 //!
 //! A connection is [`Connection<Plain>`](Connection) until the bind has succeeded; only [`Connection<Sealed>`]
-//! can search, so nothing but the bind is ever sent in the clear and no password arrives on an open line. What seals is
+//! can search the directory, so nothing but the bind and the LDAP ping is ever sent in the clear and no password arrives on an open line. What seals is
 //! SASL on port 389, or TLS on port 636; there is no way from one to the other.
 
 use std::io;
@@ -23,7 +23,8 @@ use crate::clock;
 use crate::dc::Service;
 use crate::fault::Fault;
 use crate::kerberos::{ContextError, LdapTicket, Sealer, SecurityContext};
-use crate::name::Host;
+use crate::name::{Domain, Host};
+use crate::site::Netlogon;
 use crate::tls::{Certificate, Tls};
 
 /// What keeps the managed password from other eyes.
@@ -139,32 +140,9 @@ impl Connection<Sealed> {
         let mut filters: Vec<_> =
             values.iter().map(|value| LdapFilter::Equality(attribute.to_owned(), value.clone())).collect();
         let filter = if filters.len() == 1 { filters.remove(0) } else { LdapFilter::Or(filters) };
-        let request = LdapOp::SearchRequest(LdapSearchRequest {
-            base: base.to_owned(),
-            scope: LdapSearchScope::Subtree,
-            aliases: LdapDerefAliases::Never,
-            // The values are names, and unique.
-            sizelimit: i32::try_from(values.len()).unwrap_or(0).saturating_add(1),
-            timelimit: 0,
-            typesonly: false,
-            filter,
-            attrs: attributes.iter().map(ToString::to_string).collect(),
-        });
-        let mut answer = self.ask(request).await?;
-        let mut entries = Vec::new();
-        loop {
-            match answer {
-                LdapOp::SearchResultEntry(entry) => {
-                    let attributes = entry.attributes.into_iter().map(|given| (given.atype, given.vals)).collect();
-                    entries.push(Entry { attributes });
-                }
-                LdapOp::SearchResultReference(_) => {}
-                LdapOp::SearchResultDone(result) if result.code == LdapResultCode::Success => return Ok(entries),
-                LdapOp::SearchResultDone(result) => return Err(LdapError::from(result)),
-                _ => return Err(LdapError::Protocol("an answer to the search that is none".into())),
-            }
-            answer = self.answer().await?;
-        }
+        // The values are names, and unique.
+        let limit = i32::try_from(values.len()).unwrap_or(0).saturating_add(1);
+        self.find(base, LdapSearchScope::Subtree, filter, attributes, limit).await
     }
 }
 
@@ -191,6 +169,51 @@ impl<State> Connection<State>
 where
     State: Decoder<Item = LdapMsg, Error = io::Error> + Encoder<LdapMsg, Error = io::Error>,
 {
+    /// The LDAP ping (MS-ADTS 6.3.3): what a DC tells anybody who asks, of itself and of where it thinks that he is.
+    pub async fn netlogon(&mut self, domain: &Domain) -> Result<Netlogon, LdapError> {
+        // NETLOGON_NT_VERSION_5 and 5EX (MS-ADTS 6.3.1.1), four octets, little endian.
+        let version = LdapFilter::Equality("NtVer".into(), "\u{6}\0\0\0".into());
+        let filter = LdapFilter::And(vec![LdapFilter::Equality("DnsDomain".into(), domain.to_string()), version]);
+        let root = self.find("", LdapSearchScope::Base, filter, &["netlogon"], 1).await?;
+        let told = root.first().and_then(|entry| entry.value("netlogon")).and_then(Netlogon::parse);
+        told.ok_or_else(|| LdapError::Protocol("the answer to the LDAP ping is none".into()))
+    }
+
+    async fn find(
+        &mut self,
+        base: &str,
+        scope: LdapSearchScope,
+        filter: LdapFilter,
+        attributes: &[&str],
+        limit: i32,
+    ) -> Result<Vec<Entry>, LdapError> {
+        let request = LdapOp::SearchRequest(LdapSearchRequest {
+            base: base.to_owned(),
+            scope,
+            aliases: LdapDerefAliases::Never,
+            sizelimit: limit,
+            timelimit: 0,
+            typesonly: false,
+            filter,
+            attrs: attributes.iter().map(ToString::to_string).collect(),
+        });
+        let mut answer = self.ask(request).await?;
+        let mut entries = Vec::new();
+        loop {
+            match answer {
+                LdapOp::SearchResultEntry(entry) => {
+                    let attributes = entry.attributes.into_iter().map(|given| (given.atype, given.vals)).collect();
+                    entries.push(Entry { attributes });
+                }
+                LdapOp::SearchResultReference(_) => {}
+                LdapOp::SearchResultDone(result) if result.code == LdapResultCode::Success => return Ok(entries),
+                LdapOp::SearchResultDone(result) => return Err(LdapError::from(result)),
+                _ => return Err(LdapError::Protocol("an answer to the search that is none".into())),
+            }
+            answer = self.answer().await?;
+        }
+    }
+
     async fn ask(&mut self, request: LdapOp) -> Result<LdapOp, LdapError> {
         self.last_id += 1;
         self.framed.send(LdapMsg::new(self.last_id, request)).await?;
@@ -279,8 +302,13 @@ pub struct Entry {
 impl Entry {
     /// The first value of an attribute; attribute names compare without case.
     pub fn value(&self, attribute: &str) -> Option<&[u8]> {
-        let (_, values) = self.attributes.iter().find(|(name, _)| name.eq_ignore_ascii_case(attribute))?;
-        values.first().map(Vec::as_slice)
+        self.values(attribute).next()
+    }
+
+    /// All values of an attribute.
+    pub fn values(&self, attribute: &str) -> impl Iterator<Item = &[u8]> {
+        let given = self.attributes.iter().filter(move |(name, _)| name.eq_ignore_ascii_case(attribute));
+        given.flat_map(|(_, values)| values.iter().map(Vec::as_slice))
     }
 
     /// All values of an attribute that are text.

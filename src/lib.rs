@@ -17,6 +17,9 @@ pub mod secret;
 /// DNS -> domain controllers, and the connections to them
 pub mod dc;
 
+/// subnets -> which of them are near
+pub mod site;
+
 /// the login -> a session with one domain controller, shared by its leases
 pub mod directory;
 
@@ -134,7 +137,8 @@ struct Sidecar {
 impl Sidecar {
     fn new(config: &Config, board: Board, metrics: Arc<Metrics>) -> Result<Arc<Self>, Fault> {
         let volume = Volume::open(&config.dir, config.owner, config.mode)?;
-        let locator = Arc::new(Locator::new(&config.dns_servers, config.domain_controllers.clone())?);
+        let locator =
+            Arc::new(Locator::new(&config.dns_servers, config.domain_controllers.clone(), config.site.clone())?);
         let addresses = (!config.dns_servers.is_empty()).then(|| Arc::clone(&locator));
         let aws = Arc::new(Aws::new(config.aws.clone())?);
         Ok(Arc::new(Self {

@@ -208,6 +208,35 @@ impl fmt::Display for Spn {
     }
 }
 
+/// The name of an AD site: one label, since it becomes part of names in DNS (MS-ADTS 6.1.1.2.2.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteName(String);
+
+impl SiteName {
+    /// In the spelling it came in; DNS compares without case.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for SiteName {
+    type Err = NameError;
+
+    fn from_str(value: &str) -> Result<Self, NameError> {
+        if value.contains('.') {
+            return refuse("site", value, "may not hold dots");
+        }
+        dns_name("site", value)?;
+        Ok(Self(value.to_owned()))
+    }
+}
+
+impl fmt::Display for SiteName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// RFC 1123 labels; `_` is allowed because AD allows it in domain names of old (MS-ADTS 3.1.1.1.5).
 fn dns_name(kind: &'static str, value: &str) -> Result<String, NameError> {
     let name = value.strip_suffix('.').unwrap_or(value);

@@ -10,11 +10,12 @@ make_ca() {
       -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign \
       -keyout "$dir/$name.key" -out "$dir/$name.pem"
   done
-  for name in dc1 dc2 aws; do
+  for name in dc1 dc2 rodc aws; do
     [ ! -e "$dir/$name.pem" ] || continue
     case $name in
       dc1) names="DNS:$LAB_DC1,DNS:$LAB_DOMAIN,IP:$LAB_DC1_IP" ;;
       dc2) names="DNS:$LAB_DC2,DNS:$LAB_DOMAIN,IP:$LAB_DC2_IP" ;;
+      rodc) names="DNS:$LAB_RODC,IP:$LAB_RODC_IP" ;;
       aws) names="DNS:localhost,IP:127.0.0.1,IP:$LAB_AWS_IP,DNS:*.amazonaws.com,DNS:*.$LAB_AWS_REGION.amazonaws.com,DNS:*.s3.$LAB_AWS_REGION.amazonaws.com" ;;
     esac
     certify -subj "/CN=$name" -keyout "$dir/$name.key" -out "$dir/$name.csr"
@@ -104,7 +105,7 @@ provision() {
   local dir="$LAB_STATE/dc1"
   [ ! -e "$dir/.provisioned" ] || return 0
   log "making the domain $LAB_DOMAIN"
-  rm -rf "$dir" "$LAB_STATE/dc2" "$LAB_STATE/pg"
+  rm -rf "$dir" "$LAB_STATE"/{dc2,rodc,pg}
   write_smb_conf dc1 "$LAB_DC1_IP"
   in_netns samba-tool domain provision -s "$LAB_SMB_CONF" --realm="$LAB_REALM" --domain="$LAB_NETBIOS" --server-role=dc \
     --dns-backend=SAMBA_INTERNAL --host-name=dc1 --host-ip="$LAB_DC1_IP" --adminpass="$LAB_ADMIN_PW" \
@@ -150,18 +151,26 @@ add_db_record() {
     -s "$LAB_SMB_CONF" >/dev/null
 }
 
-start_dc2() {
-  local dir="$LAB_STATE/dc2" part
+join() { # name ip kind
+  local dir="$LAB_STATE/$1"
   if [ ! -e "$dir/.provisioned" ]; then
-    log "joining dc2"
+    log "joining $1"
     rm -rf "$dir"
-    write_smb_conf dc2 "$LAB_DC2_IP"
-    in_netns samba-tool domain join "$LAB_DOMAIN" DC -s "$dir/etc/smb.conf" --server="$LAB_DC1" --dns-backend=SAMBA_INTERNAL \
-      -U "$LAB_ADMIN%$LAB_ADMIN_PW" >"$dir/log/join.log" 2>&1 || { tail -n 20 "$dir/log/join.log" >&2; die "dc2 cannot join"; }
+    write_smb_conf "$1" "$2"
+    in_netns samba-tool domain join "$LAB_DOMAIN" "$3" -s "$dir/etc/smb.conf" --server="$LAB_DC1" --dns-backend=SAMBA_INTERNAL \
+      -U "$LAB_ADMIN%$LAB_ADMIN_PW" >"$dir/log/join.log" 2>&1 || { tail -n 20 "$dir/log/join.log" >&2; die "$1 cannot join"; }
     touch "$dir/.provisioned"
   fi
-  write_smb_conf dc2 "$LAB_DC2_IP"
-  start_dc dc2 "$LAB_DC2_IP"
+  write_smb_conf "$1" "$2"
+  start_dc "$1" "$2"
+}
+
+# It serves tickets for whom dc1 lets it, and refuses managed passwords. DNS names it for sites only: others do not meet it.
+start_rodc() { join rodc "$LAB_RODC_IP" RODC; }
+
+start_dc2() {
+  local part
+  join dc2 "$LAB_DC2_IP" DC
   # dc2 writes its SPNs and DNS records into its own copy: bring them to dc1 now, not minutes later
   if ! ldbsearch -H "$LAB_SAMDB" '(sAMAccountName=DC2$)' servicePrincipalName 2>/dev/null | grep -q "ldap/$LAB_DC2\$"; then
     for part in "$LAB_BASEDN" "CN=Configuration,$LAB_BASEDN" "DC=DomainDnsZones,$LAB_BASEDN" "DC=ForestDnsZones,$LAB_BASEDN"; do

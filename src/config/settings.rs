@@ -120,7 +120,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         flag: "site",
         takes: "auto|off|NAME",
         default: "auto",
-        help: "The AD site whose domain controllers come first (a name: not in this version)",
+        help: "The AD site whose domain controllers come first; `auto` is the one to which the directory counts this address",
     },
     Setting {
         variable: "GMSA_LOGIN_KEYTAB",

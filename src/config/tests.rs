@@ -41,7 +41,7 @@ fn every_value_that_cannot_be_used_is_told_at_once() {
         ("GMSA_LOG_FORMAT", "xml"),
         ("GMSA_LOGIN_PRINCIPAL", "HOST$"),
         ("GMSA_SERVICE_TICKETS", "HTTP/web MSSQLSvc/db.corp.example.com@OTHER"),
-        ("GMSA_SITE", "Default-First-Site-Name"),
+        ("GMSA_SITE", "Frankfurt.West"),
         ("GMSA_START_TIMEOUT", "0s"),
     ];
     let fault = run(&[], &variables).unwrap_err();
@@ -58,7 +58,7 @@ fn every_value_that_cannot_be_used_is_told_at_once() {
             GMSA_DNS_SERVERS: `dns.example.com` is not `ip` or `ip:port`;
             GMSA_LDAP: `tls` is neither `sasl` nor `ldaps`;
             GMSA_LDAP_CA_FILE: is of use with GMSA_LDAP=ldaps only;
-            GMSA_SITE: `Default-First-Site-Name`: a site's name is not supported by this version;
+            GMSA_SITE: site `Frankfurt.West` may not hold dots;
             GMSA_LOGIN_PRINCIPAL: is of use with GMSA_LOGIN_KEYTAB only;
             GMSA_INIT_TIMEOUT: `soon` is not like `90s` or `2m`;
             GMSA_START_TIMEOUT: `0s` is not between 1ms and 1day

@@ -324,8 +324,17 @@ impl Fake {
 
     /// The same on a given address, which is the only one that its DNS server knows.
     pub fn start_on(address: IpAddr, kdc: impl Fn(usize, &[u8]) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self::start_with(address, |_| vec![(100, lab("LAB_DC1"))], kdc)
+    }
+
+    /// The same with SRV records: for a name the weights and hosts.
+    pub fn start_with(
+        address: IpAddr,
+        services: impl Fn(&str) -> Vec<(u16, &'static str)> + Send + 'static,
+        kdc: impl Fn(usize, &[u8]) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Self {
         let dns = UdpSocket::bind((address, 53)).unwrap();
-        std::thread::spawn(move || answer_names(&dns, address));
+        std::thread::spawn(move || answer_names(&dns, address, &services));
         let listener = TcpListener::bind((address, 88)).unwrap();
         let kdc = Arc::new(kdc);
         std::thread::spawn(move || {
@@ -374,31 +383,37 @@ pub fn dc1() -> Ipv4Addr {
     lab("LAB_DC1_IP").parse().unwrap()
 }
 
-/// Answers every question for an A or AAAA record, whichever `address` is, with it, one for an SRV record with the lab's
-/// first DC, and every other with nothing (RFC 1035 section 4, RFC 2782).
-fn answer_names(dns: &UdpSocket, address: IpAddr) {
+/// Answers every question for an A or AAAA record, whichever `address` is, with it, one for an SRV record with what
+/// `services` says, and every other with nothing (RFC 1035 section 4, RFC 2782).
+fn answer_names(dns: &UdpSocket, address: IpAddr, services: &dyn Fn(&str) -> Vec<(u16, &'static str)>) {
     let (kind, octets) = match address {
         IpAddr::V4(address) => (1, address.octets().to_vec()),
         IpAddr::V6(address) => (28, address.octets().to_vec()),
     };
-    let mut target = vec![0, 0, 0, 100, 1, 0x85];
-    for label in lab("LAB_DC1").split('.').chain([""]) {
-        target.push(u8::try_from(label.len()).unwrap());
-        target.extend(label.as_bytes());
-    }
+    let labels = |name: &str| -> Vec<u8> {
+        let label = |label: &str| [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat();
+        name.split('.').chain([""]).flat_map(label).collect()
+    };
+    let target =
+        |(weight, host): (u16, &str)| [&[0, 0], weight.to_be_bytes().as_slice(), &[1, 0x85], &labels(host)].concat();
     let mut question = [0; 512];
     while let Ok((length, from)) = dns.recv_from(&mut question) {
-        let name = 12 + question[12..length].iter().position(|octet| *octet == 0).unwrap() + 1;
-        let data = match question[name + 1] {
-            asked if asked == kind => Some(&octets),
-            33 => Some(&target),
-            _ => None,
+        let end = 12 + question[12..length].iter().position(|octet| *octet == 0).unwrap();
+        let mut name = question[13..end].to_vec();
+        let mut dot = usize::from(question[12]);
+        while dot < name.len() {
+            dot += 1 + usize::from(std::mem::replace(&mut name[dot], b'.'));
+        }
+        let data: Vec<Vec<u8>> = match question[end + 2] {
+            asked if asked == kind => vec![octets.clone()],
+            33 => services(std::str::from_utf8(&name).unwrap()).into_iter().map(target).collect(),
+            _ => Vec::new(),
         };
         let mut answer = question[..2].to_vec();
-        answer.extend([0x81, 0x80, 0, 1, 0, u8::from(data.is_some()), 0, 0, 0, 0]);
-        answer.extend(&question[12..name + 4]);
-        if let Some(data) = data {
-            answer.extend([0xc0, 12, 0, question[name + 1], 0, 1, 0, 0, 0, 60, 0, u8::try_from(data.len()).unwrap()]);
+        answer.extend([0x81, 0x80, 0, 1, 0, u8::try_from(data.len()).unwrap(), 0, 0, 0, 0]);
+        answer.extend(&question[12..end + 5]);
+        for data in data {
+            answer.extend([0xc0, 12, 0, question[end + 2], 0, 1, 0, 0, 0, 60, 0, u8::try_from(data.len()).unwrap()]);
             answer.extend(data);
         }
         dns.send_to(&answer, from).unwrap();

@@ -1,6 +1,6 @@
 //! The whole binary against the lab: a real AD domain, S3, Secrets Manager and ECS over HTTP, real Kerberos clients.
 //!
-//! `scripts/test` starts the lab and runs these inside its network namespace; by hand: `lab/up`, then
+//! `scripts/test` starts the lab and runs these inside its network namespace; by hand: `lab/up --rodc`, then
 //! `lab/run cargo nextest run --test lab`.
 
 #![allow(
@@ -50,6 +50,9 @@ mod round_trips;
 
 /// service tickets, keytabs, other logins, other domains
 mod tickets;
+
+/// AD sites: the domain controllers that are near come first
+mod sites;
 
 /// every place a CredSpec may come from
 mod sources;

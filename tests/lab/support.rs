@@ -21,7 +21,10 @@ pub fn lab(name: &str) -> &'static str {
         let pairs = lines.lines().filter_map(|line| line.split_once('='));
         let names: BTreeMap<String, String> = pairs.map(|(name, value)| (name.into(), value.into())).collect();
         let agent = (names["LAB_ECS_IP"].as_str(), 80);
-        assert!(TcpStream::connect(agent).is_ok(), "not in the lab: start it with lab/up and run the tests by lab/run");
+        assert!(
+            TcpStream::connect(agent).is_ok(),
+            "not in the lab: start it with lab/up --rodc and run the tests by lab/run"
+        );
         names
     });
     NAMES.get(name).unwrap_or_else(|| panic!("lab/env.sh has no {name}"))
