@@ -111,6 +111,12 @@ impl HostKeytab {
         self.login(&file).map_err(|why| unusable().because(why))
     }
 
+    /// For the fuzzer: what a file tells of the login in it, or why it is none.
+    #[cfg(fuzzing)]
+    pub fn decode(&self, file: &[u8]) -> Result<String, String> {
+        self.login(file).map(|login| format!("{} {}", login.principal.to_string().escape_debug(), login.told))
+    }
+
     /// The newest keys of the principal. AD compares its names without case.
     fn login(&self, file: &[u8]) -> Result<Login, String> {
         let entries = keytab::decode(file)?;
