@@ -217,6 +217,11 @@ impl Locator {
         log::fault(if known { Level::DEBUG } else { Level::WARN }, "dc.failed", fault);
     }
 
+    /// Prefers others no longer.
+    fn forgive(&self, host: &Host, service: Service) {
+        self.memory().troubled.remove(&(host.clone(), service));
+    }
+
     /// Prefers others for a while.
     fn avoid(&self, host: &Host, service: Service) {
         self.memory().troubled.insert((host.clone(), service), Instant::now());
@@ -412,8 +417,10 @@ impl Kdc {
         self.hosts.len()
     }
 
-    /// Goes on with the KDC on this host, if it is one of them.
+    /// Goes on with the KDC on this host, if it is one of them; also if it was in trouble: its other service has just
+    /// served.
     pub fn go_to(&mut self, host: &Host) {
+        self.locator.forgive(host, Service::Kdc);
         if let Some(at) = self.hosts.iter().position(|known| known == host) {
             self.connection = None;
             self.hosts[..=at].rotate_right(1);

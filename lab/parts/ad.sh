@@ -181,6 +181,25 @@ start_dc2() {
       done
     done
   fi
+  wait_for 'the address of dc2 in DNS' 60 make_dc2_known
+}
+
+# Either DNS server has the address of dc2: each of them must do when the other one is gone.
+dc2_is_known() {
+  local server
+  for server in "$LAB_DC1_IP" "$LAB_DC2_IP"; do
+    [ "$(in_netns dig +short +time=1 +tries=1 "@$server" "$LAB_DC2" A)" = "$LAB_DC2_IP" ] || return 1
+  done
+}
+
+# dc2 registers itself some seconds after its start, in its own copy; a DC that is stopped by then leaves none behind.
+make_dc2_known() {
+  if dc2_is_known; then return; fi
+  in_netns samba-tool dns add "$LAB_DC1_IP" "$LAB_DOMAIN" dc2 A "$LAB_DC2_IP" -U "$LAB_ADMIN%$LAB_ADMIN_PW" \
+    -s "$LAB_SMB_CONF" >/dev/null 2>&1 || true # it may come to be there meanwhile
+  in_netns samba-tool drs replicate "$LAB_DC2" "$LAB_DC1" "DC=DomainDnsZones,$LAB_BASEDN" \
+    -U "$LAB_ADMIN%$LAB_ADMIN_PW" -s "$LAB_SMB_CONF" >/dev/null 2>&1 || true
+  dc2_is_known
 }
 
 stop_dc() { # name
