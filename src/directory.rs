@@ -518,8 +518,16 @@ impl Session {
                 // Whoever was reading for us was cancelled.
                 Err(TryRecvError::Closed) => answered = self.want(account),
             }
-            let (accounts, answers) = self.next_wanted();
-            let read = Gmsa::read(&mut ldap, domain, &accounts, &self.login).await;
+            let (accounts, mut answers) = self.next_wanted(TOGETHER);
+            let mut read = Gmsa::read(&mut ldap, domain, &accounts, &self.login).await;
+            let lost =
+                read.iter().find_map(|read| read.as_ref().err().filter(|fault| fault.code == Code::GmsaConnectionLost));
+            if let Some(fault) = lost.cloned() {
+                // Nobody shall wait for the same deadline again.
+                let (_, waiting) = self.next_wanted(usize::MAX);
+                read.extend(waiting.iter().map(|_| Err(fault.clone())));
+                answers.extend(waiting);
+            }
             for (answer, read) in answers.into_iter().zip(read) {
                 // Who no longer waits needs none.
                 let _ = answer.send(read);
@@ -536,9 +544,9 @@ impl Session {
         answered
     }
 
-    fn next_wanted(&self) -> (Vec<Account>, Vec<Answer>) {
+    fn next_wanted(&self, most: usize) -> (Vec<Account>, Vec<Answer>) {
         let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = wanted.len().min(TOGETHER);
+        let count = wanted.len().min(most);
         wanted.drain(..count).unzip()
     }
 

@@ -173,26 +173,12 @@ impl Refusal {
 
     /// As a fault of the gMSA's own exchange.
     pub fn of_gmsa(&self, gmsa: &Principal) -> Fault {
-        let codes = ClientCodes {
-            unknown: Code::TicketGmsaUnknown,
-            revoked: Code::TicketGmsaRevoked,
-            restricted: Code::TicketGmsaRevoked,
-            password_expired: Code::TicketGmsaRefused,
-            wrong_password: Code::TicketGmsaRefused,
-        };
-        self.fault(&format!("the gMSA `{gmsa}`"), &codes)
+        self.fault(&format!("the gMSA `{gmsa}`"), &OF_GMSA)
     }
 
     /// As a fault of a TGS exchange for a service, asked as the gMSA.
     pub fn of_service(&self, spn: &Spn, gmsa: &Principal) -> Fault {
-        let codes = ClientCodes {
-            unknown: Code::TicketGmsaUnknown,
-            revoked: Code::TicketGmsaRevoked,
-            restricted: Code::TicketGmsaRevoked,
-            password_expired: Code::TicketGmsaRefused,
-            wrong_password: Code::TicketGmsaRefused,
-        };
-        let fault = self.fault(&format!("the gMSA `{gmsa}` for the service `{spn}`"), &codes);
+        let fault = self.fault(&format!("the gMSA `{gmsa}` for the service `{spn}`"), &OF_GMSA);
         match (fault.code, &fault.why) {
             (Code::TicketServiceUnknown, Some(why)) => {
                 let hint = spn.hint().map_or_else(String::new, |hint| format!("; {hint}"));
@@ -250,6 +236,14 @@ struct ClientCodes {
     password_expired: Code,
     wrong_password: Code,
 }
+
+const OF_GMSA: ClientCodes = ClientCodes {
+    unknown: Code::TicketGmsaUnknown,
+    revoked: Code::TicketGmsaRevoked,
+    restricted: Code::TicketGmsaRevoked,
+    password_expired: Code::TicketGmsaRefused,
+    wrong_password: Code::TicketGmsaRefused,
+};
 
 /// `account$@REALM`, with the account in the directory's own spelling: the KDC keeps the case that was asked for.
 pub fn gmsa_principal(sam_account_name: &str, domain: &Domain) -> Principal {

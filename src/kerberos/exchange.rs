@@ -7,9 +7,9 @@ use der::{Decode, Encode};
 use krb5::{Key, Principal};
 
 use super::messages::{
-    AS_REP, AS_REQ, Checksum, EncKdcRepPart, EncryptedData, EtypeInfo2Entry, KRB_ERROR, KdcRep, KdcReq, KdcReqBody,
-    KerberosString, KrbError, PA_ENC_TIMESTAMP, PA_ETYPE_INFO2, PA_REQ_ENC_PA_REP, PaData, PaEncTsEnc, PrincipalName,
-    Reply, flags, time,
+    AS_REP, AS_REQ, Checksum, EncKdcRepPart, EncryptedData, EtypeInfo2Entry, FORWARDABLE, KRB_ERROR, KdcRep, KdcReq,
+    KdcReqBody, KerberosString, KrbError, PA_ENC_TIMESTAMP, PA_ETYPE_INFO2, PA_REQ_ENC_PA_REP, PaData, PaEncTsEnc,
+    PrincipalName, RENEWABLE, Reply, flags, time,
 };
 use super::{ClientKey, ENCTYPES, Password, Ticket};
 use crate::clock;
@@ -444,10 +444,6 @@ const MAX_ROUNDS: u32 = 1 << 16;
 const USAGE_PA_ENC_TIMESTAMP: u32 = 1;
 const USAGE_AS_REP: u32 = 3;
 const USAGE_AS_REQ: u32 = 56;
-
-/// KDCOptions, bit 0 the most significant (RFC 4120 section 5.4.1).
-const FORWARDABLE: u32 = 1 << 30;
-const RENEWABLE: u32 = 1 << 23;
 
 /// TicketFlags enc-pa-rep, bit 15 (RFC 6806 section 11).
 const ENC_PA_REP: u32 = 1 << 16;

@@ -24,6 +24,10 @@ const ENC_TGS_REP_PART: u8 = 26;
 const AUTHENTICATOR: u8 = 2;
 const ENC_AP_REP_PART: u8 = 27;
 
+/// KDCOptions and TicketFlags, bit 0 the most significant (RFC 4120 sections 5.3 and 5.4.1).
+pub(crate) const FORWARDABLE: u32 = 1 << 30;
+pub(crate) const RENEWABLE: u32 = 1 << 23;
+
 /// Pre-authentication data types (RFC 4120 section 7.5.2, RFC 6806 section 11).
 pub(crate) const PA_TGS_REQ: i32 = 1;
 pub(crate) const PA_ENC_TIMESTAMP: i32 = 2;

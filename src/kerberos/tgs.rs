@@ -8,8 +8,8 @@ use krb5::Principal;
 
 use super::exchange::{ExchangeError, KdcError};
 use super::messages::{
-    Authenticator, Checksum, EncKdcRepPart, KRB_ERROR, KdcRep, KdcReq, KdcReqBody, KerberosString, PA_TGS_REQ, PaData,
-    PrincipalName, Reply, TGS_REP, TGS_REQ, time,
+    Authenticator, Checksum, EncKdcRepPart, FORWARDABLE, KRB_ERROR, KdcRep, KdcReq, KdcReqBody, KerberosString,
+    PA_TGS_REQ, PaData, PrincipalName, RENEWABLE, Reply, TGS_REP, TGS_REQ, time,
 };
 use super::{ENCTYPES, Ticket, ap};
 use crate::clock;
@@ -135,7 +135,5 @@ const USAGE_TGS_REQ_CHECKSUM: u32 = 6;
 const USAGE_TGS_REQ_AUTHENTICATOR: u32 = 7;
 const USAGE_TGS_REP: u32 = 8;
 
-/// KDCOptions and TicketFlags, bit 0 the most significant (RFC 4120 sections 5.3 and 5.4.1, RFC 6806 section 3).
-const FORWARDABLE: u32 = 1 << 30;
-const RENEWABLE: u32 = 1 << 23;
+/// A KDCOption too (RFC 6806 section 3).
 const CANONICALIZE: u32 = 1 << 16;

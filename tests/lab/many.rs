@@ -83,6 +83,37 @@ fn one_gmsa_and_ten_take_one_login_one_connection_and_hardly_more_searches() {
     }
 }
 
+/// A DC that takes the bind and then says nothing: the first search finds out for all who wait, and they go on over one
+/// new connection.
+#[test]
+fn a_connection_that_hangs_is_waited_for_once() {
+    let names = accounts(30);
+    let asked: Arc<Asked> = Arc::default();
+    let of_ldap = Arc::clone(&asked);
+    let fake = Fake::start(|_, request| relayed(request)).with_ldap_server(move |mut stream| {
+        let hangs = of_ldap.connections.fetch_add(1, Ordering::Relaxed) == 0;
+        let mut dc = TcpStream::connect((dc1(), 389)).unwrap();
+        let (mut answers, mut client) = (dc.try_clone().unwrap(), stream.try_clone().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut answers, &mut client));
+        let of_ldap = Arc::clone(&of_ldap);
+        std::thread::spawn(move || {
+            let mut message = [0; 65_536];
+            for number in 1.. {
+                let Some(length) = stream.read(&mut message).ok().filter(|length| *length > 0) else { break };
+                if hangs && number > 1 {
+                    count(&of_ldap.ldap);
+                } else {
+                    dc.write_all(&message[..length]).unwrap();
+                }
+            }
+        });
+    });
+    let sidecar = fake.sidecar().with("GMSA_CREDENTIAL_SPECS", &spec_of(&names));
+    sidecar.init().ok();
+    assert_eq!(asked.ldap.load(Ordering::Relaxed), 1, "searches on the connection that hangs");
+    assert_eq!(asked.connections.load(Ordering::Relaxed), 2);
+}
+
 #[test]
 fn a_domain_whose_dc_hangs_delays_nobody_elses_ticket() {
     let secret = json!({"username": "svc", "password": "Hang-Passw0rd", "domainName": "hang.example"});
