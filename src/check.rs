@@ -404,7 +404,7 @@ impl Walk<'_> {
             let kdc = Mutex::new(controller.kdc());
             let ticket = directory::prove(login, host, domain, &kdc, &controller.locator).await?;
             let trust = if login.domain == *domain { "" } else { ", by the trust between the domains" };
-            Ok(((kdc.into_inner(), ticket), format!("`{host}` gave a ticket for ldap/{host}{trust}")))
+            Ok(((kdc.into_inner(), ticket), format!("`{host}` gave a ticket for ldap/{host}/{domain}{trust}")))
         };
         let Some((kdc, ticket)) = self.step("login", &principal, log_in).await else {
             const WHY: &str = "the login was not accepted";

@@ -436,7 +436,7 @@ impl FromStr for DomainControllers {
 
 fn controller(name: &str) -> Result<Host, String> {
     if name.parse::<IpAddr>().is_ok() {
-        // The name is part of the service principal, ldap/HOST.
+        // The name is part of the service principal, ldap/HOST/DOMAIN.
         return Err(format!("{} is an address, but Kerberos needs the domain controller's name", quoted(name)));
     }
     name.parse::<Host>().map_err(|e| e.to_string())

@@ -377,7 +377,7 @@ impl Directory {
         Ok(Session::new(host.clone(), login, ldap))
     }
 
-    /// The login's ticket for `ldap/<host>`. While a rotation of the secret is under way AD may have the pending
+    /// The login's ticket for `ldap/<host>/<domain>`. While a rotation of the secret is under way AD may have the pending
     /// password already, so that one is tried once where the current one is refused.
     async fn login_ticket(&self, login: &Login, host: &Host, kdc: &Mutex<Kdc>) -> Result<LdapTicket, Fault> {
         let guard = self.guards.of(&login.principal.to_string());

@@ -281,7 +281,7 @@ registry! {
     TicketGmsaRevoked "ticket-gmsa-revoked" Denied Directory
         "enable the gMSA (Set-ADServiceAccount NAME -Enabled $true)"
     TicketServiceUnknown "ticket-service-unknown" Data Directory
-        "give the SPN to the account that the service runs as (setspn -S SPN ACCOUNT), and to that one only (setspn -Q SPN, setspn -X); for ldap/HOST check the domain controller's name"
+        "give the SPN to the account that the service runs as (setspn -S SPN ACCOUNT), and to that one only (setspn -Q SPN, setspn -X); for ldap/HOST/DOMAIN check the domain controller's name"
     TicketTrust "ticket-trust" Config Directory
         "let the gMSA's domain trust the login's (Get-ADTrust), correct domainName in the secret, or use a login of the gMSA's own domain"
     TicketClockSkew "ticket-clock-skew" Unavailable Platform
@@ -304,7 +304,7 @@ registry! {
     GmsaTlsFailed "gmsa-tls-failed" Unavailable Directory
         "see that the domain controller has a certificate for server authentication: without one it hangs up on port 636; or use GMSA_LDAP=sasl, which needs none"
     GmsaBindRefused "gmsa-bind-refused" Denied Directory
-        "check that the login may log on to the directory and that the domain controller's own SPN ldap/HOST is registered (setspn -Q)"
+        "check that the login may log on to the directory and that the domain controller's own SPN ldap/HOST/DOMAIN is registered (setspn -Q)"
     GmsaNotFound "gmsa-not-found" Data Directory
         "check the account name in the CredSpec (Get-ADServiceAccount NAME) and that the login may see it"
     GmsaReadDenied "gmsa-read-denied" Denied Directory

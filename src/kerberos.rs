@@ -255,9 +255,13 @@ pub fn login_principal(name: &str, domain: &Domain) -> Principal {
     Principal::new(krb5::client::NT_PRINCIPAL, [name], domain.realm())
 }
 
-/// `ldap/dc1.example.com@EXAMPLE.COM`, the DC's own SPN (MS-ADTS 2.2.21 by way of MS-DRSR).
+/// `ldap/dc1.example.com/example.com@EXAMPLE.COM`, the name that only a DC of the domain has (MS-DRSR 2.2.4.2).
+///
+/// Any computer account may carry `ldap/HOST` of its own host. The validated write of servicePrincipalName lets only a
+/// DC's own object carry this one (MS-ADTS 3.1.1.5.3.1.1.4), so its ticket proves a DC and not just an account. There
+/// is no fall-back to the name of two parts.
 pub fn ldap_service(host: &Host, domain: &Domain) -> Principal {
-    Principal::new(krb5::client::NT_SRV_INST, ["ldap", host.as_str()], domain.realm())
+    Principal::new(krb5::client::NT_SRV_INST, ["ldap", host.as_str(), domain.as_str()], domain.realm())
 }
 
 /// `HTTP/web.example.com@REALM`, as asked for in one realm.

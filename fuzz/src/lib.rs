@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 use gmsa_sidecar::kerberos::{AsExchange, ClientKey, LdapTicket, Password, Principal, Proof, Sealer, Step, Ticket};
-use gmsa_sidecar::kerberos::{ldap_service, login_principal};
+use gmsa_sidecar::kerberos::login_principal;
 use gmsa_sidecar::ldap::Sealed;
 use gmsa_sidecar::name::{Account, Domain};
 use krb5::token::{ContextKey, PerMessageTokens, Role};
@@ -57,10 +57,11 @@ pub fn password() -> Password {
     Password::new(Zeroizing::new(PASSWORD.to_owned()))
 }
 
-/// The exchange's two ends.
+/// The exchange's two ends. The service has the name of two parts that the recorded answers were asked for with.
 pub fn principals() -> (Principal, Principal) {
-    let dc = "dc1.example.com".parse().expect("a host");
-    (login_principal(LOGIN, &domain()), ldap_service(&dc, &domain()))
+    const NT_SRV_INST: i32 = 2;
+    let service = Principal::new(NT_SRV_INST, ["ldap", "dc1.example.com"], domain().realm());
+    (login_principal(LOGIN, &domain()), service)
 }
 
 /// A fixed exchange that has sent its first request.

@@ -248,7 +248,7 @@ pages! {
         show: "Get-ADServiceAccount WebApp01 -Properties Enabled, AccountExpirationDate, msDS-AssignedAuthNPolicy"
     }
     TicketServiceUnknown {
-        cause: "For a service of `GMSA_SERVICE_TICKETS`: no account has the SPN, or more than one has it (AD then answers as if none had), or it is not the name that clients use: SQL Server's has the port, `MSSQLSvc/HOST:1433`. For `ldap/HOST`: the domain controller is addressed by a name that is not its own, an alias or a load balancer in `GMSA_DOMAIN_CONTROLLERS`.",
+        cause: "For a service of `GMSA_SERVICE_TICKETS`: no account has the SPN, or more than one has it (AD then answers as if none had), or it is not the name that clients use: SQL Server's has the port, `MSSQLSvc/HOST:1433`. For `ldap/HOST/DOMAIN`: the domain controller is addressed by a name that is not its own, an alias or a load balancer in `GMSA_DOMAIN_CONTROLLERS`.",
         cure: "`setspn -S SPN ACCOUNT` gives it to the account that the service runs as, and refuses a second one; `setspn -D SPN ACCOUNT` takes it from a wrong one. For a domain controller use the name in the SRV record: Kerberos has no ticket for an alias. `gmsa-sidecar check` tells who has the name.",
         show: "setspn -Q MSSQLSvc/db.corp.example.com:1433; setspn -X"
     }
@@ -305,7 +305,7 @@ pages! {
     GmsaBindRefused {
         cause: "LDAP does not accept the login's ticket: the domain controller's own SPN stands on another account, its clock is wrong, or a policy forbids the logon. On port 636 `80090346` means that the domain controller shows another certificate than the sidecar sees: something in between opens the TLS connection, and channel binding has kept the ticket from it.",
         cure: "*why* has the sub-code in words. `setspn -X` finds SPNs that stand twice.",
-        show: "setspn -Q ldap/dc1.corp.example.com; setspn -X"
+        show: "setspn -Q ldap/dc1.corp.example.com/corp.example.com; setspn -X"
     }
     GmsaNotFound {
         cause: "The domain has no gMSA of that name, or the login may not see it.",

@@ -209,7 +209,7 @@ fn an_honest_kdc_gives_a_ticket() {
         panic!("no ticket");
     };
     assert_eq!(ticket.credentials.client, client());
-    assert_eq!(ticket.credentials.server.to_string(), "ldap/dc1.example.com@EXAMPLE.COM");
+    assert_eq!(ticket.credentials.server.to_string(), "ldap/dc1.example.com/example.com@EXAMPLE.COM");
     assert_eq!(ticket.credentials.endtime, 1_790_036_000);
 }
 

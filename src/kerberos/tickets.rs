@@ -150,7 +150,7 @@ impl ServiceTicket {
     }
 }
 
-/// The login's ticket for `ldap/<dc>`.
+/// The login's ticket for `ldap/<dc>/<domain>`.
 pub struct LdapTicket(Ticket);
 
 impl LdapTicket {

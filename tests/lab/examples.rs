@@ -149,7 +149,7 @@ fn directories_that_answer_nonsense() {
             "-s",
             lab("LAB_SMB_CONF"),
         ])
-        .arg(format!("--principal=ldap/{}", lab("LAB_DC1")))
+        .arg(format!("--principal=ldap/{}/{}", lab("LAB_DC1"), lab("LAB_DOMAIN")))
         .output()
         .unwrap();
     assert!(export.status.success(), "{export:?}");

@@ -2,7 +2,7 @@ use std::process::{Command, Stdio};
 
 use crate::support::{Sidecar, lab};
 
-/// The goal is at most six: connects side by side, AS-REQ for the salt, AS-REQ of the login for `ldap/<dc>`, bind,
+/// The goal is at most six: connects side by side, AS-REQ for the salt, AS-REQ of the login for `ldap/<dc>/<domain>`, bind,
 /// search, AS-REQ of the gMSA on the kept connection. DNS and AWS are not counted.
 ///
 /// A sequential round trip is a turn: the client speaks after the server has.

@@ -20,7 +20,8 @@ fn two_sites(last: u8) -> Sidecar {
     };
     tool(&["sites", "create", SITE]);
     tool(&["sites", "subnet", "create", "127.0.0.0/8", SITE]);
-    tool(&["spn", "add", &format!("ldap/{NEAR}"), "DC1$"]);
+    // The name that the login's ticket is for: that of a DC of this domain, in three parts and no other form.
+    tool(&["spn", "add", &format!("ldap/{NEAR}/{}", lab("LAB_DOMAIN")), "DC1$"]);
     let [_, _, high, low] = std::process::id().to_be_bytes();
     let services = |name: &str| match name.to_ascii_lowercase().as_str() {
         "_ldap._tcp.dc._msdcs.example.com" => vec![(65535, FAR), (0, NEAR)],
