@@ -43,7 +43,7 @@ use tracing::{Level, Metadata};
 use crate::arn::{Arn, dns_suffix, is_region};
 use crate::clock;
 use crate::fault::{Code, Fault};
-use crate::tls::trust_anchors;
+use crate::trust::trust_anchors;
 
 /// What the environment says about AWS. Credentials are not here: the SDK's own chain finds them (environment, web
 /// identity, profile files, the container's endpoint by relative or full URI, the instance's role).
@@ -828,12 +828,6 @@ fn credentials_error(error: &ConnectorError) -> Option<Failure> {
 /// An error with its sources, outermost first. Never for one that holds an answer.
 fn chain(error: &(dyn Error + 'static)) -> String {
     Fault::new(Code::InternalBug, "").caused_by(error).why.unwrap_or_default()
-}
-
-/// Why a text is not JSON, by place and category only: the parser's own words may quote the text.
-pub(crate) fn json_reason(error: &serde_json::Error) -> String {
-    let category = if error.is_eof() { "it ends too early" } else { "it is not JSON" };
-    format!("{category} (line {}, column {})", error.line(), error.column())
 }
 
 #[cfg(test)]

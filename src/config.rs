@@ -18,13 +18,14 @@ use hyper::Uri;
 
 use crate::aws::AwsSettings;
 use crate::credspec::{Reference, ReferenceError, parse_references};
+use crate::directory::dc::{DomainControllers, Site};
+use crate::directory::ldap::Transport;
+use crate::directory::tls::Tls;
 use crate::fault::{Code, Fault};
-use crate::ldap::Transport;
 use crate::log;
 use crate::login::HostKeytab;
-use crate::name::{Account, Domain, Host, NameError, Spn};
-use crate::site::Site;
-use crate::tls::Tls;
+use crate::name::{Account, NameError, Spn};
+use crate::text::{items, quoted};
 use crate::volume::{Mode, Owner};
 
 /// What the process was started to do.
@@ -105,13 +106,6 @@ pub struct Config {
     pub init_timeout: Duration,
     /// How long `run` may take to be ready for the first time.
     pub start_timeout: Option<Duration>,
-}
-
-/// The domain controllers somebody named, in order of preference.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DomainControllers {
-    any: Vec<Host>,
-    by_domain: BTreeMap<Domain, Vec<Host>>,
 }
 
 /// The services whose tickets are kept beside the TGT: for every gMSA, or for one.
@@ -400,48 +394,6 @@ const SPECS: &str = "GMSA_CREDENTIAL_SPECS";
 /// Set by the ECS agent in every container of a task.
 const METADATA: &str = "ECS_CONTAINER_METADATA_URI_V4";
 
-impl DomainControllers {
-    /// The hosts named for a domain, in order of preference; none if DNS shall say.
-    pub fn of(&self, domain: &Domain) -> &[Host] {
-        self.by_domain.get(domain).unwrap_or(&self.any)
-    }
-}
-
-impl FromStr for DomainControllers {
-    type Err = String;
-
-    /// `host, host` for every domain, `domain=host host` for one; several separated by `;`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut controllers = Self::default();
-        for group in text.split(';').map(str::trim).filter(|group| !group.is_empty()) {
-            let (domain, list) = match group.split_once('=') {
-                Some((domain, list)) => (Some(domain.trim().parse::<Domain>().map_err(|e| e.to_string())?), list),
-                None => (None, group),
-            };
-            let hosts = items(list).map(controller).collect::<Result<Vec<_>, _>>()?;
-            if hosts.is_empty() {
-                return Err(format!("{} names no host", quoted(group)));
-            }
-            let before = match domain {
-                Some(domain) => controllers.by_domain.insert(domain, hosts),
-                None => Some(std::mem::replace(&mut controllers.any, hosts)),
-            };
-            if before.is_some_and(|hosts| !hosts.is_empty()) {
-                return Err(format!("{} comes after other hosts for the same domain", quoted(group)));
-            }
-        }
-        Ok(controllers)
-    }
-}
-
-fn controller(name: &str) -> Result<Host, String> {
-    if name.parse::<IpAddr>().is_ok() {
-        // The name is part of the service principal, ldap/HOST/DOMAIN.
-        return Err(format!("{} is an address, but Kerberos needs the domain controller's name", quoted(name)));
-    }
-    name.parse::<Host>().map_err(|e| e.to_string())
-}
-
 impl ServiceTickets {
     /// The services for a gMSA.
     pub fn of(&self, account: &Account) -> Vec<Spn> {
@@ -494,11 +446,6 @@ fn dns_server(text: &str) -> Result<SocketAddr, String> {
     text.parse().or_else(|_| standard_port()).map_err(|_| format!("{} is not `ip` or `ip:port`", quoted(text)))
 }
 
-/// The members of a list separated by white space or commas.
-fn items(text: &str) -> impl Iterator<Item = &str> {
-    text.split(|c: char| c.is_whitespace() || c == ',').filter(|item| !item.is_empty())
-}
-
 fn cred_specs(text: &str) -> Result<Vec<Reference>, String> {
     let told = |errors: Vec<ReferenceError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     parse_references(text).map_err(told)
@@ -531,13 +478,6 @@ fn duration(text: &str) -> Result<Duration, String> {
         humantime::parse_duration(text).map_err(|_| format!("{} is not like `90s` or `2m`", quoted(text)))?;
     let sane = Duration::from_millis(1)..=Duration::from_secs(24 * 60 * 60);
     if sane.contains(&duration) { Ok(duration) } else { Err(format!("{} is not between 1ms and 1day", quoted(text))) }
-}
-
-/// A value for a message: escaped, and cut after 80 characters.
-fn quoted(value: &str) -> String {
-    let start: String = value.chars().take(80).collect();
-    let cut = if start.len() < value.len() { ".." } else { "" };
-    format!("`{}{cut}`", start.escape_debug())
 }
 
 /// The `GMSA_` variables in the environment that this version does not know.

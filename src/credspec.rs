@@ -12,10 +12,11 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::arn::Arn;
-use crate::aws::{Aws, Codes, Failure, Place, Service, json_reason};
+use crate::aws::{Aws, Codes, Failure, Place, Service};
 use crate::fault::{Code, Fault};
 use crate::name::{Account, Domain};
 use crate::secret::SecretArn;
+use crate::text::json_reason;
 
 /// A CredSpec, read and sound.
 #[derive(Debug, Clone, PartialEq, Eq)]

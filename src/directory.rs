@@ -3,6 +3,27 @@
 //! Leases that renew at the same time use one connection to a KDC and one `Session`: one login ticket, one LDAP
 //! connection. The last one to finish closes them, so nothing is kept open for the hours between renewals.
 
+/// DNS -> domain controllers, and the connections to them
+pub mod dc;
+
+/// subnets -> which of them are near
+pub mod site;
+
+/// the answer to an LDAP ping
+pub mod netlogon;
+
+/// the sealed LDAP connection
+pub mod ldap;
+
+/// TLS to a domain controller
+pub mod tls;
+
+/// sealed LDAP -> the managed password
+pub mod gmsa;
+
+/// security identifiers, and who may read a managed password
+pub mod sid;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -11,18 +32,17 @@ use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::timeout;
 
+use self::gmsa::{Gmsa, ManagedPassword, Names};
 use crate::clock;
 use crate::credspec::LoginSource;
-use crate::dc::{Kdc, Locator, Service};
+use crate::directory::dc::{Kdc, Locator, Service};
+use crate::directory::ldap::{Connection, Plain, Sealed, Transport};
 use crate::fault::{Code, Fault};
-use crate::gmsa::{self, Gmsa, ManagedPassword, Names};
 use crate::kerberos::{
     self, ClientKey, GmsaTgt, Granted, LdapTicket, Password, Principal, Proof, Refusal, ServiceTicket, Ticket,
 };
-use crate::ldap::{Connection, Plain, Sealed, Transport};
 use crate::login::{Guards, Login, Logins};
 use crate::name::{Account, Domain, Host, Spn};
-use crate::site;
 use crate::volume::KeytabImage;
 
 /// A domain as one login sees it.

@@ -34,7 +34,7 @@ use zeroize::Zeroizing;
 
 use self::messages::Reply;
 use crate::clock;
-use crate::dc::Kdc;
+use crate::directory::dc::Kdc;
 use crate::fault::{Code, Fault};
 use crate::name::{Account, Domain, Host, Spn};
 use crate::volume::KeytabImage;

@@ -1,24 +1,40 @@
 //! The lease: this task's duty to keep one gMSA's ticket fresh at one path.
 
-use std::collections::VecDeque;
-use std::path::PathBuf;
+/// how leases stand, for those who look
+pub mod status;
+
+/// tickets -> what is written, and when
+pub mod publisher;
+
+/// one CredSpec, read again and again
+pub mod source;
+
+/// when to act again
+pub mod schedule;
+
+/// a request to renew everything now
+pub mod refresh;
+
+/// what is counted
+pub mod metrics;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::Level;
 
+use self::status::{Attempt, Board, Held, Identity, LeaseId, LeaseState, ServiceHeld};
 use crate::clock;
 use crate::directory::{Directories, KeptKey, Wanted};
 use crate::fault::{Code, Fault};
 use crate::kerberos::ServiceTicket;
+use crate::lease::metrics::Metrics;
+use crate::lease::publisher::Outlet;
+use crate::lease::schedule::{Patience, renewal};
+use crate::lease::source::Source;
 use crate::log;
-use crate::metrics::Metrics;
-use crate::name::{Account, Domain, Host, Spn};
-use crate::outlet::Outlet;
-use crate::schedule::{Patience, renewal};
-use crate::source::Source;
+use crate::name::{Host, Spn};
 
 /// One lease: whose ticket, from where, to where.
 pub struct Lease {
@@ -241,254 +257,3 @@ const SOURCE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// For one attempt, all steps and domain controllers included.
 const DEADLINE: Duration = Duration::from_secs(60);
-
-/// Where the state of all leases is published.
-#[derive(Clone, Default)]
-pub struct Board(watch::Sender<Status>);
-
-impl Board {
-    /// For those who read it.
-    pub fn watch(&self) -> watch::Receiver<Status> {
-        self.0.subscribe()
-    }
-
-    /// The CredSpecs could not be found.
-    pub fn not_discovered(&self, fault: &Fault) {
-        self.0.send_modify(|status| {
-            let known = status.discovery.as_ref().is_some_and(|known| known.is_like(fault));
-            log::fault(if known { Level::DEBUG } else { Level::ERROR }, "task.pending", fault);
-            status.discovery = Some(fault.clone());
-        });
-    }
-
-    /// The CredSpecs are known by name, in this order.
-    pub fn discovered(&self, specs: impl Iterator<Item = String>) {
-        let leases = specs.enumerate().map(|(spec, name)| LeaseStatus::new(LeaseId { spec, account: 0 }, name, None));
-        let leases = leases.collect();
-        self.0.send_replace(Status { discovery: None, leases });
-    }
-
-    /// A CredSpec could not be read; it will be tried again at `wake`.
-    pub fn not_read(&self, spec: usize, fault: &Fault, wake: SystemTime) {
-        self.lease(LeaseId { spec, account: 0 }, |lease| {
-            let known = lease.state.fault().is_some_and(|known| known.is_like(fault));
-            log::fault(if known { Level::DEBUG } else { Level::ERROR }, "credspec.pending", fault);
-            lease.state = LeaseState::Pending(Some(fault.clone()));
-            lease.attempts += 1;
-            lease.next_renewal_at = Some(wake);
-        });
-    }
-
-    /// A CredSpec was read, perhaps again: it is these leases. What is known of those that stay is kept.
-    pub fn read(&self, spec: usize, name: &str, identities: &[(LeaseId, Identity)]) {
-        self.0.send_modify(|status| {
-            let of_spec = |lease: &LeaseStatus| lease.id.spec == spec;
-            let (mut before, mut leases): (Vec<_>, Vec<_>) = status.leases.drain(..).partition(of_spec);
-            for (id, identity) in identities {
-                let stays = |lease: &LeaseStatus| lease.id == *id && lease.identity.as_ref() == Some(identity);
-                leases.push(match before.iter().position(stays) {
-                    Some(at) => before.swap_remove(at),
-                    None => LeaseStatus::new(*id, name.to_owned(), Some(identity.clone())),
-                });
-            }
-            leases.sort_by_key(|lease| lease.id);
-            status.leases = leases;
-        });
-    }
-
-    /// Changes what is known of one lease.
-    fn lease(&self, id: LeaseId, change: impl FnOnce(&mut LeaseStatus)) {
-        self.0.send_modify(|status| {
-            if let Some(lease) = status.leases.iter_mut().find(|lease| lease.id == id) {
-                change(lease);
-                lease.was_ready |= lease.state.is_ready(clock::now());
-            }
-        });
-    }
-}
-
-/// The place of a lease: its CredSpec among the CredSpecs, its account among that CredSpec's.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LeaseId {
-    /// The CredSpec's place.
-    pub spec: usize,
-    /// The account's place in it.
-    pub account: usize,
-}
-
-impl LeaseId {
-    /// Whether this lease's ticket is the one at the volume's root.
-    pub fn is_first(self) -> bool {
-        self == Self::default()
-    }
-}
-
-/// All that the sidecar knows of its work; published by `watch`, read by readiness.
-#[derive(Debug, Clone, Default)]
-pub struct Status {
-    /// Why the CredSpecs could not be found, while they could not.
-    pub discovery: Option<Fault>,
-    /// One entry a lease, in the order of the CredSpecs; a CredSpec not read yet is one entry without identity.
-    pub leases: Vec<LeaseStatus>,
-}
-
-impl Status {
-    /// At least one lease, and every lease holds what its app needs now.
-    pub fn is_ready(&self, now: SystemTime) -> bool {
-        !self.leases.is_empty() && self.leases.iter().all(|lease| lease.state.is_ready(now))
-    }
-}
-
-/// One lease as others see it.
-#[derive(Debug, Clone)]
-pub struct LeaseStatus {
-    /// Its place.
-    pub id: LeaseId,
-    /// Where the CredSpec comes from: an ARN, `file:///path`, or `inline`.
-    pub spec: String,
-    /// Whose ticket and where it lies; unknown until the CredSpec is read.
-    pub identity: Option<Identity>,
-    /// How things stand.
-    pub state: LeaseState,
-    /// Whether it held all that its app needs, once: from then on the app runs.
-    pub was_ready: bool,
-    /// When the next attempt is due.
-    pub next_renewal_at: Option<SystemTime>,
-    /// Attempts since the start, successful or not.
-    pub attempts: u64,
-    /// The last of them, the latest first.
-    pub history: VecDeque<Attempt>,
-}
-
-/// One attempt to renew.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attempt {
-    /// When it ended.
-    pub at: SystemTime,
-    /// How long it took.
-    pub took: Duration,
-    /// The DC that gave the ticket, or why there is none.
-    pub outcome: Result<Option<Host>, Code>,
-}
-
-impl LeaseStatus {
-    fn new(id: LeaseId, spec: String, identity: Option<Identity>) -> Self {
-        let (state, history) = (LeaseState::Pending(None), VecDeque::new());
-        Self { id, spec, identity, state, was_ready: false, next_renewal_at: None, attempts: 0, history }
-    }
-
-    fn remember(&mut self, attempt: Attempt) {
-        self.history.truncate(REMEMBERED - 1);
-        self.history.push_front(attempt);
-    }
-}
-
-/// How many attempts of a lease are remembered.
-const REMEMBERED: usize = 5;
-
-/// Whose ticket a lease keeps, and where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// The gMSA.
-    pub account: Account,
-    /// Its domain.
-    pub domain: Domain,
-    /// The ccache on the volume.
-    pub path: PathBuf,
-}
-
-/// How a lease stands. Expiry is not a state of its own: it is [`Held::valid_at`] and the clock.
-#[derive(Debug, Clone)]
-pub enum LeaseState {
-    /// No ticket yet; the fault of the last attempt, if there was one.
-    Pending(Option<Fault>),
-    /// A ticket is on the volume.
-    Held(Held),
-    /// A ticket is on the volume but its last renewal failed.
-    Overdue(Held, Fault),
-}
-
-impl LeaseState {
-    /// The ticket, if there is one.
-    pub fn held(&self) -> Option<&Held> {
-        match self {
-            Self::Pending(_) => None,
-            Self::Held(held) | Self::Overdue(held, _) => Some(held),
-        }
-    }
-
-    /// What is wrong now, if anything is.
-    pub fn fault(&self) -> Option<&Fault> {
-        match self {
-            Self::Pending(fault) => fault.as_ref(),
-            Self::Held(_) => None,
-            Self::Overdue(_, fault) => Some(fault),
-        }
-    }
-
-    /// An attempt failed; a ticket that is held stays.
-    fn fail(&mut self, fault: Fault) {
-        *self = match std::mem::replace(self, Self::Pending(None)) {
-            Self::Pending(_) => Self::Pending(Some(fault)),
-            Self::Held(held) | Self::Overdue(held, _) => Self::Overdue(held, fault),
-        };
-    }
-
-    /// Whether the app finds all its valid tickets on the volume.
-    pub fn is_ready(&self, now: SystemTime) -> bool {
-        self.held().is_some_and(|held| held.valid_at(now) && held.services.iter().all(|service| service.valid_at(now)))
-    }
-}
-
-/// A ticket on the volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
-    /// When it expires.
-    pub expires_at: SystemTime,
-    /// The tickets for services that lie beside it: one entry for each that is wanted.
-    pub services: Vec<ServiceHeld>,
-    /// When it was got, or found on the volume at a warm start.
-    pub renewed_at: SystemTime,
-    /// The DC that issued it; unknown for one found on the volume.
-    pub dc: Option<Host>,
-    /// The version of the managed password it was got with, where the directory told.
-    pub kvno: Option<u32>,
-    /// How long getting it took.
-    pub took: Option<Duration>,
-    /// How far the KDC's clock is ahead of ours, in seconds; 0 where it makes no difference.
-    pub clock_offset: Option<i64>,
-}
-
-impl Held {
-    /// A ticket that tells no more than its times.
-    pub fn found(expires_at: SystemTime, renewed_at: SystemTime) -> Self {
-        let services = Vec::new();
-        Self { expires_at, services, renewed_at, dc: None, kvno: None, took: None, clock_offset: None }
-    }
-
-    /// Whether the TGT is good at `now`.
-    pub fn valid_at(&self, now: SystemTime) -> bool {
-        now < self.expires_at
-    }
-
-    /// When the first of the tickets expires.
-    pub fn first_expiry(&self) -> SystemTime {
-        self.services.iter().filter_map(|service| service.expires_at).fold(self.expires_at, SystemTime::min)
-    }
-}
-
-/// A service whose ticket is wanted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServiceHeld {
-    /// The service.
-    pub spn: Spn,
-    /// When its ticket expires; none while there is no ticket.
-    pub expires_at: Option<SystemTime>,
-}
-
-impl ServiceHeld {
-    /// Whether there is a ticket that is good at `now`.
-    pub fn valid_at(&self, now: SystemTime) -> bool {
-        self.expires_at.is_some_and(|end| now < end)
-    }
-}

@@ -20,6 +20,7 @@ use tracing_subscriber::registry::{LookupSpan, Registry};
 use crate::aws;
 use crate::clock;
 use crate::fault::{Code, Fault};
+use crate::text::harmless;
 
 /// What is logged, and how.
 #[derive(Debug, Clone)]
@@ -302,11 +303,6 @@ fn shown(value: &Value) -> String {
         other => other.to_string(),
     };
     harmless(&text)
-}
-
-/// A text from outside for a terminal: its control characters are escaped.
-pub(crate) fn harmless(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
 }
 
 fn hue(level: Level) -> &'static str {

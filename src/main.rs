@@ -4,11 +4,12 @@ use std::future::Future;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use gmsa_sidecar::check::{Given, Screen, Style, check};
+use gmsa_sidecar::command::check::{Given, Screen, Style, check};
+use gmsa_sidecar::command::{health, klist};
 use gmsa_sidecar::config::{Command, Environment, Invocation};
 use gmsa_sidecar::fault::{Code, Fault};
-use gmsa_sidecar::refresh::Refresh;
-use gmsa_sidecar::{clock, health, klist, log};
+use gmsa_sidecar::lease::refresh::Refresh;
+use gmsa_sidecar::{clock, log};
 use mimalloc::MiMalloc;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};

@@ -11,9 +11,10 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::arn::Arn;
-use crate::aws::{Aws, Codes, Failure, json_reason};
+use crate::aws::{Aws, Codes, Failure};
 use crate::fault::{Code, Fault};
 use crate::name::Domain;
+use crate::text::json_reason;
 
 /// A version of a secret, read.
 #[derive(Debug)]

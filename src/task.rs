@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::arn::Arn;
-use crate::aws::{Aws, Failure, Kind, Place, Service, json_reason};
+use crate::aws::{Aws, Failure, Kind, Place, Service};
 use crate::credspec::{Reference, ReferenceError, parse_label};
 use crate::fault::{Code, Fault};
+use crate::text::json_reason;
 
 /// What the documents of the ECS agent say. They gain fields and lack some by platform: whatever is not there, or
 /// not of the expected type, is empty.

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use gmsa_sidecar::tls::Certificate;
+use gmsa_sidecar::directory::tls::Certificate;
 use gmsa_sidecar_fuzz::bounded;
 use libfuzzer_sys::fuzz_target;
 

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use gmsa_sidecar::ldap::Plain;
+use gmsa_sidecar::directory::ldap::Plain;
 use gmsa_sidecar_fuzz::{bounded, decode_all};
 use libfuzzer_sys::fuzz_target;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use bytes::BytesMut;
 use gmsa_sidecar::kerberos::{AsExchange, ClientKey, LdapTicket, Password, Principal, Proof, Sealer, Step, Ticket};
 use gmsa_sidecar::kerberos::login_principal;
-use gmsa_sidecar::ldap::Sealed;
+use gmsa_sidecar::directory::ldap::Sealed;
 use gmsa_sidecar::name::{Account, Domain};
 use krb5::token::{ContextKey, PerMessageTokens, Role};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};

@@ -1,4 +1,5 @@
 use super::*;
+use crate::name::Host;
 
 const SPEC: (&str, &str) = ("GMSA_CREDENTIAL_SPECS", "file:///spec.json");
 

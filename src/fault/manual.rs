@@ -479,7 +479,7 @@ fn every_code_has_one_page() {
 #[test]
 fn the_schedule_keeps_what_the_registry_says() {
     for entry in Code::ALL {
-        let first = crate::schedule::retry(entry.code, 1, 1.0).as_secs();
+        let first = crate::lease::schedule::retry(entry.code, 1, 1.0).as_secs();
         assert_eq!(entry.code.retry() == Retry::Slowly, first >= 30, "{}", entry.name);
         assert_eq!(entry.code.retry() == Retry::Never, entry.code.is_config() || entry.code == Code::InternalBug);
     }

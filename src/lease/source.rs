@@ -12,10 +12,10 @@ use crate::aws::Aws;
 use crate::clock;
 use crate::credspec::{self, CredSpec, Reference};
 use crate::fault::Fault;
-use crate::lease::Board;
+use crate::lease::metrics::Metrics;
+use crate::lease::schedule::Patience;
+use crate::lease::status::Board;
 use crate::log;
-use crate::metrics::Metrics;
-use crate::schedule::Patience;
 
 /// Where one CredSpec comes from, and what it said last.
 pub struct Source {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::clock;
 use crate::fault::Fault;
-use crate::lease::{self, LeaseState, LeaseStatus};
+use crate::lease::status::{self, LeaseState, LeaseStatus};
 
 /// `/ready` and `/gate`.
 #[derive(Serialize)]
@@ -19,7 +19,7 @@ pub(super) struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    pub(super) fn new(status: &'a lease::Status, now: SystemTime) -> Self {
+    pub(super) fn new(status: &'a status::Status, now: SystemTime) -> Self {
         let leases = status.leases.iter().map(|lease| Lease::new(lease, now)).collect();
         Self { ready: status.is_ready(now), fault: status.discovery.as_ref(), leases }
     }
@@ -34,7 +34,7 @@ pub(super) struct Details<'a> {
 }
 
 impl<'a> Details<'a> {
-    pub(super) fn new(status: &'a lease::Status, now: SystemTime) -> Self {
+    pub(super) fn new(status: &'a status::Status, now: SystemTime) -> Self {
         let leases = status.leases.iter().map(|lease| Detail::new(lease, now)).collect();
         Self { ready: status.is_ready(now), fault: status.discovery.as_ref(), leases }
     }
@@ -98,7 +98,7 @@ pub(super) struct ServiceTicket {
 }
 
 impl ServiceTicket {
-    fn new(service: &lease::ServiceHeld) -> Self {
+    fn new(service: &status::ServiceHeld) -> Self {
         Self { service: service.spn.to_string(), expires_at: service.expires_at.map(clock::rfc3339) }
     }
 }
@@ -114,7 +114,7 @@ pub(super) struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    fn new(attempt: &'a lease::Attempt) -> Self {
+    fn new(attempt: &'a status::Attempt) -> Self {
         Self {
             at: clock::rfc3339(attempt.at),
             took: rounded(attempt.took),

@@ -29,9 +29,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock;
 use crate::fault::{Code, Fault};
-use crate::lease::{LeaseStatus, Status};
-use crate::metrics::{self, Metrics};
-use crate::refresh::Refresh;
+use crate::lease::metrics::{self, Metrics};
+use crate::lease::refresh::Refresh;
+use crate::lease::status::{LeaseStatus, Status};
 
 /// What the answers are made of.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::clock;
 use crate::fault::{Code, Exit, Fault};
-use crate::refresh::Requests;
+use crate::lease::refresh::Requests;
 
 /// When to renew a ticket that was got at `now`.
 ///
@@ -123,7 +123,7 @@ mod tests {
     #[tokio::test]
     async fn a_refresh_wakes_who_waits_for_a_renewal_and_not_who_has_failed() {
         let asked = || {
-            let refresh = crate::refresh::Refresh::default();
+            let refresh = crate::lease::refresh::Refresh::default();
             let requests = refresh.requests();
             assert_eq!(refresh.ask(Instant::now()), Ok(()));
             Patience::endless(requests)

@@ -3,9 +3,10 @@
 //! Names are asked for as they are, with a final dot: no search list, never a reverse look-up. What a DC is called
 //! is what its SRV record says.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,11 +24,83 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tracing::Level;
 
-use crate::config::DomainControllers;
 use crate::fault::{Code, Fault};
 use crate::log;
-use crate::name::{Domain, Host, SiteName};
-use crate::site::Site;
+use crate::name::{Domain, Host, NameError, SiteName};
+use crate::text::{items, quoted};
+
+/// The domain controllers somebody named, in order of preference.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DomainControllers {
+    any: Vec<Host>,
+    by_domain: BTreeMap<Domain, Vec<Host>>,
+}
+
+impl DomainControllers {
+    /// The hosts named for a domain, in order of preference; none if DNS shall say.
+    pub fn of(&self, domain: &Domain) -> &[Host] {
+        self.by_domain.get(domain).unwrap_or(&self.any)
+    }
+}
+
+impl FromStr for DomainControllers {
+    type Err = String;
+
+    /// `host, host` for every domain, `domain=host host` for one; several separated by `;`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut controllers = Self::default();
+        for group in text.split(';').map(str::trim).filter(|group| !group.is_empty()) {
+            let (domain, list) = match group.split_once('=') {
+                Some((domain, list)) => (Some(domain.trim().parse::<Domain>().map_err(|e| e.to_string())?), list),
+                None => (None, group),
+            };
+            let hosts = items(list).map(controller).collect::<Result<Vec<_>, _>>()?;
+            if hosts.is_empty() {
+                return Err(format!("{} names no host", quoted(group)));
+            }
+            let before = match domain {
+                Some(domain) => controllers.by_domain.insert(domain, hosts),
+                None => Some(std::mem::replace(&mut controllers.any, hosts)),
+            };
+            if before.is_some_and(|hosts| !hosts.is_empty()) {
+                return Err(format!("{} comes after other hosts for the same domain", quoted(group)));
+            }
+        }
+        Ok(controllers)
+    }
+}
+
+fn controller(name: &str) -> Result<Host, String> {
+    if name.parse::<IpAddr>().is_ok() {
+        // The name is part of the service principal, ldap/HOST/DOMAIN.
+        return Err(format!("{} is an address, but Kerberos needs the domain controller's name", quoted(name)));
+    }
+    name.parse::<Host>().map_err(|e| e.to_string())
+}
+
+/// How the choice of a domain controller looks at AD sites.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Site {
+    /// The site that the directory puts this task's address into.
+    #[default]
+    Auto,
+    /// Not at all.
+    Off,
+    /// This one.
+    Named(SiteName),
+}
+
+impl FromStr for Site {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            name => name.parse().map(Self::Named),
+        }
+    }
+}
 
 /// Finds domain controllers, and remembers which of them are in trouble.
 pub struct Locator {

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
-use super::{count, short};
 use crate::fault::Fault;
-use crate::log::harmless;
+use crate::text::{count, harmless, short};
 
 /// One step that was tried, or not.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,7 +13,6 @@ use der::asn1::{AnyRef, GeneralizedTime, UtcTime};
 use der::{Decode, Reader, SliceReader, Tag, Tagged};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::net::TcpStream;
@@ -24,6 +23,7 @@ use tokio_rustls::client::TlsStream;
 use crate::clock;
 use crate::fault::{Code, Fault};
 use crate::name::Host;
+use crate::trust::trust_anchors;
 
 /// Whom to trust: the system's CAs by default (`SSL_CERT_FILE` moves them).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -127,18 +127,6 @@ fn anchors_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let refused = |why: &str| format!("`{}` cannot be used: {why}", path.display());
     let pem = std::fs::read(path).map_err(|error| refused(&error.to_string()))?;
     trust_anchors(&pem).map_err(refused)
-}
-
-/// The certificates of a PEM bundle that can be trust anchors; bundles copied from a system hold others now and then.
-///
-/// # Errors
-/// It is no PEM, or it holds none.
-pub fn trust_anchors(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, &'static str> {
-    let certificates =
-        CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(|_| "it is not PEM")?;
-    let usable = |certificate: &CertificateDer<'static>| RootCertStore::empty().add(certificate.clone()).is_ok();
-    let anchors: Vec<_> = certificates.into_iter().filter(usable).collect();
-    if anchors.is_empty() { Err("it holds no CA certificate") } else { Ok(anchors) }
 }
 
 fn certificate_error(error: &io::Error) -> Option<&CertificateError> {
@@ -269,6 +257,8 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
+    use rustls::pki_types::pem::PemObject;
+
     use super::*;
     use proptest::prelude::*;
 

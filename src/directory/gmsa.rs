@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::directory::ldap::{Connection, Entry, LdapError, Plain, Sealed};
 use crate::fault::{Code, Fault};
 use crate::kerberos::{LdapTicket, Password};
-use crate::ldap::{Connection, Entry, LdapError, Plain, Sealed};
 use crate::name::{Account, Domain, Host, Spn};
 
 /// A gMSA as its directory knows it.
@@ -293,7 +293,7 @@ mod tests {
     /// `lab/gmsa.py vectors` lays the blob out as Samba does; the password holds a newline, a NUL and lone surrogates.
     #[test]
     fn a_real_layout_is_read_to_the_last_octet() {
-        let vectors: serde_json::Value = serde_json::from_str(include_str!("../lab/vectors.json")).unwrap();
+        let vectors: serde_json::Value = serde_json::from_str(include_str!("../../lab/vectors.json")).unwrap();
         let read = ManagedPassword::parse(&unhex(&vectors["blob"])).unwrap();
         assert_eq!(read.current.as_str().as_bytes(), unhex(&vectors["current"]["utf8"]));
         assert_eq!(read.previous.unwrap().as_str().as_bytes(), unhex(&vectors["previous"]["utf8"]));

@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 
 use crate::clock;
 use crate::fault::Code;
-use crate::lease::{Identity, Status};
+use crate::lease::status::{Identity, Status};
 
 /// The counters of this process. What [`Status`] knows is not counted again but read at each scrape.
 #[derive(Debug)]
@@ -171,7 +171,7 @@ struct BuildLabels {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::{Held, LeaseId, LeaseState, LeaseStatus};
+    use crate::lease::status::{Held, LeaseId, LeaseState, LeaseStatus};
 
     fn status(expires_at: SystemTime, identity: &Identity) -> Status {
         let spn = "MSSQLSvc/db.example.com:1433".parse().unwrap();

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A security identifier (MS-DTYP 2.4.2.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Sid {
+pub(crate) struct Sid {
     authority: u64,
     parts: Vec<u32>,
 }
@@ -28,7 +28,7 @@ impl fmt::Display for Sid {
 }
 
 /// Those that the descriptor allows something, in its order. What cannot be read names nobody.
-pub(super) fn readers(descriptor: &[u8]) -> Vec<Sid> {
+pub(crate) fn readers(descriptor: &[u8]) -> Vec<Sid> {
     let mut sids: Vec<Sid> = Vec::new();
     for sid in entries(descriptor).unwrap_or_default() {
         if !sids.contains(&sid) {

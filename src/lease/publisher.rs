@@ -10,11 +10,11 @@ use tokio::sync::Notify;
 use tracing::Level;
 
 use crate::clock;
-use crate::dc::Locator;
+use crate::directory::dc::Locator;
 use crate::directory::{Renewal, Wanted};
 use crate::fault::{Code, Fault};
 use crate::kerberos::ServiceTicket;
-use crate::lease::{Held, Identity, LeaseId, ServiceHeld};
+use crate::lease::status::{Held, Identity, LeaseId, ServiceHeld};
 use crate::log;
 use crate::name::{Account, Domain, Host};
 use crate::volume::{CacheImage, Kdc, KeytabImage, Krb5Conf, RealmEntry, Volume, warm};

@@ -118,10 +118,10 @@ mod tests {
     use super::*;
     use crate::clock;
     use crate::fault::{Code, Fault};
-    use crate::lease::{Held, LeaseId, LeaseState, LeaseStatus, Status};
-    use crate::metrics::Metrics;
-    use crate::readiness;
-    use crate::refresh::Refresh;
+    use crate::lease::metrics::Metrics;
+    use crate::lease::refresh::Refresh;
+    use crate::lease::status::{Held, LeaseId, LeaseState, LeaseStatus, Status};
+    use crate::serve::readiness;
 
     async fn sidecar(status: Status) -> (SocketAddr, watch::Sender<Status>) {
         let listener = readiness::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();

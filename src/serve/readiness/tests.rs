@@ -1,7 +1,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::lease::{Attempt, Held, Identity, LeaseId, LeaseState, ServiceHeld};
+use crate::lease::status::{Attempt, Held, Identity, LeaseId, LeaseState, ServiceHeld};
 
 /// A server on a port of its own, and the hand that changes what it tells.
 struct Server {

@@ -20,12 +20,12 @@ use tokio_util::either::Either;
 use zeroize::Zeroize;
 
 use crate::clock;
-use crate::dc::Service;
+use crate::directory::dc::Service;
+use crate::directory::netlogon::Netlogon;
+use crate::directory::tls::{Certificate, Tls};
 use crate::fault::Fault;
 use crate::kerberos::{ContextError, LdapTicket, Sealer, SecurityContext};
 use crate::name::{Domain, Host};
-use crate::site::Netlogon;
-use crate::tls::{Certificate, Tls};
 
 /// What keeps the managed password from other eyes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -3,7 +3,6 @@
 //! It goes on after a failure wherever a later step can still be tried, writes no ticket, and proves each login once:
 //! a wrong password is sent to one DC, one time.
 
-mod readers;
 mod report;
 
 pub use report::{Outcome, Report, Screen, Step, Style};
@@ -18,21 +17,22 @@ use futures_util::future::join_all;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use self::readers::{Sid, readers};
 use crate::aws::Aws;
 use crate::clock;
-use crate::config::{Config, DomainControllers, ServiceTickets, Unknown};
+use crate::config::{Config, ServiceTickets, Unknown};
 use crate::credspec::{self, CredSpec, LoginSource, Reference};
-use crate::dc::{self, Kdc, Locator, Service};
 use crate::directory;
+use crate::directory::dc::{self, DomainControllers, Kdc, Locator, Service, Site};
+use crate::directory::gmsa::{self, Gmsa, LDAP_DEADLINE};
+use crate::directory::ldap::{Connection, Plain, Sealed, Transport};
+use crate::directory::sid::{Sid, readers};
+use crate::directory::site;
 use crate::fault::{Code, Fault};
-use crate::gmsa::{self, Gmsa, LDAP_DEADLINE};
 use crate::kerberos::{self, GmsaTgt, Password, Principal, Proof, Refusal, SKEW_TO_BELIEVE};
-use crate::ldap::{Connection, Plain, Sealed, Transport};
 use crate::login::{Login, Logins};
 use crate::name::{Account, Domain, Host, Spn};
-use crate::site::{self, Site};
 use crate::task::{self, Task};
+use crate::text::{count, short};
 use crate::volume::Volume;
 
 /// What was configured: as far as it can be used, what of it cannot, and what means nothing.
@@ -747,21 +747,6 @@ fn unique<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
         }
         found
     })
-}
-
-/// `1 CredSpec`, `2 CredSpecs`.
-fn count(number: usize, thing: &str) -> String {
-    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
-}
-
-/// A short time in one unit: `0.4ms`, `120ms`, `2.1s`, `12m`.
-fn short(time: Duration) -> String {
-    match time.as_secs_f64() {
-        seconds if seconds < 0.01 => format!("{:.1}ms", seconds * 1e3),
-        seconds if seconds < 1.0 => format!("{:.0}ms", seconds * 1e3),
-        seconds if seconds < 120.0 => format!("{seconds:.1}s"),
-        seconds => format!("{:.0}m", seconds / 60.0),
-    }
 }
 
 const ATTRIBUTES: &[&str] = &[
