@@ -6,8 +6,11 @@
 
 use std::error::Error;
 use std::fmt;
+use std::time::SystemTime;
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
+
+use crate::clock;
 
 /// One failure. It names principals, hosts, ARNs and files, never a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,12 +21,39 @@ pub struct Fault {
     pub what: String,
     /// Why, as far as known: the answer of the other side, the system's error.
     pub why: Option<String>,
+    /// What to change in this very case, with its real values; without it the general advice of the code stands.
+    pub fix: Option<String>,
+    /// Who has to change it in this very case, where it is not who the code says.
+    pub owner: Option<Owner>,
+    /// When it is tried again; none if that takes a change and a new task.
+    pub next_attempt_at: Option<SystemTime>,
 }
 
 impl Fault {
     /// A fault whose cause is told by `what` alone.
     pub fn new(code: Code, what: impl Into<String>) -> Self {
-        Self { code, what: what.into(), why: None }
+        Self { code, what: what.into(), why: None, fix: None, owner: None, next_attempt_at: None }
+    }
+
+    /// Says what to change in this very case: one fix, with the real values, that can be pasted.
+    #[must_use]
+    pub fn with_next(mut self, fix: impl Into<String>) -> Self {
+        self.fix = Some(fix.into());
+        self
+    }
+
+    /// Says who has to change it, where the case decides and not the code.
+    #[must_use]
+    pub fn owned_by(mut self, owner: Owner) -> Self {
+        self.owner = Some(owner);
+        self
+    }
+
+    /// Says when it is tried again.
+    #[must_use]
+    pub fn tried_again_at(mut self, when: Option<SystemTime>) -> Self {
+        self.next_attempt_at = when;
+        self
     }
 
     /// Adds why it happened.
@@ -54,14 +84,14 @@ impl Fault {
         self.code == other.code && self.what == other.what
     }
 
-    /// What to do next.
-    pub fn next(&self) -> &'static str {
-        self.code.entry().next
+    /// What to do next: the fix of this very case, or the general advice of the code.
+    pub fn next(&self) -> &str {
+        self.fix.as_deref().unwrap_or(self.code.entry().next)
     }
 
-    /// Who can cure it.
+    /// Who has to change something.
     pub fn owner(&self) -> Owner {
-        self.code.entry().owner
+        self.owner.unwrap_or(self.code.entry().owner)
     }
 }
 
@@ -79,39 +109,47 @@ impl fmt::Display for Fault {
 impl Error for Fault {}
 
 impl Serialize for Fault {
-    /// The form for programs: `{"code","what","why","next","owner","retry"}`, `why` null where it is not known.
+    /// The form for programs: `{"code","what","why","next","owner","retry","next_attempt_at"}`; `why` and
+    /// `next_attempt_at` are null where there is none.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = serializer.serialize_struct("Fault", 6)?;
+        let mut fields = serializer.serialize_struct("Fault", 7)?;
         fields.serialize_field("code", self.code.name())?;
         fields.serialize_field("what", &self.what)?;
         fields.serialize_field("why", &self.why)?;
         fields.serialize_field("next", self.next())?;
         fields.serialize_field("owner", self.owner().name())?;
         fields.serialize_field("retry", self.code.retry().name())?;
+        fields.serialize_field("next_attempt_at", &self.next_attempt_at.map(clock::rfc3339))?;
         fields.end()
     }
 }
 
-/// Who can cure a fault.
+/// Where the change belongs that ends a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
-    /// Whoever writes the task definition, its roles and its network.
-    Platform,
-    /// Whoever runs Active Directory.
+    /// The task definition: variables, labels, roles, user, volumes.
+    TaskDefinition,
+    /// Security groups, routes, endpoints, DNS.
+    Network,
+    /// The CredSpec document.
+    CredSpec,
+    /// The login's secret or keytab.
+    Secret,
+    /// Active Directory.
     Directory,
-    /// Whoever runs the application.
-    Application,
     /// This project.
     Us,
 }
 
 impl Owner {
-    /// `platform`, `directory`, `application` or `us`.
+    /// `task-definition`, `network`, `credspec`, `secret`, `directory` or `us`.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Platform => "platform",
+            Self::TaskDefinition => "task-definition",
+            Self::Network => "network",
+            Self::CredSpec => "credspec",
+            Self::Secret => "secret",
             Self::Directory => "directory",
-            Self::Application => "application",
             Self::Us => "us",
         }
     }
@@ -185,88 +223,88 @@ macro_rules! registry {
 }
 
 registry! {
-    ConfigInvalid "config-invalid" Config Platform
+    ConfigInvalid "config-invalid" Config TaskDefinition
         "correct the named variables or flags; `gmsa-sidecar help run` lists what each takes"
-    ConfigNoCredSpec "config-no-credspec" Config Platform
+    ConfigNoCredSpec "config-no-credspec" Config TaskDefinition
         "set GMSA_CREDENTIAL_SPECS, or run as an ECS task whose sidecar container carries the label gmsa-sidecar.credential-specs"
-    ConfigAccountTwice "config-account-twice" Config Platform
+    ConfigAccountTwice "config-account-twice" Config TaskDefinition
         "give each gMSA one CredSpec: two leases cannot share one folder of the volume"
-    ConfigOwnerDenied "config-owner-denied" Config Platform
+    ConfigOwnerDenied "config-owner-denied" Config TaskDefinition
         "run the sidecar as the owner it shall write for (`user` in the task definition), or as root with CAP_CHOWN and CAP_DAC_OVERRIDE"
-    ConfigListen "config-listen" Config Platform
+    ConfigListen "config-listen" Config TaskDefinition
         "choose a free address and port with GMSA_LISTEN; all containers of a task share one network"
-    ConfigLoginMissing "config-login-missing" Config Platform
+    ConfigLoginMissing "config-login-missing" Config TaskDefinition
         "put HostAccountConfig.PluginInput.CredentialArn into the CredSpec (domainless), or set GMSA_LOGIN_KEYTAB and GMSA_LOGIN_PRINCIPAL"
 
-    TaskMetadataUnreachable "task-metadata-unreachable" Unavailable Platform
+    TaskMetadataUnreachable "task-metadata-unreachable" Unavailable Network
         "on ECS this passes by itself; elsewhere unset ECS_CONTAINER_METADATA_URI_V4 and set GMSA_CREDENTIAL_SPECS"
-    TaskMetadataMalformed "task-metadata-malformed" Data Platform
+    TaskMetadataMalformed "task-metadata-malformed" Data TaskDefinition
         "check what ECS_CONTAINER_METADATA_URI_V4 points to; it must be the ECS agent's task metadata endpoint version 4"
-    TaskCredSpecNotFound "task-credspec-not-found" Data Platform
+    TaskCredSpecNotFound "task-credspec-not-found" Data TaskDefinition
         "set the label gmsa-sidecar.credential-specs (or GMSA_CREDENTIAL_SPECS) on the sidecar's own container in the task definition"
-    TaskLabelInvalid "task-label-invalid" Data Platform
+    TaskLabelInvalid "task-label-invalid" Data TaskDefinition
         "write S3 object ARNs into the label, e.g. credentialspecdomainless:arn:aws:s3:::bucket/webapp01.json, separated by spaces"
-    TaskDefinitionDenied "task-definition-denied" Denied Platform
+    TaskDefinitionDenied "task-definition-denied" Denied TaskDefinition
         "allow ecs:DescribeTaskDefinition to the task role, or set the label gmsa-sidecar.credential-specs so that it is not needed"
-    TaskDefinitionUnreachable "task-definition-unreachable" Unavailable Platform
+    TaskDefinitionUnreachable "task-definition-unreachable" Unavailable Network
         "let the task reach the ECS API (NAT, proxy or the VPC endpoint com.amazonaws.REGION.ecs), or set the label gmsa-sidecar.credential-specs"
 
-    TaskStartTimeout "task-start-timeout" Unavailable Platform
+    TaskStartTimeout "task-start-timeout" Unavailable TaskDefinition
         "see the log for the step that takes so long, or give more time with GMSA_START_TIMEOUT"
 
-    CredSpecNotFound "credspec-not-found" Data Platform
+    CredSpecNotFound "credspec-not-found" Data TaskDefinition
         "check bucket and key, or the parameter's name, region and account, against the ARN, character for character: keys are used raw, never URL-decoded"
-    CredSpecDenied "credspec-denied" Denied Platform
+    CredSpecDenied "credspec-denied" Denied TaskDefinition
         "allow s3:GetObject on the object, or ssm:GetParameters on the parameter, to the *task* role (a sidecar does not use the execution role), and kms:Decrypt if it is encrypted with a customer-managed key; without s3:ListBucket a missing key reads as denied too"
-    CredSpecAwsCredentials "credspec-aws-credentials" Denied Platform
+    CredSpecAwsCredentials "credspec-aws-credentials" Denied TaskDefinition
         "give the task a task role (taskRoleArn): it is what a container's AWS credentials come from"
-    CredSpecUnreachable "credspec-unreachable" Unavailable Platform
+    CredSpecUnreachable "credspec-unreachable" Unavailable Network
         "let the task reach s3.REGION.amazonaws.com, or ssm.REGION.amazonaws.com for a parameter, on TCP 443 (NAT, proxy, the S3 gateway endpoint or the VPC endpoint com.amazonaws.REGION.ssm), or whatever AWS_ENDPOINT_URL names; for a private CA set AWS_CA_BUNDLE"
-    CredSpecRegion "credspec-region" Config Platform
+    CredSpecRegion "credspec-region" Config TaskDefinition
         "set AWS_REGION"
-    CredSpecUnreadable "credspec-unreadable" Data Platform
+    CredSpecUnreadable "credspec-unreadable" Data TaskDefinition
         "check path and permissions of the CredSpec file as the sidecar's user sees them"
-    CredSpecTooLarge "credspec-too-large" Data Platform
+    CredSpecTooLarge "credspec-too-large" Data CredSpec
         "check that the reference names a CredSpec; a CredSpec has at most 64 KiB"
-    CredSpecMalformed "credspec-malformed" Data Platform
+    CredSpecMalformed "credspec-malformed" Data CredSpec
         "make the CredSpec anew with New-CredentialSpec (PowerShell module CredentialSpec), or correct the named field"
-    CredSpecCredentialArnMissing "credspec-credential-arn-missing" Data Platform
+    CredSpecCredentialArnMissing "credspec-credential-arn-missing" Data CredSpec
         "put HostAccountConfig.PluginInput.CredentialArn into the CredSpec, or use the prefix credentialspec: for a domain-joined login"
 
-    SecretNotFound "secret-not-found" Data Platform
+    SecretNotFound "secret-not-found" Data CredSpec
         "check the CredentialArn of the CredSpec against the secret's ARN, region and account included; its last six characters change when a secret is made anew"
-    SecretDenied "secret-denied" Denied Platform
+    SecretDenied "secret-denied" Denied TaskDefinition
         "allow secretsmanager:GetSecretValue on the secret to the *task* role, and kms:Decrypt if it is encrypted with a customer-managed key"
-    SecretAwsCredentials "secret-aws-credentials" Denied Platform
+    SecretAwsCredentials "secret-aws-credentials" Denied TaskDefinition
         "give the task a task role (taskRoleArn): it is what a container's AWS credentials come from"
-    SecretUnreachable "secret-unreachable" Unavailable Platform
+    SecretUnreachable "secret-unreachable" Unavailable Network
         "let the task reach secretsmanager.REGION.amazonaws.com on TCP 443 (NAT, proxy or the VPC endpoint com.amazonaws.REGION.secretsmanager), or whatever AWS_ENDPOINT_URL names; for a private CA set AWS_CA_BUNDLE"
-    SecretUnusable "secret-unusable" Data Platform
+    SecretUnusable "secret-unusable" Data Secret
         "check the secret's state in the console: it may be scheduled for deletion or hold no value yet"
-    SecretTooLarge "secret-too-large" Data Platform
+    SecretTooLarge "secret-too-large" Data Secret
         "check that the CredentialArn names the login's secret; it has at most 64 KiB"
-    SecretMalformed "secret-malformed" Data Platform
+    SecretMalformed "secret-malformed" Data Secret
         "store a JSON object with the keys username, password and domainName in the secret"
-    SecretKeyMissing "secret-key-missing" Data Platform
+    SecretKeyMissing "secret-key-missing" Data Secret
         "add the named key to the secret; it holds username, password and, if it differs from the CredSpec's DnsName, domainName"
 
-    SecretKeytabUnusable "secret-keytab-unusable" Data Platform
+    SecretKeytabUnusable "secret-keytab-unusable" Data TaskDefinition
         "mount the login's keytab into the sidecar's container, readable for its user; GMSA_LOGIN_PRINCIPAL must be one of its principals (klist -ke)"
 
-    DcSrvNotFound "dc-srv-not-found" Unavailable Platform
+    DcSrvNotFound "dc-srv-not-found" Unavailable Network
         "let the VPC resolve the AD domain (DHCP options or a Route 53 Resolver rule), or set GMSA_DNS_SERVERS"
-    DcDnsUnreachable "dc-dns-unreachable" Unavailable Platform
+    DcDnsUnreachable "dc-dns-unreachable" Unavailable Network
         "open port 53 (UDP and TCP) to the DNS servers, or name others in GMSA_DNS_SERVERS"
-    DcAddressNotFound "dc-address-not-found" Unavailable Platform
+    DcAddressNotFound "dc-address-not-found" Unavailable Network
         "let the VPC resolve the names of the domain controllers too, not only the SRV record; or set GMSA_DNS_SERVERS"
-    DcUnreachable "dc-unreachable" Unavailable Platform
+    DcUnreachable "dc-unreachable" Unavailable Network
         "open TCP 88 and 389 (636 with GMSA_LDAP=ldaps) from the task to the domain controllers (security groups, routes, firewall of the DC)"
 
-    TicketLoginRefused "ticket-login-refused" Denied Platform
+    TicketLoginRefused "ticket-login-refused" Denied Secret
         "set the secret (or the keytab) to the login's current password; an account locks after a few wrong ones, so nothing is retried quickly"
-    TicketLoginHeld "ticket-login-held" Denied Platform
+    TicketLoginHeld "ticket-login-held" Denied Secret
         "set the secret (or the keytab) to the login's current password; the next login is tried half an hour after the failed ones"
-    TicketLoginUnknown "ticket-login-unknown" Data Platform
+    TicketLoginUnknown "ticket-login-unknown" Data Secret
         "check username and domainName in the secret: the domain does not know this account (Get-ADUser NAME)"
     TicketLoginRevoked "ticket-login-revoked" Denied Directory
         "enable or unlock the login in the directory, or let it expire later (Enable-ADAccount, Unlock-ADAccount, Set-ADAccountExpiration)"
@@ -284,7 +322,7 @@ registry! {
         "give the SPN to the account that the service runs as (setspn -S SPN ACCOUNT), and to that one only (setspn -Q SPN, setspn -X); for ldap/HOST/DOMAIN check the domain controller's name"
     TicketTrust "ticket-trust" Config Directory
         "let the gMSA's domain trust the login's (Get-ADTrust), correct domainName in the secret, or use a login of the gMSA's own domain"
-    TicketClockSkew "ticket-clock-skew" Unavailable Platform
+    TicketClockSkew "ticket-clock-skew" Unavailable Network
         "set the clock of this host or of the domain controller; Kerberos allows five minutes of difference"
     TicketEncryption "ticket-encryption" Config Directory
         "allow AES for the account: tick its AES options or set msDS-SupportedEncryptionTypes to 24, then change its password once; RC4-only accounts are not supported"
@@ -297,7 +335,7 @@ registry! {
 
     GmsaConnectionLost "gmsa-connection-lost" Unavailable Directory
         "check the domain controller's LDAP service and what lies between; it is tried again"
-    GmsaTlsUntrusted "gmsa-tls-untrusted" Config Platform
+    GmsaTlsUntrusted "gmsa-tls-untrusted" Config TaskDefinition
         "name the CA that issued the domain controllers' certificates: GMSA_LDAP_CA_FILE takes its certificate as PEM, mounted or built into the image"
     GmsaTlsCertificate "gmsa-tls-certificate" Config Directory
         "renew the domain controller's certificate, with its DNS name among the subject alternative names and server authentication among its uses"
@@ -314,13 +352,13 @@ registry! {
     GmsaBlobMalformed "gmsa-blob-malformed" Data Directory
         "read msDS-ManagedPassword with another tool; if it is sound there, report a bug with the domain controller's version"
 
-    VolumeNotWritable "volume-not-writable" CannotCreate Platform
+    VolumeNotWritable "volume-not-writable" CannotCreate TaskDefinition
         "mount the volume at GMSA_DIR in the sidecar's container, writable for its user: the image's volume belongs to 65532:65532 with mode 0775, so run as 65532:GID or UID:65532"
-    VolumeWriteFailed "volume-write-failed" CannotCreate Platform
+    VolumeWriteFailed "volume-write-failed" CannotCreate TaskDefinition
         "free space on the volume or mount it writable; the old tickets stay until new ones are written"
-    VolumeNotReadable "volume-not-readable" CannotCreate Platform
+    VolumeNotReadable "volume-not-readable" CannotCreate TaskDefinition
         "let GMSA_OWNER into the folder: mount the volume with mode 0755 or 0775, or make GMSA_OWNER its owner"
-    VolumePathTaken "volume-path-taken" CannotCreate Platform
+    VolumePathTaken "volume-path-taken" CannotCreate TaskDefinition
         "remove from the volume what stands there, and mount the volume read-only into every other container"
 
     InternalBug "internal-bug" Software Us

@@ -65,10 +65,11 @@ fn bug() -> Fault {
 pub fn fault(level: Level, event: &'static str, fault: &Fault) {
     let (code, what, why, next) = (fault.code.name(), fault.what.as_str(), fault.why.as_deref(), fault.next());
     let (owner, retry) = (fault.owner().name(), fault.code.retry().name());
+    let next_attempt_at = fault.next_attempt_at.map(clock::rfc3339);
     match level {
-        Level::ERROR => tracing::error!(event, code, what, why, next, owner, retry),
-        Level::WARN => tracing::warn!(event, code, what, why, next, owner, retry),
-        _ => tracing::debug!(event, code, what, why, next, owner, retry),
+        Level::ERROR => tracing::error!(event, code, what, why, next, owner, retry, next_attempt_at),
+        Level::WARN => tracing::warn!(event, code, what, why, next, owner, retry, next_attempt_at),
+        _ => tracing::debug!(event, code, what, why, next, owner, retry, next_attempt_at),
     }
 }
 
@@ -252,7 +253,7 @@ impl Line<'_> {
         for (name, value) in &self.fields.0 {
             match *name {
                 "event" | "message" => line += &format!("{} ", shown(value)),
-                "what" | "why" | "next" if value.is_null() => {}
+                "what" | "why" | "next" | "next_attempt_at" if value.is_null() => {}
                 "what" | "why" => below += &format!("\n  {:5} {}", format!("{name}:"), shown(value)),
                 "next" => {
                     let code = self.fields.text("code").unwrap_or_default();
@@ -362,8 +363,8 @@ mod tests {
     fn json_is_one_flat_object_a_line() {
         insta::assert_snapshot!(logged(Format::Json, "info", tell_all), @r#"
         {"timestamp":"TIME","level":"INFO","event":"lease.renewed","account":"WebApp01","realm":"CORP.EXAMPLE.COM","dc":"dc1.corp.example.com","kvno":3,"took":"0ns"}
-        {"timestamp":"TIME","level":"ERROR","event":"lease.failed","account":"WebApp01","realm":"CORP.EXAMPLE.COM","code":"dc-srv-not-found","what":"no domain controller is known for `corp.example.com`","why":"NXDOMAIN\u001b[31m from\n10.0.0.2","next":"let the VPC resolve the AD domain (DHCP options or a Route 53 Resolver rule), or set GMSA_DNS_SERVERS","owner":"platform","retry":"soon"}
-        {"timestamp":"TIME","level":"WARN","event":"lease.overdue","account":"WebApp01","realm":"CORP.EXAMPLE.COM","code":"config-listen","what":"no why","why":null,"next":"choose a free address and port with GMSA_LISTEN; all containers of a task share one network","owner":"platform","retry":"never"}
+        {"timestamp":"TIME","level":"ERROR","event":"lease.failed","account":"WebApp01","realm":"CORP.EXAMPLE.COM","code":"dc-srv-not-found","what":"no domain controller is known for `corp.example.com`","why":"NXDOMAIN\u001b[31m from\n10.0.0.2","next":"let the VPC resolve the AD domain (DHCP options or a Route 53 Resolver rule), or set GMSA_DNS_SERVERS","owner":"network","retry":"soon","next_attempt_at":null}
+        {"timestamp":"TIME","level":"WARN","event":"lease.overdue","account":"WebApp01","realm":"CORP.EXAMPLE.COM","code":"config-listen","what":"no why","why":null,"next":"choose a free address and port with GMSA_LISTEN; all containers of a task share one network","owner":"task-definition","retry":"never","next_attempt_at":null}
         {"timestamp":"TIME","level":"ERROR","target":"hyper::proto","realm":"CORP.EXAMPLE.COM","message":"odd 1","account":"other"}
         "#);
     }
@@ -372,11 +373,11 @@ mod tests {
     fn text_is_for_people() {
         insta::assert_snapshot!(logged(Format::Text, "info", tell_all), @r"
         TIME INFO  lease{account=WebApp01 realm=CORP.EXAMPLE.COM}: lease.renewed dc=dc1.corp.example.com kvno=3 took=0ns
-        TIME ERROR lease{account=WebApp01 realm=CORP.EXAMPLE.COM}: lease.failed code=dc-srv-not-found owner=platform retry=soon
+        TIME ERROR lease{account=WebApp01 realm=CORP.EXAMPLE.COM}: lease.failed code=dc-srv-not-found owner=network retry=soon
           what: no domain controller is known for `corp.example.com`
           why:  NXDOMAIN\u{1b}[31m from\n10.0.0.2
           next: let the VPC resolve the AD domain (DHCP options or a Route 53 Resolver rule), or set GMSA_DNS_SERVERS; see docs/faults.md#dc-srv-not-found
-        TIME WARN  lease{account=WebApp01 realm=CORP.EXAMPLE.COM}: lease.overdue code=config-listen owner=platform retry=never
+        TIME WARN  lease{account=WebApp01 realm=CORP.EXAMPLE.COM}: lease.overdue code=config-listen owner=task-definition retry=never
           what: no why
           next: choose a free address and port with GMSA_LISTEN; all containers of a task share one network; see docs/faults.md#config-listen
         TIME ERROR lease{account=WebApp01 realm=CORP.EXAMPLE.COM}: hyper::proto: odd 1 account=other

@@ -418,9 +418,11 @@ fn document() -> String {
 
 fn owner_in_words(owner: Owner) -> &'static str {
     match owner {
-        Owner::Platform => "whoever writes the task definition, its roles and its network",
-        Owner::Directory => "whoever runs Active Directory",
-        Owner::Application => "whoever runs the app",
+        Owner::TaskDefinition => "the task definition: variables, labels, roles, user, volumes",
+        Owner::Network => "the network: security groups, routes, endpoints, DNS",
+        Owner::CredSpec => "the CredSpec document",
+        Owner::Secret => "the login's secret or keytab",
+        Owner::Directory => "Active Directory",
         Owner::Us => "this project",
     }
 }
