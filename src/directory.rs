@@ -21,6 +21,18 @@ pub mod tls;
 /// sealed LDAP -> the managed password
 pub mod gmsa;
 
+/// the connection to a KDC, and the exchanges over it
+pub mod kdc;
+
+/// why a KDC gave no ticket
+pub mod refusal;
+
+/// from one domain to another
+pub mod referral;
+
+mod key_versions;
+mod session;
+
 /// security identifiers, and who may read a managed password
 pub mod sid;
 
@@ -28,19 +40,20 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::oneshot::error::TryRecvError;
-use tokio::sync::{Mutex, oneshot};
-use tokio::time::timeout;
+use tokio::sync::Mutex;
 
-use self::gmsa::{Gmsa, ManagedPassword, Names};
+use self::gmsa::{Gmsa, ManagedPassword};
+use self::kdc::{Kdc, authenticate, grant};
+use self::key_versions::{InUse, versions};
+use self::referral::{cross, follow, no_way};
+use self::refusal::Refusal;
+use self::session::Session;
 use crate::clock;
 use crate::credspec::LoginSource;
-use crate::directory::dc::{Kdc, Locator, Service};
-use crate::directory::ldap::{Connection, Plain, Sealed, Transport};
+use crate::directory::dc::{Locator, Service};
+use crate::directory::ldap::{Connection, Plain, Transport};
 use crate::fault::{Code, Fault};
-use crate::kerberos::{
-    self, ClientKey, GmsaTgt, Granted, LdapTicket, Password, Principal, Proof, Refusal, ServiceTicket, Ticket,
-};
+use crate::kerberos::{self, ClientKey, GmsaTgt, Granted, LdapTicket, Principal, Proof, ServiceTicket};
 use crate::login::{Guards, Login, Logins};
 use crate::name::{Account, Domain, Host, Spn};
 use crate::volume::KeytabImage;
@@ -468,238 +481,10 @@ pub(crate) async fn prove(
     }
 }
 
-/// The login's TGT for another domain, by way of the domains between (RFC 4120 section 1.2): each KDC gives a ticket for
-/// that domain, or for one that is nearer.
-async fn cross(login: &Login, to: &Domain, locator: &Arc<Locator>) -> Result<Ticket, Fault> {
-    let mut kdc = Kdc::new(Arc::clone(locator), &locator.locate(&login.domain).await?);
-    let own = kerberos::ticket_granting_service(&login.domain);
-    let proven = authenticate(&mut kdc, &login.principal, &own, login.proof.clone(), None).await;
-    let (mut tgt, _) = proven.map_err(|refusal| refusal.of_login(&login.principal))?;
-    let mut way = vec![login.domain.clone()];
-    loop {
-        let from = &way[way.len() - 1];
-        let granted = match grant(&mut kdc, &tgt, &kerberos::cross_realm_service(from, to)).await {
-            Err(refusal) if refusal.is_unknown_name() => {
-                return Err(no_way(login, to).because(format!("{refusal}: `{from}` does not know `{to}`")));
-            }
-            outcome => outcome.map_err(|refusal| refusal.of_login(&login.principal))?,
-        };
-        let next = match granted {
-            Granted::Ticket(ticket) => return Ok(ticket),
-            Granted::Referral(next, ticket) => {
-                tgt = ticket;
-                next
-            }
-        };
-        if way.contains(&next) || way.len() > REFERRALS {
-            let way: Vec<_> = way.iter().chain([&next]).map(Domain::realm).collect();
-            return Err(no_way(login, to).because(format!("the KDCs refer in a circle: {}", way.join(" -> "))));
-        }
-        kdc = Kdc::new(Arc::clone(locator), &locator.locate(&next).await?);
-        way.push(next);
-    }
-}
-
-fn no_way(login: &Login, to: &Domain) -> Fault {
-    let what = format!("the login `{}` has no way to the gMSA's domain `{to}`", login.principal);
-    Fault::new(Code::TicketTrust, what)
-}
-
 /// The connection to a KDC that is in use, and all controllers of the domain.
 struct Connected {
     kdc: Arc<Mutex<Kdc>>,
     controllers: Vec<Host>,
-}
-
-/// A sealed LDAP connection to one DC.
-struct Session {
-    host: Host,
-    login: String,
-    ldap: Mutex<Connection<Sealed>>,
-    /// The gMSAs whose passwords are wanted, with those who wait for them.
-    wanted: StdMutex<Vec<(Account, Answer)>>,
-}
-
-type Answer = oneshot::Sender<Result<Gmsa, Fault>>;
-
-impl Session {
-    fn new(host: Host, login: String, ldap: Connection<Sealed>) -> Self {
-        Self { host, login, ldap: Mutex::new(ldap), wanted: StdMutex::default() }
-    }
-
-    /// Reads a managed password. Whoever gets the connection reads for all who wait for it by then, in one search.
-    async fn read(&self, domain: &Domain, account: &Account) -> Result<Gmsa, Fault> {
-        let mut answered = self.want(account);
-        loop {
-            let mut ldap = self.ldap.lock().await;
-            match answered.try_recv() {
-                Ok(read) => return read,
-                Err(TryRecvError::Empty) => {}
-                // Whoever was reading for us was cancelled.
-                Err(TryRecvError::Closed) => answered = self.want(account),
-            }
-            let (accounts, mut answers) = self.next_wanted(TOGETHER);
-            let mut read = Gmsa::read(&mut ldap, domain, &accounts, &self.login).await;
-            let lost =
-                read.iter().find_map(|read| read.as_ref().err().filter(|fault| fault.code == Code::GmsaConnectionLost));
-            if let Some(fault) = lost.cloned() {
-                // Nobody shall wait for the same deadline again.
-                let (_, waiting) = self.next_wanted(usize::MAX);
-                read.extend(waiting.iter().map(|_| Err(fault.clone())));
-                answers.extend(waiting);
-            }
-            for (answer, read) in answers.into_iter().zip(read) {
-                // Who no longer waits needs none.
-                let _ = answer.send(read);
-            }
-            if let Ok(read) = answered.try_recv() {
-                return read;
-            }
-        }
-    }
-
-    fn want(&self, account: &Account) -> oneshot::Receiver<Result<Gmsa, Fault>> {
-        let (answer, answered) = oneshot::channel();
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).push((account.clone(), answer));
-        answered
-    }
-
-    fn next_wanted(&self, most: usize) -> (Vec<Account>, Vec<Answer>) {
-        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = wanted.len().min(most);
-        wanted.drain(..count).unzip()
-    }
-
-    async fn names(&self, domain: &Domain, account: &Account) -> Result<Names, Fault> {
-        Names::read(&mut *self.ldap.lock().await, domain, account, &self.login).await
-    }
-
-    /// Whether it is a read-only DC; one that does not tell is none.
-    async fn is_read_only(&self, domain: &Domain) -> bool {
-        let mut ldap = self.ldap.lock().await;
-        matches!(timeout(gmsa::LDAP_DEADLINE, ldap.netlogon(domain)).await, Ok(Ok(told)) if !told.is_writable)
-    }
-}
-
-/// Which of the two managed passwords the KDC has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum InUse {
-    Current,
-    Previous,
-}
-
-/// What a keytab holds, and until when it should.
-struct Versions<'a> {
-    keys: Vec<(u32, &'a Password)>,
-    until: SystemTime,
-}
-
-/// The versions of the key: the one that the KDC uses, the next one where the directory tells it already, and the one
-/// before while tickets that were made with it are good. Those live as long as the gMSA's own (`life`) or ten hours,
-/// AD's default for tickets to services, and the clocks may differ by five minutes.
-fn versions<'a>(
-    in_use: InUse,
-    names: &Names,
-    current: &'a Password,
-    previous: Option<&'a Password>,
-    life: Duration,
-    now: SystemTime,
-) -> Versions<'a> {
-    let Names { kvno, changed_at, .. } = names;
-    let longest = life.max(Duration::from_secs(10 * 3600)) + Duration::from_secs(300);
-    // Where it is not told since when the key is in use, the one before stays until the next look.
-    let needed_until = changed_at.map_or(now, |changed| changed) + longest;
-    match (in_use, previous) {
-        (InUse::Previous, Some(previous)) => {
-            Versions { keys: vec![(kvno + 1, current), (*kvno, previous)], until: now + longest }
-        }
-        (InUse::Current, Some(previous)) if now < needed_until && *kvno > 1 => {
-            Versions { keys: vec![(*kvno, current), (kvno - 1, previous)], until: needed_until }
-        }
-        _ => Versions { keys: vec![(*kvno, current)], until: now + FAR },
-    }
-}
-
-/// An AS exchange, with any KDC that knows the names.
-async fn authenticate(
-    kdc: &mut Kdc,
-    client: &Principal,
-    server: &Principal,
-    proof: Proof,
-    lifetime: Option<Duration>,
-) -> Result<(Ticket, ClientKey), Refusal> {
-    let mut round = Round::of(kdc);
-    loop {
-        let outcome = kerberos::authenticate(kdc, client, server, proof.clone(), lifetime).await;
-        if let Some(outcome) = round.ends(kdc, outcome) {
-            return outcome;
-        }
-    }
-}
-
-/// A TGS exchange, with any KDC that knows the service.
-async fn grant(kdc: &mut Kdc, tgt: &Ticket, service: &Principal) -> Result<Granted, Refusal> {
-    let mut round = Round::of(kdc);
-    loop {
-        let outcome = kerberos::grant(kdc, tgt, service).await;
-        if let Some(outcome) = round.ends(kdc, outcome) {
-            return outcome;
-        }
-    }
-}
-
-/// Goes on from what a KDC of `domain` gave for a service to whichever domain it refers to (RFC 6806 section 8).
-pub(crate) async fn follow(
-    mut granted: Result<Granted, Refusal>,
-    spn: &Spn,
-    domain: &Domain,
-    locator: &Arc<Locator>,
-) -> Result<ServiceTicket, Refusal> {
-    let mut seen = vec![domain.clone()];
-    loop {
-        let (domain, tgt) = match granted? {
-            Granted::Ticket(ticket) => return Ok(ticket.into_service_ticket(spn.clone())),
-            Granted::Referral(domain, tgt) => (domain, tgt),
-        };
-        if seen.contains(&domain) || seen.len() > REFERRALS {
-            let way: Vec<_> = seen.iter().chain([&domain]).map(Domain::realm).collect();
-            let what = format!("the KDCs refer to each other for the service `{spn}`");
-            return Err(Fault::new(Code::TicketServiceUnknown, what).because(way.join(" -> ")).into());
-        }
-        let mut kdc = Kdc::new(Arc::clone(locator), &locator.locate(&domain).await?);
-        granted = grant(&mut kdc, &tgt, &kerberos::service(spn, &domain)).await;
-        seen.push(domain);
-    }
-}
-
-/// The KDCs of a domain asked one after the other, where one does not know a name that another may know already.
-struct Round {
-    left: usize,
-    refused: Option<Refusal>,
-}
-
-impl Round {
-    fn of(kdc: &Kdc) -> Self {
-        Self { left: kdc.count(), refused: None }
-    }
-
-    /// What it comes to; nothing while there is another KDC to ask.
-    fn ends<T>(&mut self, kdc: &mut Kdc, outcome: Result<T, Refusal>) -> Option<Result<T, Refusal>> {
-        match outcome {
-            Err(refusal) if refusal.is_unknown_name() => {
-                kdc.leave();
-                self.left = self.left.saturating_sub(1);
-                let first = self.refused.take().unwrap_or(refusal);
-                if self.left == 0 {
-                    return Some(Err(first));
-                }
-                self.refused = Some(first);
-                None
-            }
-            Err(Refusal::Unreachable(fault)) => Some(Err(self.refused.take().unwrap_or(Refusal::Unreachable(fault)))),
-            outcome => Some(outcome),
-        }
-    }
 }
 
 /// Whether another DC may serve where this one does not.
@@ -707,50 +492,11 @@ fn serves_elsewhere(fault: &Fault) -> bool {
     matches!(fault.code, Code::GmsaConnectionLost | Code::TicketServiceUnknown)
 }
 
-/// How many domains a service is looked for in: forests are rarely deeper than three.
-const REFERRALS: usize = 8;
 /// In its last five minutes the directory tells the next password, which the KDC does not use yet: when in that time it
 /// is read, and how soon again if that failed.
 const IN_THE_WINDOW: Duration = Duration::from_secs(60);
 const READ_AGAIN_FOR_KEYTAB: Duration = Duration::from_secs(60);
-/// No gMSA's password lives longer.
-const FAR: Duration = Duration::from_secs(10 * 365 * 86_400);
-/// How many managed passwords one search reads. Each is under a kilobyte, and the DC computes it anew.
-const TOGETHER: usize = 20;
 /// How soon a managed password that could not be read when it was due is read again.
 const READ_AGAIN: Duration = Duration::from_secs(300);
 /// A pending version of a secret that is older belongs to no rotation that is under way.
 const PENDING: Duration = Duration::from_secs(3600);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use zeroize::Zeroizing;
-
-    #[test]
-    fn a_keytab_holds_the_next_key_and_the_one_before_while_it_is_needed() {
-        let password = |text: &str| Password::new(Zeroizing::new(text.to_owned()));
-        let (current, previous) = (password("current"), password("previous"));
-        let now = clock::from_unix(1_790_000_000);
-        let hours = |hours: u64| Duration::from_secs(3600 * hours);
-        let told = |in_use, kvno, changed_at: Option<SystemTime>, previous, life| {
-            let names = Names { kvno, services: Vec::new(), changed_at };
-            let versions = versions(in_use, &names, &current, previous, life, now);
-            let keys: Vec<_> = versions.keys.iter().map(|(kvno, key)| (*kvno, key.as_str().to_owned())).collect();
-            (keys, versions.until.duration_since(now).unwrap())
-        };
-        let key = |kvno, text: &str| (kvno, text.to_owned());
-        let ago = |age| Some(now - hours(age));
-        let clocks = Duration::from_secs(300);
-        let (keys, _) = told(InUse::Previous, 4, ago(720), Some(&previous), hours(10));
-        assert_eq!(keys, [key(5, "current"), key(4, "previous")], "the KDC still uses the old one");
-        let (keys, until) = told(InUse::Current, 5, ago(1), Some(&previous), hours(1));
-        assert_eq!((keys, until), (vec![key(5, "current"), key(4, "previous")], hours(9) + clocks));
-        let (_, until) = told(InUse::Current, 5, ago(1), Some(&previous), hours(24));
-        assert_eq!(until, hours(23) + clocks, "tickets of this domain live longer");
-        assert_eq!(told(InUse::Current, 5, ago(11), Some(&previous), hours(10)).0, [key(5, "current")]);
-        assert_eq!(told(InUse::Current, 1, ago(1), None, hours(10)).0, [key(1, "current")]);
-        let (keys, until) = told(InUse::Current, 5, None, Some(&previous), hours(10));
-        assert_eq!((keys.len(), until), (2, hours(10) + clocks), "since when is not told");
-    }
-}

@@ -22,13 +22,16 @@ use crate::clock;
 use crate::config::{Config, ServiceTickets, Unknown};
 use crate::credspec::{self, CredSpec, LoginSource, Reference};
 use crate::directory;
-use crate::directory::dc::{self, DomainControllers, Kdc, Locator, Service, Site};
+use crate::directory::dc::{self, DomainControllers, Locator, Service, Site};
 use crate::directory::gmsa::{self, Gmsa, LDAP_DEADLINE};
+use crate::directory::kdc::{self, Kdc};
 use crate::directory::ldap::{Connection, Plain, Sealed, Transport};
+use crate::directory::referral::follow;
+use crate::directory::refusal::Refusal;
 use crate::directory::sid::{Sid, readers};
 use crate::directory::site;
 use crate::fault::{Code, Fault};
-use crate::kerberos::{self, GmsaTgt, Password, Principal, Proof, Refusal, SKEW_TO_BELIEVE};
+use crate::kerberos::{self, GmsaTgt, Password, Principal, Proof, SKEW_TO_BELIEVE};
 use crate::login::{Login, Logins};
 use crate::name::{Account, Domain, Host, Spn};
 use crate::task::{self, Task};
@@ -588,8 +591,8 @@ impl Session {
 
     /// Gets a ticket for a service, and throws it away. Where the KDC knows none, tells who has the name.
     async fn service_ticket(&mut self, domain: &Domain, tgt: &GmsaTgt, spn: &Spn) -> Told<()> {
-        let granted = kerberos::grant(&mut self.kdc, tgt.as_ticket(), &kerberos::service(spn, domain)).await;
-        let followed = directory::follow(granted, spn, domain, &self.locator).await;
+        let granted = kdc::grant(&mut self.kdc, tgt.as_ticket(), &kerberos::service(spn, domain)).await;
+        let followed = follow(granted, spn, domain, &self.locator).await;
         match followed.map_err(|refusal| refusal.of_service(spn, tgt.client())) {
             Ok(ticket) => {
                 let (realm, until) = (ticket.realm(), clock::rfc3339(ticket.expires_at()));
@@ -628,7 +631,7 @@ impl Session {
     ) -> Result<GmsaTgt, Refusal> {
         let proof = Proof::SaltedPassword(password, kerberos::gmsa_salt(account, domain));
         let service = kerberos::ticket_granting_service(domain);
-        let (ticket, _key) = kerberos::authenticate(&mut self.kdc, gmsa, &service, proof, self.lifetime).await?;
+        let (ticket, _key) = kdc::authenticate(&mut self.kdc, gmsa, &service, proof, self.lifetime).await?;
         Ok(ticket.into_gmsa_tgt())
     }
 }
@@ -715,7 +718,7 @@ async fn clock_of(controller: &Controller, client: &Principal, domain: &Domain) 
     let mut kdc = controller.kdc();
     kdc.connect().await?;
     let asked = clock::now();
-    let probe = kerberos::probe(&mut kdc, client, &kerberos::ticket_granting_service(domain)).await;
+    let probe = kdc::probe(&mut kdc, client, &kerberos::ticket_granting_service(domain)).await;
     let answered = clock::now();
     let Some(told) = probe.map_err(|refusal| refusal.of_gmsa(client))? else {
         return Ok(Outcome::Passed("it told no time: the gMSA needs no pre-authentication".to_owned()));

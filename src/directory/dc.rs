@@ -4,10 +4,9 @@
 //! is what its SRV record says.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -19,7 +18,6 @@ use hickory_resolver::proto::rr::{RData, RecordType};
 use hickory_resolver::system_conf::read_system_conf;
 use hickory_resolver::{Resolver, TokioResolver};
 use rand::Rng;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tracing::Level;
@@ -291,12 +289,12 @@ impl Locator {
     }
 
     /// Prefers others no longer.
-    fn forgive(&self, host: &Host, service: Service) {
+    pub(super) fn forgive(&self, host: &Host, service: Service) {
         self.memory().troubled.remove(&(host.clone(), service));
     }
 
     /// Prefers others for a while.
-    fn avoid(&self, host: &Host, service: Service) {
+    pub(super) fn avoid(&self, host: &Host, service: Service) {
         self.memory().troubled.insert((host.clone(), service), Instant::now());
     }
 
@@ -409,108 +407,8 @@ pub async fn dial(host: &Host, addresses: &[IpAddr], port: u16) -> Result<TcpStr
     Err(Fault::new(Code::DcUnreachable, what).because(failures.join("; ")))
 }
 
-/// The KDCs of a domain, with a kept connection to one of them. One that fails is left for the next.
-///
-/// Each message is a length of four octets, network order, and the message (RFC 4120 section 7.2.2).
-pub struct Kdc {
-    locator: Arc<Locator>,
-    /// In the order of preference.
-    hosts: Vec<Host>,
-    connection: Option<(Host, TcpStream)>,
-    last: Option<Host>,
-}
-
-impl Kdc {
-    /// The KDCs of these hosts, best first; none is connected to yet.
-    pub fn new(locator: Arc<Locator>, hosts: &[Host]) -> Self {
-        Self { locator, hosts: hosts.to_vec(), connection: None, last: None }
-    }
-
-    /// Connects, if it is not connected: for those who have something else to wait for at the same time.
-    pub async fn connect(&mut self) -> Result<(), Fault> {
-        if self.connection.is_none() {
-            let reached = self.locator.connect(&self.hosts, Service::Kdc).await?;
-            self.last = Some(reached.0.clone());
-            self.connection = Some(reached);
-        }
-        Ok(())
-    }
-
-    /// The KDC that was asked last.
-    pub fn host(&self) -> Option<&Host> {
-        self.last.as_ref()
-    }
-
-    /// Sends a request to the KDC, or to another one if it fails, until one answers.
-    ///
-    /// Sending it again is safe: one that closed the connection took no notice of it (some KDCs close theirs after
-    /// each reply), and a proof that reached one that then hung is only as old as the deadline.
-    pub async fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>, Fault> {
-        let mut left = self.hosts.clone();
-        let mut faults = Vec::new();
-        loop {
-            let kept = self.connection.take();
-            let fresh = kept.is_none();
-            let (host, mut stream) = match kept {
-                Some(kept) => kept,
-                None if left.is_empty() => return Err(summary(faults)),
-                None => match self.locator.connect(&left, Service::Kdc).await {
-                    Ok(reached) => reached,
-                    Err(fault) => {
-                        faults.push(fault);
-                        return Err(summary(faults));
-                    }
-                },
-            };
-            self.last = Some(host.clone());
-            let why = match timeout(KDC_DEADLINE, converse(&mut stream, request)).await {
-                Ok(Ok(reply)) => {
-                    self.connection = Some((host, stream));
-                    return Ok(reply);
-                }
-                Ok(Err(error)) if !fresh && closed(&error) => continue,
-                Ok(Err(error)) => error.to_string(),
-                Err(_elapsed) => {
-                    // Its other services most likely hang too.
-                    self.locator.avoid(&host, Service::Ldap);
-                    self.locator.avoid(&host, Service::Ldaps);
-                    format!("no answer in {KDC_DEADLINE:?}")
-                }
-            };
-            let what = format!("the KDC on `{host}` does not answer");
-            let fault = Fault::new(Code::DcUnreachable, what).because(why);
-            self.locator.in_trouble(&host, Service::Kdc, &fault);
-            left.retain(|other| *other != host);
-            faults.push(fault);
-        }
-    }
-
-    /// How many KDCs there are.
-    pub fn count(&self) -> usize {
-        self.hosts.len()
-    }
-
-    /// Goes on with the KDC on this host, if it is one of them; also if it was in trouble: its other service has just
-    /// served.
-    pub fn go_to(&mut self, host: &Host) {
-        self.locator.forgive(host, Service::Kdc);
-        if let Some(at) = self.hosts.iter().position(|known| known == host) {
-            self.connection = None;
-            self.hosts[..=at].rotate_right(1);
-        }
-    }
-
-    /// Leaves this KDC for the next, because it does not know what the others may know already.
-    pub fn leave(&mut self) {
-        self.connection = None;
-        if let Some(at) = self.hosts.iter().position(|host| Some(host) == self.last.as_ref()) {
-            self.hosts[at..].rotate_left(1);
-        }
-    }
-}
-
 /// One DC's fault as it is; of several the first, with the others as its reason.
-fn summary(mut faults: Vec<Fault>) -> Fault {
+pub(super) fn summary(mut faults: Vec<Fault>) -> Fault {
     if faults.len() == 1 {
         return faults.remove(0);
     }
@@ -521,25 +419,6 @@ fn summary(mut faults: Vec<Fault>) -> Fault {
     let told: Vec<_> = told.collect();
     let what = format!("none of the {} domain controllers can be used", told.len());
     Fault::new(Code::DcUnreachable, what).because(told.join("; "))
-}
-
-async fn converse(stream: &mut TcpStream, request: &[u8]) -> io::Result<Vec<u8>> {
-    let length = u32::try_from(request.len()).map_err(io::Error::other)?;
-    let mut message = length.to_be_bytes().to_vec();
-    message.extend_from_slice(request);
-    stream.write_all(&message).await?;
-    let length = usize::try_from(stream.read_u32().await?).map_err(io::Error::other)?;
-    if length > KDC_REPLY_LIMIT {
-        return Err(io::Error::other(format!("a reply of {length} bytes, more than is allowed")));
-    }
-    let mut reply = vec![0; length];
-    stream.read_exact(&mut reply).await?;
-    Ok(reply)
-}
-
-fn closed(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 fn is_negative(error: &NetError) -> bool {
@@ -597,13 +476,10 @@ fn order(mut targets: Vec<Target>, random: &mut impl Rng) -> Vec<Target> {
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// What an address has before the next one is tried too.
 const HEAD_START: Duration = Duration::from_millis(250);
-/// A KDC answers in milliseconds; one that hangs is passed over.
-const KDC_DEADLINE: Duration = Duration::from_secs(2);
 /// For one query to one server; there are two attempts.
 const QUERY_DEADLINE: Duration = Duration::from_secs(1);
 /// For a name, all servers and attempts included.
 const DNS_DEADLINE: Duration = Duration::from_secs(5);
-const KDC_REPLY_LIMIT: usize = 128 << 10;
 /// How long a survey of what is near holds.
 const SURVEY_AGE: Duration = Duration::from_secs(3600);
 /// How long a DC that failed stands behind the others.

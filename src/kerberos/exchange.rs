@@ -79,6 +79,14 @@ pub struct AsExchange {
 }
 
 impl AsExchange {
+    /// The refusal in a KDC's reply; none if it gave a ticket.
+    pub fn refusal(reply: &[u8]) -> Result<Option<KdcError>, ExchangeError> {
+        match Reply::decode(reply)? {
+            Reply::Kdc(_) => Ok(None),
+            Reply::Error(error) => Ok(Some(KdcError::from(&*error))),
+        }
+    }
+
     /// Begins an exchange; returns it with the first request.
     ///
     /// `nonce` is random, 31 bits; `now` is the KDC's time as far as known.
