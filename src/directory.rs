@@ -6,6 +6,13 @@
 /// DNS -> domain controllers, and the connections to them
 pub mod dc;
 
+/// questions to DNS servers
+mod dns;
+
+mod race;
+
+mod ber;
+
 /// subnets -> which of them are near
 pub mod site;
 
@@ -30,31 +37,42 @@ pub mod refusal;
 /// from one domain to another
 pub mod referral;
 
+/// what the steps of a renewal fail on
+pub mod error;
+
+/// the proofs that a server must give
+pub(crate) mod server;
+
 mod key_versions;
-mod session;
+pub(crate) mod prove;
+pub(crate) mod session;
 
 /// security identifiers, and who may read a managed password
 pub mod sid;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Mutex;
 
+use self::error::{DirectoryError, Kind};
 use self::gmsa::{Gmsa, ManagedPassword};
 use self::kdc::{Kdc, authenticate, grant};
 use self::key_versions::{InUse, versions};
-use self::referral::{cross, follow, no_way};
+use self::referral::follow;
 use self::refusal::Refusal;
-use self::session::Session;
+pub(crate) use self::server::witness;
+use self::server::{Confirmed, Server, unproven};
+use self::session::{Proven, Session, Witness};
 use crate::clock;
 use crate::credspec::LoginSource;
 use crate::directory::dc::{Locator, Service};
 use crate::directory::ldap::{Connection, Plain, Transport};
 use crate::fault::{Code, Fault};
-use crate::kerberos::{self, ClientKey, GmsaTgt, Granted, LdapTicket, Principal, Proof, ServiceTicket};
-use crate::login::{Guards, Login, Logins};
+use crate::kerberos::{self, ClientKey, GmsaTgt, LdapTicket, Principal, Proof, ServiceTicket};
+use crate::login::lockout::{Key, Lockout};
+use crate::login::{Login, Logins};
 use crate::name::{Account, Domain, Host, Spn};
 use crate::volume::KeytabImage;
 
@@ -65,10 +83,12 @@ pub struct Directory {
     logins: Arc<Logins>,
     locator: Arc<Locator>,
     ldap: Transport,
-    guards: Arc<Guards>,
+    lockout: Arc<Lockout>,
     lifetime: Option<Duration>,
     kdc: Mutex<Weak<Mutex<Kdc>>>,
     session: Mutex<Weak<Session>>,
+    /// The gMSAs whose passwords the KDC could not confirm, said once.
+    unconfirmed: StdMutex<HashSet<Account>>,
 }
 
 /// A gMSA's key, kept between renewals: with it a renewal asks nobody but a KDC.
@@ -115,7 +135,7 @@ pub struct Directories {
     logins: Arc<Logins>,
     locator: Arc<Locator>,
     ldap: Transport,
-    guards: Arc<Guards>,
+    lockout: Arc<Lockout>,
     lifetime: Option<Duration>,
     known: StdMutex<HashMap<(Domain, LoginSource), Arc<Directory>>>,
 }
@@ -124,7 +144,7 @@ impl Directories {
     /// None yet; nothing is asked. `lifetime` is what the gMSAs' tickets are asked for.
     pub fn new(logins: Logins, locator: Arc<Locator>, ldap: Transport, lifetime: Option<Duration>) -> Self {
         let logins = Arc::new(logins);
-        Self { logins, locator, ldap, guards: Arc::default(), lifetime, known: StdMutex::default() }
+        Self { logins, locator, ldap, lockout: Arc::default(), lifetime, known: StdMutex::default() }
     }
 
     /// The directory of a domain and a login.
@@ -137,10 +157,11 @@ impl Directories {
                 logins: Arc::clone(&self.logins),
                 locator: Arc::clone(&self.locator),
                 ldap: self.ldap.clone(),
-                guards: Arc::clone(&self.guards),
+                lockout: Arc::clone(&self.lockout),
                 lifetime: self.lifetime,
                 kdc: Mutex::default(),
                 session: Mutex::default(),
+                unconfirmed: StdMutex::default(),
             })
         });
         Arc::clone(directory)
@@ -199,12 +220,40 @@ impl Directory {
         Ok(self.renewal(ticket, KeptKey { key, ..kept.clone() }, via).await)
     }
 
+    /// Reads the managed password and gets a ticket with it. A server whose password the KDC does not confirm is not
+    /// a domain controller: the next one is asked.
     async fn renew_by_password(&self, account: &Account, keytab: bool, via: &Connected) -> Result<Renewal, Fault> {
-        let Connected { kdc, controllers } = via;
-        let (gmsa, session) = self.read(account, controllers, kdc).await?;
+        let mut left = via.controllers.clone();
+        loop {
+            let (host, error) = match self.renew_by_password_of(account, keytab, via, &left).await {
+                Ok(renewal) => return Ok(renewal),
+                Err((Some(host), error)) if error.kind == Kind::Unproven => (host, error),
+                Err((_, error)) => return Err(error.into()),
+            };
+            self.locator.in_trouble(&host, self.ldap.service(), &error.fault);
+            *self.session.lock().await = Weak::new();
+            left.retain(|other| *other != host);
+            if left.is_empty() {
+                return Err(error.into());
+            }
+        }
+    }
+
+    /// One attempt with these hosts. The error comes with the server that told the password, if it came so far.
+    async fn renew_by_password_of(
+        &self,
+        account: &Account,
+        keytab: bool,
+        via: &Connected,
+        hosts: &[Host],
+    ) -> Result<Renewal, (Option<Host>, DirectoryError)> {
+        let kdc = &via.kdc;
+        let (gmsa, session, witness) = self.read(account, hosts, kdc).await.map_err(|error| (None, error))?;
+        let told = |error: DirectoryError| (Some(session.host.clone()), error);
         let principal = kerberos::gmsa_principal(&gmsa.sam_account_name, &self.domain);
+        let salt = kerberos::gmsa_salt(account, &self.domain);
         let mut due = clock::now() + gmsa.password.query_interval;
-        let proof = |password| Proof::SaltedPassword(password, kerberos::gmsa_salt(account, &self.domain));
+        let proof = |password| Proof::SaltedPassword(password, salt.clone());
         let ManagedPassword { current, previous, unchanged_interval, .. } = gmsa.password;
         let mut in_use = InUse::Current;
         let mut ticket = self.gmsa_ticket(kdc, &principal, proof(current.clone())).await;
@@ -225,21 +274,44 @@ impl Directory {
             in_use = InUse::Current;
             ticket = self.gmsa_ticket(kdc, &principal, proof(current.clone())).await;
         }
-        let (ticket, key) = ticket.map_err(|refusal| refusal.of_gmsa(&principal))?;
+        let key = match &ticket {
+            Ok((_, key)) => Some(key),
+            Err(refusal) if refusal.is_wrong_password() => None,
+            Err(refusal) => return Err(told(refusal.of_gmsa(&principal).into())),
+        };
+        let passwords = [Some(&current), previous.as_ref()].into_iter().flatten().cloned().collect();
+        match Confirmed::by(witness, key, passwords, salt.clone()).await {
+            Confirmed::Yes => {}
+            Confirmed::No => return Err(told(unproven(&session.host, account, &self.domain))),
+            Confirmed::Unknown(why) if keytab => {
+                let what = format!("no keytab is written for the gMSA `{account}$`: its key cannot be confirmed");
+                return Err(told(Fault::new(Code::GmsaUnconfirmed, what).because(why).into()));
+            }
+            Confirmed::Unknown(why) => self.tell_unconfirmed(account, &why),
+        }
+        let (ticket, key) = ticket.map_err(|refusal| told(refusal.of_gmsa(&principal).into()))?;
         let mut kvno = gmsa.kvno;
         let mut image = None;
         if keytab {
             let now = clock::now();
-            let names = session.names(&self.domain, account).await?;
+            let names = session.names(&self.domain, account).await.map_err(told)?;
             let life = ticket.expires_at().duration_since(now).unwrap_or_default();
             let versions = versions(in_use, &names, &current, previous.as_ref(), life, now);
-            let salt = kerberos::gmsa_salt(account, &self.domain);
-            image = Some(Arc::new(kerberos::gmsa_keytab(&principal, &names.services, &salt, &versions.keys, now)?));
+            let made = kerberos::gmsa_keytab(&principal, &names.services, &salt, &versions.keys, now);
+            image = Some(Arc::new(made.map_err(|fault| told(fault.into()))?));
             due = versions.until.min(now + unchanged_interval + IN_THE_WINDOW);
             kvno = Some(names.kvno);
         }
         let key = KeptKey { principal, key, kvno, due };
         Ok(Renewal { keytab: image, ..self.renewal(ticket, key, via).await })
+    }
+
+    /// Says once for each account that the KDC could not confirm its password.
+    fn tell_unconfirmed(&self, account: &Account, why: &str) {
+        let news = self.unconfirmed.lock().unwrap_or_else(PoisonError::into_inner).insert(account.clone());
+        if news {
+            tracing::info!(event = "gmsa.unconfirmed", account = account.as_str(), why);
+        }
     }
 
     async fn renewal(&self, ticket: GmsaTgt, key: KeptKey, via: &Connected) -> Renewal {
@@ -269,49 +341,67 @@ impl Directory {
         follow(granted, spn, &self.domain, &self.locator).await.map_err(|refusal| refusal.of_service(spn, tgt.client()))
     }
 
-    /// Reads the managed password; returns it with the session that told. A DC that does not know the account may not have
-    /// heard of it yet, and a read-only one has no passwords, so the others are asked before that is a fault.
+    /// Reads the managed password; returns it with the session that told, and what the proven KDC knows of the gMSA. A DC
+    /// that does not know the account may not have heard of it yet, and a read-only one has no passwords, so the others
+    /// are asked before that is a fault.
     async fn read(
         &self,
         account: &Account,
         controllers: &[Host],
-        kdc: &Mutex<Kdc>,
-    ) -> Result<(Gmsa, Arc<Session>), Fault> {
-        let mut session = self.session(controllers, kdc).await?;
-        let mut read = session.read(&self.domain, account).await;
-        if matches!(&read, Err(fault) if fault.code == Code::GmsaConnectionLost) {
+        kdc: &Arc<Mutex<Kdc>>,
+    ) -> Result<(Gmsa, Arc<Session>, Witness), DirectoryError> {
+        let mut session = self.session(controllers, kdc, account).await?;
+        let mut read = self.read_with_witness(&session, account, kdc).await;
+        if let Err(error) = &read
+            && error.kind == Kind::Lost
+        {
             // The connection broke, or the DC hangs: once more, on a connection to whoever is healthy.
-            if let Err(fault) = &read {
-                self.locator.in_trouble(&session.host, self.ldap.service(), fault);
-            }
+            self.locator.in_trouble(&session.host, self.ldap.service(), &error.fault);
             // Unless another lease has done so already.
             let mut shared = self.session.lock().await;
             if shared.ptr_eq(&Arc::downgrade(&session)) {
                 *shared = Weak::new();
             }
             drop(shared);
-            session = self.session(controllers, kdc).await?;
-            read = session.read(&self.domain, account).await;
+            session = self.session(controllers, kdc, account).await?;
+            read = self.read_with_witness(&session, account, kdc).await;
         }
         let mut others: Vec<_> = controllers.iter().filter(|host| **host != session.host).cloned().collect();
-        while let Err(fault) = &read
+        while let Err(error) = &read
             && !others.is_empty()
-            && self.others_may_tell(&session, fault).await
+            && self.others_may_tell(&session, error).await
         {
-            let Ok(other) = self.log_in(&others, kdc).await else { break };
+            let Ok(other) = self.log_in(&others, kdc, account).await else { break };
             others.retain(|host| *host != other.host);
             session = Arc::new(other);
-            read = session.read(&self.domain, account).await.or(read);
+            read = self.read_with_witness(&session, account, kdc).await.or(read);
         }
-        Ok((read?, session))
+        read.map(|(gmsa, witness)| (gmsa, session, witness))
+    }
+
+    /// Reads the managed password, and at the same time asks the KDC for the witness, unless that is there already.
+    async fn read_with_witness(
+        &self,
+        session: &Session,
+        account: &Account,
+        kdc: &Arc<Mutex<Kdc>>,
+    ) -> Result<(Gmsa, Witness), DirectoryError> {
+        let witness = async {
+            match session.take_witness(account) {
+                Some(witness) => Ok(witness),
+                None => witness(&session.proven, account, &self.domain, kdc, &self.lockout).await,
+            }
+        };
+        let (read, witness) = tokio::join!(session.read(&self.domain, account), witness);
+        Ok((read?, witness?))
     }
 
     /// Whether another DC may tell the password that this one does not.
-    async fn others_may_tell(&self, session: &Session, fault: &Fault) -> bool {
-        match fault.code {
-            Code::GmsaNotFound => true,
-            Code::GmsaReadDenied | Code::GmsaSearchFailed if session.is_read_only(&self.domain).await => {
-                self.locator.in_trouble(&session.host, self.ldap.service(), fault);
+    async fn others_may_tell(&self, session: &Session, error: &DirectoryError) -> bool {
+        match error.kind {
+            Kind::NotFound | Kind::Lost => true,
+            Kind::NoPassword | Kind::SearchRefused if session.is_read_only(&self.domain).await => {
+                self.locator.in_trouble(&session.host, self.ldap.service(), &error.fault);
                 true
             }
             _ => false,
@@ -335,38 +425,50 @@ impl Directory {
     }
 
     /// The session in use, or a new one. Whoever opens it holds the lock, so leases that start together log in once.
-    async fn session(&self, controllers: &[Host], kdc: &Mutex<Kdc>) -> Result<Arc<Session>, Fault> {
+    async fn session(
+        &self,
+        controllers: &[Host],
+        kdc: &Arc<Mutex<Kdc>>,
+        account: &Account,
+    ) -> Result<Arc<Session>, DirectoryError> {
         let mut shared = self.session.lock().await;
         if let Some(session) = shared.upgrade() {
             return Ok(session);
         }
-        let session = Arc::new(self.log_in(controllers, kdc).await?);
+        let session = Arc::new(self.log_in(controllers, kdc, account).await?);
         *shared = Arc::downgrade(&session);
         Ok(session)
     }
 
-    /// Proves the login, and binds to LDAP on the first of the hosts that serves.
-    async fn log_in(&self, hosts: &[Host], kdc: &Mutex<Kdc>) -> Result<Session, Fault> {
+    /// Proves the login, and binds to LDAP on the first of the hosts that serves, to read the password of `account`.
+    async fn log_in(
+        &self,
+        hosts: &[Host],
+        kdc: &Arc<Mutex<Kdc>>,
+        account: &Account,
+    ) -> Result<Session, DirectoryError> {
         // All at the same time; of several faults the earliest step's is told.
         let (login, connected, reached) = tokio::join!(
             self.logins.current(&self.login, &self.domain),
             async { kdc.lock().await.connect().await },
             self.connect(hosts)
         );
-        let (login, (), (mut host, mut connection)) = (login?, connected?, reached?);
+        let (login, (), (mut host, mut connection)) = (Arc::new(login?), connected?, reached?);
         let mut left = hosts.to_vec();
+        let mut refused = 0;
         loop {
             left.retain(|other| *other != host);
-            let attempt = self.bind(&login, &host, connection, kdc).await;
-            match attempt {
-                // A service that no KDC knows is one that does not serve: others do.
-                Err(fault) if serves_elsewhere(&fault) && !left.is_empty() => {
-                    self.locator.in_trouble(&host, self.ldap.service(), &fault);
-                    let Ok(next) = self.connect(&left).await else { return Err(fault) };
-                    (host, connection) = next;
-                }
-                outcome => return outcome,
+            let error = match self.bind(&login, &host, connection, kdc, account).await {
+                Ok(session) => return Ok(session),
+                Err(error) => error,
+            };
+            refused += u32::from(error.kind == Kind::BindRefused);
+            if error.kind == Kind::Final || refused == BINDS || left.is_empty() {
+                return Err(error);
             }
+            self.locator.in_trouble(&host, self.ldap.service(), &error.fault);
+            let Ok(next) = self.connect(&left).await else { return Err(error) };
+            (host, connection) = next;
         }
     }
 
@@ -392,92 +494,60 @@ impl Directory {
         Err(first.unwrap_or_else(|| Fault::new(Code::DcUnreachable, "there is no domain controller to ask")))
     }
 
+    /// Binds to LDAP on this host, while the KDC is asked for the first witness.
     async fn bind(
         &self,
-        login: &Login,
+        login: &Arc<Login>,
         host: &Host,
-        connection: Connection<Plain>,
-        kdc: &Mutex<Kdc>,
-    ) -> Result<Session, Fault> {
+        mut connection: Connection<Plain>,
+        kdc: &Arc<Mutex<Kdc>>,
+        account: &Account,
+    ) -> Result<Session, DirectoryError> {
         let healthy = !self.locator.is_troubled(host, self.ldap.service());
-        let ticket = self.login_ticket(login, host, kdc).await?;
+        let (ticket, proven) = self.login_ticket(login, host, kdc, &mut connection).await?;
         if healthy && self.locator.is_troubled(host, self.ldap.service()) {
             let what = format!("the domain controller `{host}` hangs");
-            return Err(Fault::new(Code::GmsaConnectionLost, what).because("its KDC gave no answer"));
+            let fault = Fault::new(Code::GmsaConnectionLost, what).because("its KDC gave no answer");
+            return Err(DirectoryError::new(Kind::Lost, fault));
         }
-        let login = login.principal.to_string();
-        let ldap = gmsa::bind(connection, &ticket, host, &login).await?;
-        Ok(Session::new(host.clone(), login, ldap))
+        let name = login.principal.to_string();
+        let (ldap, witness) = tokio::join!(
+            gmsa::bind(connection, &ticket, host, &name),
+            witness(&proven, account, &self.domain, kdc, &self.lockout)
+        );
+        let session = Session::new(host.clone(), name, proven, ldap?);
+        session.keep_witness(account, witness?);
+        Ok(session)
     }
 
     /// The login's ticket for `ldap/<host>/<domain>`. While a rotation of the secret is under way AD may have the pending
     /// password already, so that one is tried once where the current one is refused.
-    async fn login_ticket(&self, login: &Login, host: &Host, kdc: &Mutex<Kdc>) -> Result<LdapTicket, Fault> {
-        let guard = self.guards.of(&login.principal.to_string());
-        let mut guard = guard.lock().await;
-        let refused = match guard.allows(&login.version, clock::now()) {
-            Ok(()) => match prove(login, host, &self.domain, kdc, &self.locator).await {
-                Ok(ticket) => {
-                    guard.succeeded();
-                    return Ok(ticket);
-                }
-                Err(fault) if fault.code == Code::TicketLoginRefused => {
-                    guard.failed(&login.version, &fault, clock::now());
-                    fault
-                }
-                Err(fault) => return Err(fault),
-            },
-            Err(fault) => fault,
+    async fn login_ticket(
+        &self,
+        login: &Arc<Login>,
+        host: &Host,
+        kdc: &Arc<Mutex<Kdc>>,
+        connection: &mut Connection<Plain>,
+    ) -> Result<(LdapTicket, Proven), DirectoryError> {
+        let server = Server { host, domain: &self.domain, kdc, locator: &self.locator, lockout: &self.lockout };
+        let refusal = match server.ticket(login, connection).await {
+            Ok(proven) => return Ok(proven),
+            Err(refusal) => refusal,
         };
-        if !guard.trusts_pending() {
-            return Err(refused);
+        let known = self.lockout.has_succeeded(&Key::name(&login.principal.to_string()));
+        let refused = || Err(server.refused(&refusal, &login.principal));
+        if !known || !(refusal.is_wrong_password() || matches!(refusal, Refusal::Held(_))) {
+            return refused();
         }
-        let Some(pending) = self.logins.pending(&self.login, &self.domain).await else {
-            return Err(refused);
-        };
+        let Some(pending) = self.logins.pending(&self.login, &self.domain).await else { return refused() };
         let now = clock::now();
         let young = pending.created_at.is_some_and(|made| now.duration_since(made).is_ok_and(|age| age < PENDING));
-        let other = pending.version != login.version && pending.principal == login.principal;
-        if !young || !other || guard.allows(&pending.version, now).is_err() {
-            return Err(refused);
+        if !young || pending.version == login.version || pending.principal != login.principal {
+            return refused();
         }
-        match prove(&pending, host, &self.domain, kdc, &self.locator).await {
-            Ok(ticket) => {
-                tracing::info!(event = "secret.pending-used", "AD has the pending password of the secret already");
-                Ok(ticket)
-            }
-            Err(fault) => {
-                if fault.code == Code::TicketLoginRefused {
-                    guard.failed(&pending.version, &fault, now);
-                }
-                Err(refused)
-            }
-        }
-    }
-}
-
-/// The login's ticket for the LDAP service of a DC of `domain`, whose KDC is `kdc`. A login of that domain gets it
-/// straight away; one of another is proven to its own domain, which tells the way to this one.
-pub(crate) async fn prove(
-    login: &Login,
-    host: &Host,
-    domain: &Domain,
-    kdc: &Mutex<Kdc>,
-    locator: &Arc<Locator>,
-) -> Result<LdapTicket, Fault> {
-    let service = kerberos::ldap_service(host, domain);
-    let refused = |refusal: Refusal| refusal.of_login(&login.principal);
-    if login.domain == *domain {
-        let proven = authenticate(&mut *kdc.lock().await, &login.principal, &service, login.proof.clone(), None).await;
-        return Ok(proven.map_err(refused)?.0.into_ldap_ticket());
-    }
-    let tgt = cross(login, domain, locator).await?;
-    match grant(&mut *kdc.lock().await, &tgt, &service).await.map_err(refused)? {
-        Granted::Ticket(ticket) => Ok(ticket.into_ldap_ticket()),
-        Granted::Referral(elsewhere, _) => {
-            let why = format!("the KDC of `{domain}` refers to `{elsewhere}` for `{}`", service.name());
-            Err(no_way(login, domain).because(why))
-        }
+        let Ok(proven) = server.ticket(&Arc::new(pending), connection).await else { return refused() };
+        tracing::info!(event = "secret.pending-used", "AD has the pending password of the secret already");
+        Ok(proven)
     }
 }
 
@@ -487,16 +557,13 @@ struct Connected {
     controllers: Vec<Host>,
 }
 
-/// Whether another DC may serve where this one does not.
-fn serves_elsewhere(fault: &Fault) -> bool {
-    matches!(fault.code, Code::GmsaConnectionLost | Code::TicketServiceUnknown)
-}
-
 /// In its last five minutes the directory tells the next password, which the KDC does not use yet: when in that time it
 /// is read, and how soon again if that failed.
 const IN_THE_WINDOW: Duration = Duration::from_secs(60);
 const READ_AGAIN_FOR_KEYTAB: Duration = Duration::from_secs(60);
 /// How soon a managed password that could not be read when it was due is read again.
 const READ_AGAIN: Duration = Duration::from_secs(300);
+/// How many servers may refuse a bind before that is the answer.
+const BINDS: u32 = 4;
 /// A pending version of a secret that is older belongs to no rotation that is under way.
 const PENDING: Duration = Duration::from_secs(3600);

@@ -343,6 +343,10 @@ registry! {
         "see that the domain controller has a certificate for server authentication: without one it hangs up on port 636; or use GMSA_LDAP=sasl, which needs none"
     GmsaBindRefused "gmsa-bind-refused" Denied Directory
         "check that the login may log on to the directory and that the domain controller's own SPN ldap/HOST/DOMAIN is registered (setspn -Q)"
+    GmsaServerUnproven "gmsa-server-unproven" Denied Directory
+        "find out who answers as a domain controller: only one of the domain's own holds ldap/HOST/DOMAIN and knows the managed password"
+    GmsaUnconfirmed "gmsa-unconfirmed" Denied Directory
+        "give the gMSA a service name, so that the KDC issues tickets for it (setspn -S host/NAME NAME$), and allow AES for it"
     GmsaNotFound "gmsa-not-found" Data Directory
         "check the account name in the CredSpec (Get-ADServiceAccount NAME) and that the login may see it"
     GmsaReadDenied "gmsa-read-denied" Denied Directory

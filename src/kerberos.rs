@@ -54,6 +54,13 @@ impl ClientKey {
     }
 }
 
+impl ClientKey {
+    /// The salt it was derived with.
+    pub fn salt(&self) -> &[u8] {
+        &self.salt
+    }
+}
+
 impl std::fmt::Debug for ClientKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "ClientKey(enctype {})", self.key.enctype())

@@ -79,7 +79,7 @@ impl Sidecar {
     fn new(config: &Config, board: Board, metrics: Arc<Metrics>) -> Result<Arc<Self>, Fault> {
         let volume = Volume::open(&config.dir, config.owner, config.mode)?;
         let locator =
-            Arc::new(Locator::new(&config.dns_servers, config.domain_controllers.clone(), config.site.clone())?);
+            Arc::new(Locator::new(&config.dns_servers, config.domain_controllers.clone(), config.site.clone()));
         let addresses = (!config.dns_servers.is_empty()).then(|| Arc::clone(&locator));
         let aws = Arc::new(Aws::new(config.aws.clone())?);
         Ok(Arc::new(Self {

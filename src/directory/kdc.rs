@@ -14,7 +14,7 @@ use crate::directory::dc::{Locator, Service, summary};
 use crate::directory::refusal::Refusal;
 use crate::fault::{Code, Fault};
 use crate::kerberos::{
-    AsExchange, ClientKey, Granted, KdcError, Password, Principal, Proof, Step, TgsExchange, Ticket,
+    AsExchange, ClientKey, ExchangeError, Granted, KdcError, Password, Principal, Proof, Step, TgsExchange, Ticket,
 };
 use crate::name::Host;
 
@@ -25,8 +25,25 @@ pub struct Kdc {
     locator: Arc<Locator>,
     /// In the order of preference.
     hosts: Vec<Host>,
-    connection: Option<(Host, TcpStream)>,
+    connection: Option<Connection>,
     last: Option<Host>,
+}
+
+struct Connection {
+    host: Host,
+    stream: TcpStream,
+    /// Whose key the KDC has accepted on it.
+    accepted: Option<Principal>,
+}
+
+/// What came of a request that goes over the connection there is and over no other.
+pub(super) enum Told {
+    /// The KDC's reply.
+    Reply(Vec<u8>),
+    /// The KDC had closed the connection: nothing was sent.
+    NotSent,
+    /// It was sent, or may have been, and no reply came in time.
+    Silence(Fault),
 }
 
 impl Kdc {
@@ -38,11 +55,62 @@ impl Kdc {
     /// Connects, if it is not connected: for those who have something else to wait for at the same time.
     pub async fn connect(&mut self) -> Result<(), Fault> {
         if self.connection.is_none() {
-            let reached = self.locator.connect(&self.hosts, Service::Kdc).await?;
-            self.last = Some(reached.0.clone());
-            self.connection = Some(reached);
+            let (host, stream) = self.locator.connect(&self.hosts, Service::Kdc).await?;
+            self.last = Some(host.clone());
+            self.connection = Some(Connection { host, stream, accepted: None });
         }
         Ok(())
+    }
+
+    /// Whether the KDC has accepted this client's key on the connection there is.
+    pub(super) fn has_accepted(&self, client: &Principal) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.accepted.as_ref() == Some(client))
+    }
+
+    /// Notes that it has.
+    pub(super) fn accepted(&mut self, client: &Principal) {
+        if let Some(connection) = &mut self.connection {
+            connection.accepted = Some(client.clone());
+        }
+    }
+
+    /// What an exchange failed on, with the KDC that it was with.
+    pub(super) fn refusal(&self, error: ExchangeError) -> Refusal {
+        Refusal::Exchange(self.last.clone(), error)
+    }
+
+    /// The KDC that was asked last gives no answer, for this reason; others come first for a while.
+    pub(super) fn silent(&mut self, why: &str) -> Refusal {
+        self.connection = None;
+        let host = self.last.as_ref().map_or("of the domain", Host::as_str);
+        let fault = Fault::new(Code::DcUnreachable, format!("the KDC `{host}` does not answer")).because(why);
+        if let Some(host) = &self.last {
+            self.locator.in_trouble(host, Service::Kdc, &fault);
+        }
+        Refusal::Unreachable(fault)
+    }
+
+    /// Sends a request over the connection there is; no other KDC gets it.
+    pub(super) async fn tell(&mut self, request: &[u8], deadline: Duration) -> Told {
+        let Some(mut connection) = self.connection.take().filter(|connection| is_open(&connection.stream)) else {
+            return Told::NotSent;
+        };
+        let why = match timeout(deadline, converse(&mut connection.stream, request)).await {
+            Ok(Ok(reply)) => {
+                self.connection = Some(connection);
+                return Told::Reply(reply);
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_elapsed) => {
+                self.locator.avoid(&connection.host, Service::Ldap);
+                self.locator.avoid(&connection.host, Service::Ldaps);
+                format!("no answer in {deadline:?}")
+            }
+        };
+        let what = format!("the KDC on `{}` does not answer", connection.host);
+        let fault = Fault::new(Code::DcUnreachable, what).because(why);
+        self.locator.in_trouble(&connection.host, Service::Kdc, &fault);
+        Told::Silence(fault)
     }
 
     /// The KDC that was asked last.
@@ -53,28 +121,29 @@ impl Kdc {
     /// Sends a request to the KDC, or to another one if it fails, until one answers.
     ///
     /// Sending it again is safe: one that closed the connection took no notice of it (some KDCs close theirs after
-    /// each reply), and a proof that reached one that then hung is only as old as the deadline.
+    /// each reply). A login's proof does not go this way but by [`tell`](Self::tell).
     pub async fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>, Fault> {
         let mut left = self.hosts.clone();
         let mut faults = Vec::new();
         loop {
             let kept = self.connection.take();
             let fresh = kept.is_none();
-            let (host, mut stream) = match kept {
+            let mut connection = match kept {
                 Some(kept) => kept,
                 None if left.is_empty() => return Err(summary(faults)),
                 None => match self.locator.connect(&left, Service::Kdc).await {
-                    Ok(reached) => reached,
+                    Ok((host, stream)) => Connection { host, stream, accepted: None },
                     Err(fault) => {
                         faults.push(fault);
                         return Err(summary(faults));
                     }
                 },
             };
+            let host = connection.host.clone();
             self.last = Some(host.clone());
-            let why = match timeout(KDC_DEADLINE, converse(&mut stream, request)).await {
+            let why = match timeout(KDC_DEADLINE, converse(&mut connection.stream, request)).await {
                 Ok(Ok(reply)) => {
-                    self.connection = Some((host, stream));
+                    self.connection = Some(connection);
                     return Ok(reply);
                 }
                 Ok(Err(error)) if !fresh && closed(&error) => continue,
@@ -127,15 +196,34 @@ async fn authenticate_once(
     lifetime: Option<Duration>,
 ) -> Result<(Ticket, ClientKey), Refusal> {
     let (client, server) = (client.clone(), server.clone());
-    let failed = |host: Option<&Host>, error| Refusal::Exchange(host.cloned(), error);
-    let started = AsExchange::start(client, server, proof, lifetime, rand::random(), clock::now());
-    let (mut exchange, mut request) = started.map_err(|error| failed(None, error))?;
+    let start = move || AsExchange::start(client, server, proof, lifetime, rand::random(), clock::now());
+    let (mut exchange, mut request) = off_thread(start).await.map_err(|error| Refusal::Exchange(None, error))?;
     loop {
         let reply = kdc.ask(&request).await?;
-        match exchange.receive(&reply, clock::now()).map_err(|error| failed(kdc.host(), error))? {
+        let step;
+        (exchange, step) = receive(exchange, reply).await;
+        match step.map_err(|error| kdc.refusal(error))? {
             Step::Send(next) => request = next,
             Step::Done(ticket, key) => return Ok((*ticket, key)),
         }
+    }
+}
+
+/// Takes a reply; the key derivation in it costs CPU that the KDC chooses.
+pub(super) async fn receive(mut exchange: AsExchange, reply: Vec<u8>) -> (AsExchange, Result<Step, ExchangeError>) {
+    off_thread(move || {
+        let step = exchange.receive(&reply, clock::now());
+        (exchange, step)
+    })
+    .await
+}
+
+/// Does work that takes long, such as the derivation of a key, where it does not hold up who answers `/health`.
+pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        // It is never cancelled, and a panic ends the process.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 
@@ -188,20 +276,20 @@ pub(crate) async fn grant(kdc: &mut Kdc, tgt: &Ticket, service: &Principal) -> R
 }
 
 /// The KDCs of a domain asked one after the other, where one does not know a name that another may know already.
-struct Round {
+pub(super) struct Round {
     left: usize,
     refused: Option<Refusal>,
 }
 
 impl Round {
-    fn of(kdc: &Kdc) -> Self {
-        Self { left: kdc.count(), refused: None }
+    pub(super) fn of(kdc: &Kdc) -> Self {
+        Self { left: kdc.count().min(ASKED), refused: None }
     }
 
     /// What it comes to; nothing while there is another KDC to ask.
-    fn ends<T>(&mut self, kdc: &mut Kdc, outcome: Result<T, Refusal>) -> Option<Result<T, Refusal>> {
+    pub(super) fn ends<T>(&mut self, kdc: &mut Kdc, outcome: Result<T, Refusal>) -> Option<Result<T, Refusal>> {
         match outcome {
-            Err(refusal) if refusal.is_unknown_name() => {
+            Err(refusal) if refusal.may_pass_elsewhere() => {
                 kdc.leave();
                 self.left = self.left.saturating_sub(1);
                 let first = self.refused.take().unwrap_or(refusal);
@@ -231,11 +319,18 @@ async fn converse(stream: &mut TcpStream, request: &[u8]) -> io::Result<Vec<u8>>
     Ok(reply)
 }
 
+/// Whether the other side has not closed it; a KDC sends nothing of its own accord.
+fn is_open(stream: &TcpStream) -> bool {
+    matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
 fn closed(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
+/// How many KDCs are asked for a name that the first ones do not know.
+const ASKED: usize = 8;
 const KDC_REPLY_LIMIT: usize = 128 << 10;
 /// A KDC answers in milliseconds; one that hangs is passed over.
 const KDC_DEADLINE: Duration = Duration::from_secs(2);

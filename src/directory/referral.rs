@@ -2,29 +2,38 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Mutex;
+
 use crate::directory::dc::Locator;
-use crate::directory::kdc::{Kdc, authenticate, grant};
+use crate::directory::kdc::{Kdc, grant};
+use crate::directory::prove::prove;
 use crate::directory::refusal::Refusal;
 use crate::fault::{Code, Fault};
 use crate::kerberos::{self, Granted, ServiceTicket, Ticket};
 use crate::login::Login;
-use crate::name::{Domain, Spn};
+use crate::login::lockout::Lockout;
+use crate::name::{Domain, Host, Spn};
 
 /// The login's TGT for another domain, by way of the domains between (RFC 4120 section 1.2): each KDC gives a ticket for
 /// that domain, or for one that is nearer.
-pub(super) async fn cross(login: &Login, to: &Domain, locator: &Arc<Locator>) -> Result<Ticket, Fault> {
-    let mut kdc = Kdc::new(Arc::clone(locator), &locator.locate(&login.domain).await?);
+pub(super) async fn cross(
+    login: &Arc<Login>,
+    to: &Domain,
+    locator: &Arc<Locator>,
+    lockout: &Arc<Lockout>,
+) -> Result<Ticket, Refusal> {
+    let connect = |hosts: &[Host]| Arc::new(Mutex::new(Kdc::new(Arc::clone(locator), hosts)));
+    let mut kdc = connect(&locator.locate(&login.domain).await?);
     let own = kerberos::ticket_granting_service(&login.domain);
-    let proven = authenticate(&mut kdc, &login.principal, &own, login.proof.clone(), None).await;
-    let (mut tgt, _) = proven.map_err(|refusal| refusal.of_login(&login.principal))?;
+    let (mut tgt, _) = prove(login, None, &own, &kdc, lockout).await?;
     let mut way = vec![login.domain.clone()];
     loop {
         let from = &way[way.len() - 1];
-        let granted = match grant(&mut kdc, &tgt, &kerberos::cross_realm_service(from, to)).await {
+        let granted = match grant(&mut *kdc.lock().await, &tgt, &kerberos::cross_realm_service(from, to)).await {
             Err(refusal) if refusal.is_unknown_name() => {
-                return Err(no_way(login, to).because(format!("{refusal}: `{from}` does not know `{to}`")));
+                return Err(no_way(login, to).because(format!("{refusal}: `{from}` does not know `{to}`")).into());
             }
-            outcome => outcome.map_err(|refusal| refusal.of_login(&login.principal))?,
+            outcome => outcome?,
         };
         let next = match granted {
             Granted::Ticket(ticket) => return Ok(ticket),
@@ -35,9 +44,9 @@ pub(super) async fn cross(login: &Login, to: &Domain, locator: &Arc<Locator>) ->
         };
         if way.contains(&next) || way.len() > REFERRALS {
             let way: Vec<_> = way.iter().chain([&next]).map(Domain::realm).collect();
-            return Err(no_way(login, to).because(format!("the KDCs refer in a circle: {}", way.join(" -> "))));
+            return Err(no_way(login, to).because(format!("the KDCs refer in a circle: {}", way.join(" -> "))).into());
         }
-        kdc = Kdc::new(Arc::clone(locator), &locator.locate(&next).await?);
+        kdc = connect(&locator.locate(&next).await?);
         way.push(next);
     }
 }

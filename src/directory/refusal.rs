@@ -13,6 +13,9 @@ pub enum Refusal {
     /// The KDC could not be asked.
     #[error("{0}")]
     Unreachable(#[from] Fault),
+    /// The login's proof was not sent, so that its account does not get locked.
+    #[error("{0}")]
+    Held(Fault),
     /// The exchange failed, with this KDC if it came so far.
     #[error("{1}")]
     Exchange(Option<Host>, ExchangeError),
@@ -24,10 +27,27 @@ impl Refusal {
         matches!(self, Self::Exchange(_, ExchangeError::Kdc(error)) if error.code == KdcError::PREAUTH_FAILED)
     }
 
+    /// The error code of the KDC, where it refused.
+    pub fn code(&self) -> Option<i32> {
+        match self {
+            Self::Exchange(_, ExchangeError::Kdc(error)) => Some(error.code),
+            _ => None,
+        }
+    }
+
     /// The KDC does not know the client or the service: it may not have replicated to it yet.
     pub fn is_unknown_name(&self) -> bool {
-        use KdcError as E;
-        matches!(self, Self::Exchange(_, ExchangeError::Kdc(E { code: E::CLIENT_UNKNOWN | E::SERVICE_UNKNOWN, .. })))
+        matches!(self.code(), Some(KdcError::CLIENT_UNKNOWN | KdcError::SERVICE_UNKNOWN))
+    }
+
+    /// Another KDC may give what this one does not: it does not know a name yet, or it is starting or stopping.
+    pub fn may_pass_elsewhere(&self) -> bool {
+        self.is_unknown_name() || self.code() == Some(KdcError::SERVICE_UNAVAILABLE)
+    }
+
+    /// A task of ours ended where none does.
+    pub(super) fn bug(error: &tokio::task::JoinError) -> Self {
+        Self::Unreachable(Fault::new(Code::InternalBug, "the exchange with the KDC ended early").caused_by(error))
     }
 
     /// As a fault of the login's exchange for a DC's LDAP service.
@@ -65,7 +85,7 @@ impl Refusal {
 
     fn fault(&self, client: &str, codes: &ClientCodes) -> Fault {
         let (kdc, error) = match self {
-            Self::Unreachable(fault) => return fault.clone(),
+            Self::Unreachable(fault) | Self::Held(fault) => return fault.clone(),
             Self::Exchange(kdc, error) => (kdc, error),
         };
         let (code, told) = match error {

@@ -307,6 +307,16 @@ pages! {
         cure: "*why* has the sub-code in words. `setspn -X` finds SPNs that stand twice.",
         show: "setspn -Q ldap/dc1.corp.example.com/corp.example.com; setspn -X"
     }
+    GmsaServerUnproven {
+        cause: "The server that DNS or `GMSA_DOMAIN_CONTROLLERS` names is not a domain controller, or it gave a managed password that the domain's KDC does not know. A computer account can carry `ldap/HOST` and answer LDAP; only a domain controller carries `ldap/HOST/DOMAIN`. Nothing that this server said is used, and the next one is asked.",
+        cure: "Compare the names in DNS with the domain controllers of the directory. Remove records of hosts that are none, and find out who wrote them. An alias or a load balancer works, if the domain controller behind it tells its own name.",
+        show: "setspn -Q ldap/HOST/DOMAIN; Get-ADDomainController -Filter * | Select-Object HostName"
+    }
+    GmsaUnconfirmed {
+        cause: "With `GMSA_KEYTAB` a managed password counts only if the KDC confirms it: a ticket for the gMSA must open with it. This KDC issues no such ticket, since the gMSA has no service name, or seals it with RC4.",
+        cure: "Give the gMSA a service name and allow AES for it. Without `GMSA_KEYTAB` the ticket is renewed all the same.",
+        show: "Get-ADServiceAccount NAME -Properties servicePrincipalName,msDS-SupportedEncryptionTypes"
+    }
     GmsaNotFound {
         cause: "The domain has no gMSA of that name, or the login may not see it.",
         cure: "The CredSpec's `Name` is the sAMAccountName without `$`. If it is right, give the login the right to read the object (Authenticated Users has it by default).",

@@ -115,6 +115,11 @@ impl AsExchange {
         Ok((exchange, request))
     }
 
+    /// The salt of the key that the last request proves; none if that carries no proof.
+    pub fn salt(&self) -> Option<&[u8]> {
+        self.key.as_ref().map(|key| key.salt.as_slice())
+    }
+
     /// Takes the KDC's reply to the last request.
     pub fn receive(&mut self, reply: &[u8], now: SystemTime) -> Result<Step, ExchangeError> {
         match Reply::decode(reply)? {
@@ -330,6 +335,10 @@ impl KdcError {
     pub const PREAUTH_FAILED: i32 = 24;
     /// KDC_ERR_PREAUTH_REQUIRED: a step, not a fault
     pub const PREAUTH_REQUIRED: i32 = 25;
+    /// KDC_ERR_SVC_UNAVAILABLE: the KDC is starting or stopping
+    pub const SERVICE_UNAVAILABLE: i32 = 29;
+    /// KDC_ERR_MUST_USE_USER2USER: an account without a service name, to Windows
+    pub const MUST_USE_USER2USER: i32 = 27;
     /// KRB_AP_ERR_SKEW
     pub const CLOCK_SKEW: i32 = 37;
     /// KDC_ERR_WRONG_REALM
@@ -356,7 +365,7 @@ impl KdcError {
             Self::PASSWORD_EXPIRED => "the password must be changed first",
             Self::PREAUTH_FAILED => "the password is wrong",
             Self::PREAUTH_REQUIRED => "it does not take a password",
-            29 => "a service that it needs is not available",
+            Self::SERVICE_UNAVAILABLE => "a service that it needs is not available",
             31 => "it cannot decrypt the request",
             32 => "the ticket has expired",
             33 => "the ticket is not valid yet",

@@ -115,16 +115,24 @@ fn kdcs_that_refuse() {
         ("a login out of its hours", fake(krb_error(12, time, &extended(0xc000_006f)))),
         (
             "a gMSA that has not replicated",
-            Fake::start(|count, request| if count < 3 { relayed(request) } else { krb_error(6, now(), &[]) }),
+            Fake::start(|count, request| if count < 4 { relayed(request) } else { krb_error(6, now(), &[]) }),
         ),
         (
             "a password that has not replicated",
-            Fake::start(|count, request| if count < 3 { relayed(request) } else { krb_error(24, now(), &[]) }),
+            Fake::start(|count, request| if count < 4 { relayed(request) } else { krb_error(24, now(), &[]) }),
+        ),
+        (
+            "a gMSA that the KDC gives no tickets for",
+            Fake::start(|count, request| if count == 3 { krb_error(27, now(), &[]) } else { relayed(request) }),
         ),
         ("an LDAP server that hangs up", Fake::start(|_, request| relayed(request)).with_ldap(Vec::new())),
         ("an LDAP server that refuses", Fake::start(|_, request| relayed(request)).with_ldap(bind_refused())),
     ];
-    let sidecars = cases.iter().map(|(name, fake)| (*name, fake.sidecar())).collect();
+    // A keytab needs more proof than a ticket.
+    let keytab = |name: &str, sidecar: Sidecar| {
+        if name.contains("gives no tickets") { sidecar.with("GMSA_KEYTAB", "true") } else { sidecar }
+    };
+    let sidecars = cases.iter().map(|(name, fake)| (*name, keytab(name, fake.sidecar()))).collect();
     let report = told(sidecars);
     // The second and the addresses differ.
     let report = report.lines().map(|line| match line.split_once("its clock is ") {
