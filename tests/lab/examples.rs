@@ -112,6 +112,7 @@ fn kdcs_that_refuse() {
         ("a login by smart card only", fake(krb_error(25, time, &[0x30, 0]))),
         ("a login without AES", fake(krb_error(14, time, &[]))),
         ("a DC without its SPN", fake(krb_error(7, time, &[]))),
+        ("a service that nobody has", Fake::start(|_, request| relayed(request))),
         ("a login out of its hours", fake(krb_error(12, time, &extended(0xc000_006f)))),
         (
             "a gMSA that has not replicated",
@@ -129,10 +130,12 @@ fn kdcs_that_refuse() {
         ("an LDAP server that refuses", Fake::start(|_, request| relayed(request)).with_ldap(bind_refused())),
     ];
     // A keytab needs more proof than a ticket.
-    let keytab = |name: &str, sidecar: Sidecar| {
-        if name.contains("gives no tickets") { sidecar.with("GMSA_KEYTAB", "true") } else { sidecar }
+    let with = |name: &str, sidecar: Sidecar| match name {
+        "a gMSA that the KDC gives no tickets for" => sidecar.with("GMSA_KEYTAB", "true"),
+        "a service that nobody has" => sidecar.with("GMSA_SERVICE_TICKETS", "HTTP/nobody.example.com"),
+        _ => sidecar,
     };
-    let sidecars = cases.iter().map(|(name, fake)| (*name, keytab(name, fake.sidecar()))).collect();
+    let sidecars = cases.iter().map(|(name, fake)| (*name, with(name, fake.sidecar()))).collect();
     let report = told(sidecars);
     // The second and the addresses differ.
     let report = report.lines().map(|line| match line.split_once("its clock is ") {
