@@ -346,3 +346,31 @@ mod tests {
     let (code, said) = check(&["--fatal"], &[&clean]);
     assert_eq!((code, said.as_str()), (0, "0 words to avoid in 1 texts\n"));
 }
+
+/// What CONTRIBUTING.md and the decisions point to is there.
+#[test]
+fn the_places_that_contributors_are_sent_to_exist() {
+    let mut pages: Vec<_> =
+        std::fs::read_dir(root().join("docs/adr")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    pages.push(root().join("CONTRIBUTING.md"));
+    let (mut looked, index) = (0, read("docs/adr/README.md"));
+    for page in &pages {
+        let text = read(page);
+        let is_path = |word: &&str| {
+            let known = ["src/", "tests/", "docs/", "scripts/", "lab/", "fuzz/", ".github/"];
+            known.iter().any(|start| word.starts_with(start))
+        };
+        for word in text.split('`').skip(1).step_by(2).filter_map(|code| code.split_whitespace().next()).filter(is_path)
+        {
+            assert!(root().join(word).exists(), "{}: {word}", page.display());
+            looked += 1;
+        }
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            assert!(page.parent().unwrap().join(link).exists(), "{}: {link}", page.display());
+            looked += 1;
+        }
+        let name = page.file_name().unwrap().to_str().unwrap();
+        assert!(!name.starts_with("0") || index.contains(&format!("]({name})")), "docs/adr/README.md lists {name}");
+    }
+    assert!(looked > 40, "{looked}");
+}
