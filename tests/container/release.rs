@@ -1,14 +1,16 @@
 //! What the release workflow runs.
 
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::{NamedTempFile, TempDir};
 use yaml_rust2::YamlLoader;
 
 use crate::docker::docker;
-use crate::support::root;
+use crate::support::{root, write};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -74,6 +76,74 @@ fn the_workflow_makes_image_binary_sbom_and_checksums() {
     std::fs::remove_file(dist.path().join("more")).expect("it goes");
     bash("echo more >>\"$0\"").arg(dist.path().join(&binary)).output().expect("bash runs");
     assert!(fails(sum), "a file that was changed");
+}
+
+/// A registry of our own, for as long as this lives.
+struct Registry(Child);
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs a container engine: scripts/test-container"]
+fn images_of_two_architectures_are_joined_by_the_digests_of_their_push() {
+    let folder = TempDir::new().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("a path").to_owned();
+    let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+    let (address, storage) = (format!("127.0.0.1:{port}"), path("registry"));
+    let settings =
+        format!("version: 0.1\nstorage: {{filesystem: {{rootdirectory: {storage}}}}}\nhttp: {{addr: '{address}'}}\n");
+    write(Path::new(&path("settings")), &settings);
+    let mut command = Command::new("docker-registry");
+    let child = command.args(["serve", &path("settings")]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let _registry = Registry(child.expect("the registry starts"));
+    let start = Instant::now();
+    while std::net::TcpStream::connect(&address).is_err() {
+        assert!(start.elapsed() < Duration::from_secs(30), "the registry does not answer");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+
+    let image = format!("{address}/owner/gmsa-sidecar");
+    let push = |arch: &str| {
+        let (tag, dist) = (format!("gmsa-sidecar:join-{}-{arch}", std::process::id()), path(arch));
+        let out = path("out");
+        let made = bash("mkdir -p \"$0/out\" && echo \"$1\" >\"$0/out/gmsa-sidecar\" && tar -C \"$0/out\" -c . | docker import --platform \"linux/$1\" - \"$2\"")
+            .args([&out, arch, &tag])
+            .output()
+            .expect("bash runs");
+        assert!(made.status.success(), "{}", text(made.stderr));
+        bash("mkdir \"$0\" && docker save --output \"$0/image-$1.tar\" \"$2\" && docker image rm \"$2\"")
+            .args([&dist, arch, &tag])
+            .output()
+            .expect("bash runs");
+        let pushed = call(root(), &["push", &dist, &image]);
+        assert!(pushed.status.success(), "{}", text(pushed.stderr));
+        text(pushed.stdout).trim().to_owned()
+    };
+    let (amd64, arm64) = (push("amd64"), push("arm64"));
+    // A tag may have been moved in between.
+    for tag in ["latest", &format!("{VERSION}-amd64")] {
+        assert!(!call(root(), &["join", &image, &amd64, tag]).status.success(), "{tag} is not a digest");
+    }
+    assert!(!call(root(), &["join", &image, &amd64]).status.success(), "one is missing");
+    let joined = call(root(), &["join", &image, &amd64, &arm64]);
+    assert!(joined.status.success(), "{}", text(joined.stderr));
+    let digest = text(joined.stdout).trim().to_owned();
+    for reference in [format!("{image}@{digest}"), format!("{image}:{VERSION}"), format!("{image}:latest")] {
+        let list = docker(&["buildx", "imagetools", "inspect", "--raw", &reference]).json();
+        let of = |n: usize| {
+            (list["manifests"][n]["digest"].clone(), list["manifests"][n]["platform"]["architecture"].clone())
+        };
+        assert_eq!(of(0), (amd64.as_str().into(), "amd64".into()), "{reference}");
+        assert_eq!(of(1), (arm64.as_str().into(), "arm64".into()), "{reference}");
+    }
+    for arch in ["amd64", "arm64"] {
+        docker(&["image", "rm", &format!("{image}:{VERSION}-{arch}")]).ok();
+    }
 }
 
 /// Where an image of Rust can be pulled the Dockerfile compiles by itself, with nothing but what .dockerignore lets through.
