@@ -18,7 +18,7 @@ class SqlClientError(Exception):
 
 service = subprocess.Popen([sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 options = {
-    "server": sys.argv[2], "database": "", "authenticationType": "Integrated", "trustServerCertificate": True,
+    "database": "", "authenticationType": "Integrated", "trustServerCertificate": True,
     "encrypt": True, "connectTimeout": 60, "pooling": False,
 } | dict(argument.split("=", 1) for argument in sys.argv[3:])
 numbers = count(1)
@@ -42,9 +42,9 @@ def receive():
     return json.loads(service.stdout.read(length))
 
 
-def connect():
+def connect(server=sys.argv[2]):
     owner = f"connection{next(numbers)}"
-    send("connection/connect", {"ownerUri": owner, "connection": {"options": options}})
+    send("connection/connect", {"ownerUri": owner, "connection": {"options": options | {"server": server}}})
     while True:
         message = receive()
         if message.get("method") == "connection/complete":
@@ -56,14 +56,23 @@ def connect():
             raise SqlClientError(message["error"])
 
 
+def wait_for(found):
+    while not found(message := receive()):
+        if "error" in message:
+            raise SqlClientError(message["error"])
+    return message
+
+
 def query(owner):
-    number = send("query/simpleexecute", {"ownerUri": owner, "queryString": SEEN})
-    while True:
-        message = receive()
-        if message.get("id") == number:
-            if "error" in message:
-                raise SqlClientError(message["error"])
-            return message["result"]["rows"][0][0]["displayValue"]
+    """On the connection that it keeps for an owner's queries: it opens that with the first of them."""
+    send("query/executeString", {"ownerUri": owner, "query": SEEN})
+    done = wait_for(lambda message: message.get("method") == "query/complete")["params"]
+    if done["batchSummaries"][0]["hasError"]:
+        raise SqlClientError(done)
+    rows = {"ownerUri": owner, "batchIndex": 0, "resultSetIndex": 0, "rowsStartIndex": 0, "rowsCount": 1}
+    number = send("query/subset", rows)
+    answer = wait_for(lambda message: message.get("id") == number and "result" in message)["result"]
+    return answer["resultSubset"]["rows"][0][0]["displayValue"]
 
 
 try:
