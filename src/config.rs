@@ -22,6 +22,7 @@ use crate::directory::dc::{DomainControllers, Site};
 use crate::directory::ldap::Transport;
 use crate::directory::tls::Tls;
 use crate::fault::{Code, Fault};
+use crate::kerberos::{LEAST_LIFE, REFUSED_BEFORE_END};
 use crate::log;
 use crate::login::HostKeytab;
 use crate::name::{Account, NameError, Spn};
@@ -464,10 +465,16 @@ fn timeout_or_off(text: &str) -> Result<Option<Duration>, String> {
     if text == "off" { Ok(None) } else { duration(text).map(Some) }
 }
 
-/// A KDC refuses a TGT in its last two minutes: one that is shorter would be of no use.
+/// Not one that could not be renewed without a gap.
 fn ticket_lifetime(text: &str) -> Result<Option<Duration>, String> {
     match timeout_or_off(text)? {
-        Some(short) if short < Duration::from_secs(150) => Err(format!("{} is shorter than 150s", quoted(text))),
+        Some(short) if short < LEAST_LIFE => Err(format!(
+            "{} is too short: the shortest ticket that can be renewed without a gap lives {}s, since a KDC refuses a TGT \
+             in its last {}s",
+            quoted(text),
+            LEAST_LIFE.as_secs(),
+            REFUSED_BEFORE_END.as_secs()
+        )),
         lifetime => Ok(lifetime),
     }
 }

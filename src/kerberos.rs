@@ -28,7 +28,7 @@ pub use krb5::{Key, Principal};
 pub use tgs::{Granted, TgsExchange};
 pub use tickets::{GmsaTgt, LdapTicket, ServiceTicket, Ticket};
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use zeroize::Zeroizing;
 
@@ -39,6 +39,14 @@ use crate::volume::KeytabImage;
 /// The enctypes asked for, best known first: what every AD since 2008 speaks, then AES with SHA-2 (RFC 8009).
 /// RC4 is left out on purpose: it is broken, and the directory's cure is one attribute.
 pub const ENCTYPES: [i32; 4] = [18, 17, 20, 19];
+
+/// How long before its end a KDC no longer accepts a TGT: AD refuses one in its last two minutes, so that no service
+/// ticket is born dead.
+pub const REFUSED_BEFORE_END: Duration = Duration::from_secs(120);
+
+/// The shortest life that `GMSA_TICKET_LIFETIME` may ask for. Half of what comes before the last two minutes is left for
+/// a renewal then: 30 seconds, in which a dead domain controller and a back-off still have room.
+pub const LEAST_LIFE: Duration = Duration::from_secs(180);
 
 /// A long-term key of one principal, with the salt it was derived with.
 #[derive(Clone)]

@@ -141,7 +141,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         flag: "ticket-lifetime",
         takes: "DURATION",
         default: "off",
-        help: "Ask for tickets of this life, at least 150s, instead of as long as the KDC allows",
+        help: "Ask for tickets of this life, at least 180s, instead of as long as the KDC allows",
     },
     Setting {
         variable: "GMSA_INIT_TIMEOUT",

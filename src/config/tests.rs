@@ -69,6 +69,20 @@ fn every_value_that_cannot_be_used_is_told_at_once() {
     ");
 }
 
+/// Shorter, and the KDC would refuse the ticket before it can be renewed.
+#[test]
+fn a_ticket_that_cannot_be_renewed_without_a_gap_is_refused() {
+    for short in ["1s", "119s", "2m", "150s", "179999ms"] {
+        let told = why(&[], &[SPEC, ("GMSA_TICKET_LIFETIME", short)]);
+        assert!(told.starts_with(&format!("GMSA_TICKET_LIFETIME: `{short}` is too short")), "{told}");
+        assert!(told.contains("lives 180s") && told.contains("last 120s"), "{told}");
+    }
+    let lifetime = |text| run(&[], &[SPEC, ("GMSA_TICKET_LIFETIME", text)]).unwrap().ticket_lifetime;
+    assert_eq!(lifetime("180s"), Some(Duration::from_secs(180)));
+    assert_eq!(lifetime("10h"), Some(Duration::from_secs(36_000)));
+    assert_eq!(lifetime("off"), None);
+}
+
 #[test]
 fn long_values_are_cut_and_control_characters_escaped() {
     let told = why(&[], &[("GMSA_LISTEN", &format!("\x1b[31m\n{}", "x".repeat(200)))]);

@@ -248,7 +248,7 @@ pages! {
         show: "Get-ADServiceAccount WebApp01 -Properties Enabled, AccountExpirationDate, msDS-AssignedAuthNPolicy"
     }
     TicketServiceUnknown {
-        cause: "For a service of `GMSA_SERVICE_TICKETS`: no account has the SPN, or more than one has it (AD then answers as if none had), or it is not the name that clients use: SQL Server's has the port, `MSSQLSvc/HOST:1433`. For `ldap/HOST/DOMAIN`: the domain controller is addressed by a name that is not its own, an alias or a load balancer in `GMSA_DOMAIN_CONTROLLERS`.",
+        cause: "For a service of `GMSA_SERVICE_TICKETS`: no account has the SPN, or more than one has it (AD then answers as if none had), or it is not the name that clients use: for SQL Server, ODBC, JDBC and Go ask for `MSSQLSvc/HOST:1433` and .NET's SqlClient for `MSSQLSvc/HOST`. For `ldap/HOST/DOMAIN`: the domain controller is addressed by a name that is not its own, an alias or a load balancer in `GMSA_DOMAIN_CONTROLLERS`.",
         cure: "`setspn -S SPN ACCOUNT` gives it to the account that the service runs as, and refuses a second one; `setspn -D SPN ACCOUNT` takes it from a wrong one. For a domain controller use the name in the SRV record: Kerberos has no ticket for an alias. `gmsa-sidecar check` tells who has the name.",
         show: "setspn -Q MSSQLSvc/db.corp.example.com:1433; setspn -X"
     }
