@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// A login of this test alone, with the right to read; returns its secret's ARN.
-fn login(name: &str, password: &str) -> String {
+pub fn login(name: &str, password: &str) -> String {
     samba_tool(&["user", "create", name, password]);
     samba_tool(&["user", "setpassword", name, &format!("--newpassword={password}")]);
     samba_tool(&["group", "addmembers", lab("LAB_GROUP"), name]);
@@ -17,7 +17,7 @@ fn login(name: &str, password: &str) -> String {
 }
 
 /// Makes the directory count the account's failed logins, which it does where a policy could lock it.
-fn count_failures_of(name: &str) {
+pub fn count_failures_of(name: &str) {
     let user = attribute(name, "distinguishedName");
     let policy = format!("CN=lock-after-3,CN=Password Settings Container,CN=System,{}", lab("LAB_BASEDN"));
     let change = format!("dn: {policy}\nchangetype: modify\nadd: msDS-PSOAppliesTo\nmsDS-PSOAppliesTo: {user}\n");
@@ -28,7 +28,7 @@ fn count_failures_of(name: &str) {
     samba_tool(&["user", "unlock", name]);
 }
 
-fn secret(name: &str, password: &str) -> String {
+pub fn secret(name: &str, password: &str) -> String {
     let login = serde_json::json!({"username": name, "password": password, "domainName": lab("LAB_DOMAIN")});
     put_secret(&format!("gmsa/{name}"), &login.to_string())
 }

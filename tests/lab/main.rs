@@ -27,6 +27,9 @@ mod clients;
 /// every bad input has its fault and leaves nothing behind
 mod faults;
 
+/// peers that want to mislead, to exhaust or to stop it
+mod hostile;
+
 /// a domain that has no IPv4 address
 mod ipv6;
 
