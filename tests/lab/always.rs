@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// A login of this test alone, with the right to read; returns its secret's ARN.
-pub fn login(name: &str, password: &str) -> String {
+fn login(name: &str, password: &str) -> String {
     samba_tool(&["user", "create", name, password]);
     samba_tool(&["user", "setpassword", name, &format!("--newpassword={password}")]);
     samba_tool(&["group", "addmembers", lab("LAB_GROUP"), name]);
@@ -17,7 +17,7 @@ pub fn login(name: &str, password: &str) -> String {
 }
 
 /// Makes the directory count the account's failed logins, which it does where a policy could lock it.
-pub fn count_failures_of(name: &str) {
+fn count_failures_of(name: &str) {
     let user = attribute(name, "distinguishedName");
     let policy = format!("CN=lock-after-3,CN=Password Settings Container,CN=System,{}", lab("LAB_BASEDN"));
     let change = format!("dn: {policy}\nchangetype: modify\nadd: msDS-PSOAppliesTo\nmsDS-PSOAppliesTo: {user}\n");

@@ -82,10 +82,8 @@ fn check_names_it() {
 fn a_certificate_of_its_own_changes_nothing() {
     let forged = crate::ldaps::Forged::new(HOST, 2100);
     let (certificate, key) = (forged.path("pem"), forged.path("key"));
-    let arguments = [
-        format!("--certificate={}", certificate.display()),
-        format!("--certificate-key={}", key.display()),
-    ];
+    let arguments =
+        [format!("--certificate={}", certificate.display()), format!("--certificate-key={}", key.display())];
     let (peer, sidecar) = impostor("evil", &[&arguments[0], &arguments[1]]);
     let sidecar = sidecar.with("GMSA_LDAP", "ldaps").with("GMSA_LDAP_CA_FILE", lab("LAB_CA"));
     let ended = sidecar.init();
@@ -141,7 +139,8 @@ fn the_next_controller_is_asked() {
         let sidecar = peer.sidecar();
         let ended = sidecar.init();
         let impostor = format!("{host}.example.com");
-        let warned = ended.log().into_iter().any(|line| line["event"] == "dc.failed" && line.to_string().contains(&impostor));
+        let warned =
+            ended.log().into_iter().any(|line| line["event"] == "dc.failed" && line.to_string().contains(&impostor));
         assert!(warned, "{ended:#?}");
         ended.ok();
         assert!(sidecar.path("krb5cc").exists());

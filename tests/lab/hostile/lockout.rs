@@ -1,10 +1,12 @@
 use std::collections::HashSet;
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::Peer;
-use crate::always::{count_failures_of, login, secret};
+use crate::always::secret;
 use crate::support::{Running, Sidecar, attribute, cred_spec, lab};
 
 /// Three domain controllers whose names the KDC knows.
@@ -15,9 +17,14 @@ fn three(kdc: &str) -> Peer {
 
 /// A login of the test alone; the secret has its password, or a wrong one.
 fn sidecar(peer: &Peer, name: &str, right: bool) -> Sidecar {
-    let arn = login(name, "Right-Passw0rd-1");
-    count_failures_of(name);
-    let arn = if right { arn } else { secret(name, "Wrong-Passw0rd-1") };
+    // Whatever an earlier run left (MS-ADTS 3.1.1.5.3.1.1.2: no lockout time, no count of failures).
+    let user = attribute(name, "distinguishedName");
+    let change = format!("dn: {user}\nchangetype: modify\nreplace: lockoutTime\nlockoutTime: 0\n");
+    let mut modify = Command::new("ldbmodify").args(["-H", lab("LAB_SAMDB")]).stdin(Stdio::piped()).spawn().unwrap();
+    modify.stdin.take().unwrap().write_all(change.as_bytes()).unwrap();
+    assert!(modify.wait().unwrap().success());
+    assert_eq!(failures(name), 0);
+    let arn = secret(name, if right { "Right-Passw0rd-1" } else { "Wrong-Passw0rd-1" });
     peer.sidecar().with("GMSA_CREDENTIAL_SPECS", &cred_spec("WebApp01", lab("LAB_DOMAIN"), &arn))
 }
 

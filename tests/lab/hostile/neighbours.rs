@@ -26,7 +26,8 @@ fn crowd(name: &str, tried: &str, ways: &[&str]) {
             return false;
         }
         let peer = peer.get_or_init(|| {
-            let arguments = [vec![target.clone(), "--held=1000".into(), "--rate=200".into(), "--seconds=4".into()], ways.clone()];
+            let arguments =
+                [vec![target.clone(), "--held=1000".into(), "--rate=200".into(), "--seconds=4".into()], ways.clone()];
             Peer::start("crowd", &arguments.concat(), Ipv4Addr::LOCALHOST)
         });
         let health = running.sidecar.call(&["health"]);
@@ -83,12 +84,8 @@ fn mess(folders: usize) {
     assert!(before <= 4, "{before} watches for two folders");
     let pulse = Pulse::of(&sidecar);
     for folder in [sidecar.volume.path().to_owned(), sidecar.path("WebApp01")] {
-        let arguments = [
-            folder.display().to_string(),
-            "--link=/usr".into(),
-            "--link=/sys".into(),
-            format!("--folders={folders}"),
-        ];
+        let arguments =
+            [folder.display().to_string(), "--link=/usr".into(), "--link=/sys".into(), format!("--folders={folders}")];
         let mut peer = Peer::start("volume", &arguments, Ipv4Addr::LOCALHOST);
         peer.wait_end();
     }
@@ -132,7 +129,8 @@ fn files_that_vanish_again_and_again_are_told_now_and_then() {
 /// A request with headers of its own: the status.
 fn request(to: SocketAddr, method: &str, path: &str, headers: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(to).unwrap();
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {to}\r\nContent-Length: 0\r\nConnection: close\r\n{headers}\r\n").unwrap();
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {to}\r\nContent-Length: 0\r\nConnection: close\r\n{headers}\r\n")
+        .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();

@@ -102,7 +102,10 @@ fn foreign_text_stays_short_and_in_its_line() {
     let folder = tempfile::TempDir::new().unwrap();
     let answer = folder.path().join("answer.json");
     let message = format!("first\\nsecond \\u001b[31m{}", "m".repeat(30_000));
-    crate::support::write(&answer, &format!("{{\"SecretString\": \"{message}\", \"VersionId\": \"{}\"}}", "v".repeat(20_000)));
+    crate::support::write(
+        &answer,
+        &format!("{{\"SecretString\": \"{message}\", \"VersionId\": \"{}\"}}", "v".repeat(20_000)),
+    );
     let peer = Peer::http(&format!("file={}", answer.display()), &[]);
     let sidecar = Sidecar::inline("WebApp01", "gmsa/login")
         .with("AWS_ENDPOINT_URL_SECRETS_MANAGER", &format!("http://{}:5000", peer.address));
