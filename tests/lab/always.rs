@@ -28,7 +28,7 @@ fn count_failures_of(name: &str) {
     samba_tool(&["user", "unlock", name]);
 }
 
-fn secret(name: &str, password: &str) -> String {
+pub fn secret(name: &str, password: &str) -> String {
     let login = serde_json::json!({"username": name, "password": password, "domainName": lab("LAB_DOMAIN")});
     put_secret(&format!("gmsa/{name}"), &login.to_string())
 }

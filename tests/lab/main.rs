@@ -35,6 +35,9 @@ mod drivers_support;
 /// every bad input has its fault and leaves nothing behind
 mod faults;
 
+/// peers that want to mislead, to exhaust or to stop it
+mod hostile;
+
 /// a domain that has no IPv4 address
 mod ipv6;
 
