@@ -102,7 +102,7 @@ impl fmt::Display for Fault {
         if let Some(why) = &self.why {
             write!(f, "\n  why:  {why}")?;
         }
-        write!(f, "\n  next: {}; see docs/faults.md#{}", self.next(), self.code)
+        write!(f, "\n  next: {}\n  more: gmsa-sidecar explain {}", self.next(), self.code)
     }
 }
 
@@ -433,7 +433,8 @@ mod tests {
         code=dc-srv-not-found
           what: no domain controller is known for `corp.example.com`
           why:  DNS has no record `_ldap._tcp.dc._msdcs.corp.example.com`
-          next: let the VPC resolve the AD domain (DHCP options or a Route 53 Resolver rule), or set GMSA_DNS_SERVERS; see docs/faults.md#dc-srv-not-found
+          next: let the VPC resolve the AD domain (DHCP options or a Route 53 Resolver rule), or set GMSA_DNS_SERVERS
+          more: gmsa-sidecar explain dc-srv-not-found
         ");
     }
 }

@@ -37,11 +37,16 @@ fn main() -> ExitCode {
             let (variable, nearest) = (&unknown.variable, unknown.nearest);
             tracing::warn!(event = "config.unknown-variable", variable, nearest);
         }
+        for target in invocation.log.filter.foreign() {
+            tracing::warn!(event = "config.foreign-log-target", ignored = target, "{FOREIGN}");
+        }
     }
-    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let code = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(obey(invocation)).unwrap_or_else(exit),
         Err(error) => exit(system("the runtime cannot start", &error)),
-    }
+    };
+    log::finish();
+    code
 }
 
 async fn obey(invocation: Invocation) -> Result<ExitCode, Fault> {
@@ -136,6 +141,8 @@ fn no(why: String) -> ExitCode {
     let _ = writeln!(io::stderr(), "{why}");
     ExitCode::FAILURE
 }
+
+const FOREIGN: &str = "GMSA_LOG names another crate: only the sidecar's own records are ever logged";
 
 /// sysexits.h: EX_USAGE.
 const USAGE: u8 = 64;
