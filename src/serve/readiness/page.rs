@@ -30,7 +30,7 @@ pub(super) fn render(details: &Details<'_>) -> String {
 
 fn section(detail: &Detail<'_>) -> String {
     let lease = &detail.lease;
-    let title = lease.account.unwrap_or(lease.spec);
+    let title = lease.account.or(lease.spec).unwrap_or_default();
     let mut html = format!("<section><h2>{} <b class=\"{1}\">{1}</b></h2>\n", escaped(title), lease.state);
     if let Some((left, life)) = detail.life {
         html += &bar(lease.state, left, life);
@@ -56,7 +56,7 @@ fn section(detail: &Detail<'_>) -> String {
         ("next renewal", lease.next_renewal_at.as_deref()),
         ("service tickets", services.as_deref()),
         ("ccache", lease.path.as_deref()),
-        ("CredSpec", Some(lease.spec)),
+        ("CredSpec", lease.spec),
         ("password version", kvno.as_deref()),
         ("the KDC's clock", clock.as_deref()),
         ("attempts", Some(attempts.as_str())),
