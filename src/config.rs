@@ -248,7 +248,7 @@ Exit codes: 0 nothing failed, else that of the first step that failed, as `help 
 const ABOUT_HEALTH: &str = "\
 Ask the sidecar whether the app may run, for a container health check.
 
-Asks GET /gate of the sidecar at --listen. Exit code 0 is a yes, 1 a no with one line that says why.";
+Asks GET /gate of the sidecar at --listen. Exit code 0 means yes. Exit code 1 means no, with three lines: the fault, why, and what to do next.";
 
 const ABOUT_KLIST: &str = "\
 Show the tickets in the caches: principals, times left, encryption type and flags, never keys.

@@ -47,6 +47,7 @@ pub mod config;
 pub mod fault;
 pub mod log;
 pub mod name;
+pub mod progress;
 mod text;
 pub mod trust;
 

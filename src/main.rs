@@ -77,7 +77,7 @@ async fn obey(invocation: Invocation) -> Result<ExitCode, Fault> {
         Command::Health { listen, wait } => {
             let answer = match listen {
                 Ok(listen) => health::health(listen, wait).await,
-                Err(fault) => Err(fault.why.unwrap_or(fault.what)),
+                Err(fault) => Err(health::No::from(&fault)),
             };
             Ok(answer.map_or_else(no, |()| ExitCode::SUCCESS))
         }
@@ -136,9 +136,9 @@ fn exit(fault: Fault) -> ExitCode {
     ExitCode::from(fault.code.exit() as u8)
 }
 
-/// A no, in one line.
-fn no(why: String) -> ExitCode {
-    let _ = writeln!(io::stderr(), "{why}");
+/// A no, in three lines.
+fn no(no: health::No) -> ExitCode {
+    let _ = writeln!(io::stderr(), "{no}");
     ExitCode::FAILURE
 }
 

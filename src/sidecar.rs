@@ -12,7 +12,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::{Instrument, Level};
 
-use crate::aws::Aws;
+use crate::aws::{Aws, LONGEST_CALL};
 use crate::config::{Config, ServiceTickets};
 use crate::credspec::{CredSpec, Reference};
 use crate::directory::dc::Locator;
@@ -29,7 +29,7 @@ use crate::login::Logins;
 use crate::name::Account;
 use crate::serve::readiness;
 use crate::volume::Volume;
-use crate::{clock, log, task};
+use crate::{clock, log, progress, task};
 
 /// Serves HTTP, gets every ticket and keeps it fresh until `shutdown`.
 ///
@@ -200,7 +200,7 @@ impl Sidecar {
         let references = match &self.specs {
             Some(references) => references.clone(),
             None => loop {
-                match task::discover(&self.aws).await {
+                match progress::during("task", self.aws.metadata_url(), LONGEST_CALL, task::discover(&self.aws)).await {
                     Ok(references) => break references,
                     Err(fault) => {
                         self.metrics.fault(fault.code);
@@ -294,7 +294,8 @@ async fn never_ready(board: Board, timeout: Option<Duration>) -> Fault {
     if tokio::time::timeout(timeout, ready).await.is_ok() {
         return std::future::pending().await;
     }
-    let status = status.borrow();
+    // A copy: nothing is logged while the status is lent out.
+    let status = status.borrow().clone();
     let told = status.discovery.as_ref().or_else(|| status.leases.iter().find_map(|lease| lease.state.fault()));
     let timeout = humantime::format_duration(timeout);
     let fault = match told {

@@ -57,13 +57,14 @@ fn a_configuration_that_cannot_be_used_is_78_after_its_warnings() {
 }
 
 #[test]
-fn health_is_1_with_one_line_where_nobody_listens() {
+fn health_is_1_with_three_lines_where_nobody_listens() {
     let address = free_port();
     let (code, out, err) = tell(&["health", "--listen", &address], &[]);
-    assert_eq!((code, out.as_str(), err.lines().count()), (1, "", 1), "{err}");
-    assert!(err.starts_with(&format!("no sidecar listens on {address}")), "{err}");
+    assert_eq!((code, out.as_str(), err.lines().count()), (1, "", 3), "{err}");
+    assert!(err.starts_with(&format!("health: no process listens on {address}\nwhy:  ")), "{err}");
     let (code, _, err) = tell(&["health"], &[("GMSA_LISTEN", "x")]);
-    assert_eq!((code, err.as_str()), (1, "GMSA_LISTEN: `x` is not `address:port`\n"));
+    assert!(code == 1 && err.starts_with("config-invalid: ") && err.lines().count() == 3, "{err}");
+    assert!(err.contains("\nwhy:  GMSA_LISTEN: `x` is not `address:port`\nnext: "), "{err}");
 }
 
 #[test]
@@ -74,7 +75,7 @@ fn run_refreshes_on_sighup_and_ends_with_0_on_sigterm() {
     let mut child = sidecar(&["run", "--dir", volume.path().to_str().unwrap()], &variables).spawn().unwrap();
     let pid = Pid::from_child(&child);
     let (code, _, err) = tell(&["health", "--wait", "2s"], &variables);
-    assert!(code == 1 && err.starts_with("not ready: "), "{err}");
+    assert!(code == 1 && err.lines().count() == 3 && err.contains("\nnext: "), "{err}");
 
     kill_process(pid, Signal::HUP).unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);

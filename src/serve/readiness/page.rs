@@ -4,7 +4,9 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::report::{Detail, Details};
+use crate::clock;
 use crate::fault::Fault;
+use crate::progress::Step;
 
 /// The page. Everything that was not written in this file is escaped.
 pub(super) fn render(details: &Details<'_>) -> String {
@@ -22,10 +24,18 @@ pub(super) fn render(details: &Details<'_>) -> String {
     if details.leases.is_empty() {
         page += "<p>No CredSpec is known yet.</p>\n";
     }
+    for step in &details.waiting {
+        page += &waiting(step);
+    }
     for lease in &details.leases {
         page += &section(lease);
     }
     page + "<footer>Reloads every 10 seconds. In the container: <code>gmsa-sidecar check</code></footer>\n"
+}
+
+fn waiting(step: &Step) -> String {
+    let [since, until] = [step.since, step.until].map(clock::rfc3339);
+    format!("<p>Waiting for <code>{}</code> since {since}, until {until} at most.</p>\n", escaped(&step.peer))
 }
 
 fn section(detail: &Detail<'_>) -> String {

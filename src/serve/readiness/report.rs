@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::clock;
 use crate::fault::Fault;
 use crate::lease::status::{self, LeaseState, LeaseStatus};
+use crate::progress;
 
 /// `/ready` and `/gate`.
 #[derive(Serialize)]
@@ -16,6 +17,7 @@ pub(super) struct Report<'a> {
     /// Of the discovery.
     fault: Option<&'a Fault>,
     pub(super) leases: Vec<Lease<'a>>,
+    waiting: Vec<progress::Step>,
 }
 
 impl<'a> Report<'a> {
@@ -24,7 +26,8 @@ impl<'a> Report<'a> {
         let shown = |lease: Lease<'a>| if in_full { lease } else { Lease { spec: None, fault: None, ..lease } };
         let leases = status.leases.iter().map(|lease| shown(Lease::new(lease, now))).collect();
         let fault = status.discovery.as_ref().filter(|_| in_full);
-        Self { ready: status.is_ready(now), fault, leases }
+        let waiting = if in_full { progress::steps() } else { Vec::new() };
+        Self { ready: status.is_ready(now), fault, leases, waiting }
     }
 }
 
@@ -34,12 +37,13 @@ pub(super) struct Details<'a> {
     pub(super) ready: bool,
     pub(super) fault: Option<&'a Fault>,
     pub(super) leases: Vec<Detail<'a>>,
+    pub(super) waiting: Vec<progress::Step>,
 }
 
 impl<'a> Details<'a> {
     pub(super) fn new(status: &'a status::Status, now: SystemTime) -> Self {
         let leases = status.leases.iter().map(|lease| Detail::new(lease, now)).collect();
-        Self { ready: status.is_ready(now), fault: status.discovery.as_ref(), leases }
+        Self { ready: status.is_ready(now), fault: status.discovery.as_ref(), leases, waiting: progress::steps() }
     }
 }
 

@@ -151,7 +151,7 @@ async fn json_has_every_field_and_null_where_nothing_is_known() {
     insta::assert_snapshot!(body.replace("},{", "},\n{"), @r#"
     {"ready":false,"fault":{"code":"task-metadata-unreachable","what":"no answer","why":null,"next":"on ECS this passes by itself; elsewhere unset ECS_CONTAINER_METADATA_URI_V4 and set GMSA_CREDENTIAL_SPECS","owner":"network","retry":"soon","next_attempt_at":null},"leases":[{"spec":"arn:aws:s3:::specs/webapp01.json","account":"WebApp01","realm":"CORP.EXAMPLE.COM","path":"/krbdir/WebApp01/krb5cc","state":"held","expires_at":"2096-10-02T07:06:40Z","next_renewal_at":"2096-10-02T07:06:40Z","fault":null},
     {"spec":"arn:aws:s3:::specs/webapp01.json","account":"WebApp01","realm":"CORP.EXAMPLE.COM","path":"/krbdir/WebApp01/krb5cc","state":"expired","expires_at":"2023-11-14T22:13:20Z","next_renewal_at":"2096-10-02T07:06:40Z","fault":{"code":"dc-unreachable","what":"no domain controller of `corp.example.com` answers","why":"<timed out>","next":"open TCP 88 and 389 (636 with GMSA_LDAP=ldaps) from the task to the domain controllers (security groups, routes, firewall of the DC)","owner":"network","retry":"soon","next_attempt_at":null}},
-    {"spec":"arn:aws:s3:::specs/webapp01.json","account":null,"realm":null,"path":null,"state":"pending","expires_at":null,"next_renewal_at":null,"fault":null}]}
+    {"spec":"arn:aws:s3:::specs/webapp01.json","account":null,"realm":null,"path":null,"state":"pending","expires_at":null,"next_renewal_at":null,"fault":null}],"waiting":[]}
     "#);
     let (code, body) = server.get("/leases").await;
     assert_eq!(code, 200);
@@ -161,7 +161,7 @@ async fn json_has_every_field_and_null_where_nothing_is_known() {
     {"spec":"arn:aws:s3:::specs/webapp01.json","account":"WebApp01","realm":"CORP.EXAMPLE.COM","path":"/krbdir/WebApp01/krb5cc","state":"expired","expires_at":"2023-11-14T22:13:20Z","next_renewal_at":"2096-10-02T07:06:40Z","fault":{"code":"dc-unreachable","what":"no domain controller of `corp.example.com` answers","why":"<timed out>","next":"open TCP 88 and 389 (636 with GMSA_LDAP=ldaps) from the task to the domain controllers (security groups, routes, firewall of the DC)","owner":"network","retry":"soon","next_attempt_at":null},"dc":"dc1.corp.example.com","last_success_at":"2023-11-14T22:13:20Z","attempts":3,"kvno":7,"service_tickets":[],"took":"1s 250ms","clock_offset_seconds":-90,"history":[{"at":"2023-11-14T22:13:20Z","took":"70ms","dc":"dc1.corp.example.com","code":null},
     {"at":"2023-11-14T21:56:40Z","took":"70ms","dc":null,"code":"dc-unreachable"}]},
     {"spec":"arn:aws:s3:::specs/webapp01.json","account":null,"realm":null,"path":null,"state":"pending","expires_at":null,"next_renewal_at":null,"fault":null,"dc":null,"last_success_at":null,"attempts":3,"kvno":null,"service_tickets":[],"took":null,"clock_offset_seconds":null,"history":[{"at":"2023-11-14T22:13:20Z","took":"70ms","dc":"dc1.corp.example.com","code":null},
-    {"at":"2023-11-14T21:56:40Z","took":"70ms","dc":null,"code":"dc-unreachable"}]}]}
+    {"at":"2023-11-14T21:56:40Z","took":"70ms","dc":null,"code":"dc-unreachable"}]}],"waiting":[]}
     "#);
 }
 
