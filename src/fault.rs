@@ -4,6 +4,8 @@
 //! code what to do *next*, who owns the cure and whether trying again can help. [`Code::ALL`] is the registry that
 //! `docs/faults.md` is generated from.
 
+pub mod manual;
+
 use std::error::Error;
 use std::fmt;
 use std::time::SystemTime;
@@ -407,7 +409,7 @@ impl fmt::Display for Code {
 }
 
 #[cfg(test)]
-mod manual;
+mod document;
 
 #[cfg(test)]
 mod tests {

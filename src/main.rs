@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use gmsa_sidecar::command::check::{Given, Screen, Style, check};
-use gmsa_sidecar::command::{health, klist};
+use gmsa_sidecar::command::{explain, health, klist};
 use gmsa_sidecar::config::{Command, Environment, Invocation};
 use gmsa_sidecar::fault::{Code, Fault};
 use gmsa_sidecar::lease::refresh::Refresh;
@@ -81,6 +81,10 @@ async fn obey(invocation: Invocation) -> Result<ExitCode, Fault> {
             };
             Ok(answer.map_or_else(no, |()| ExitCode::SUCCESS))
         }
+        Command::Explain { code, json } => {
+            let told = explain::explain(code.as_deref(), json, &mut io::stdout().lock());
+            Ok(told.map_or_else(unknown_code, |()| ExitCode::SUCCESS))
+        }
         Command::Klist { path, json } => {
             let shown = klist::klist(&path, json, clock::now(), &mut io::stdout().lock());
             Ok(if shown.unwrap_or(false) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -134,6 +138,11 @@ fn told(fault: Fault) -> Fault {
 
 fn exit(fault: Fault) -> ExitCode {
     ExitCode::from(fault.code.exit() as u8)
+}
+
+fn unknown_code(unknown: explain::Unknown) -> ExitCode {
+    let _ = writeln!(io::stderr(), "error: {unknown}");
+    USAGE.into()
 }
 
 /// A no, in three lines.
