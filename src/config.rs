@@ -113,6 +113,10 @@ pub struct Config {
     pub init_timeout: Duration,
     /// How long `run` may take to be ready for the first time.
     pub start_timeout: Option<Duration>,
+    /// The level of the log.
+    pub log_level: String,
+    /// `GMSA_` variables that mean nothing.
+    pub unknown: Vec<String>,
 }
 
 /// The services whose tickets are kept beside the TGT: for every gMSA, or for one.
@@ -332,6 +336,12 @@ impl<'a> Values<'a> {
             ticket_lifetime: self.parsed("GMSA_TICKET_LIFETIME", ticket_lifetime).flatten(),
             init_timeout: self.parsed("GMSA_INIT_TIMEOUT", duration).unwrap_or(Config::INIT_TIMEOUT),
             start_timeout: self.parsed("GMSA_START_TIMEOUT", timeout_or_off).flatten(),
+            log_level: self
+                .text("GMSA_LOG")
+                .and_then(|text| text.parse().ok())
+                .unwrap_or_else(log::Filter::default)
+                .level(),
+            unknown: unknown(self.environment).into_iter().map(|unknown| unknown.variable).collect(),
         };
         let nowhere = config.cred_specs.is_none() && config.aws.metadata_uri.is_none();
         let fault = self.sound(()).err().or_else(|| {

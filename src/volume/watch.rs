@@ -5,21 +5,20 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{self as os};
 use rustix::io::Errno;
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe::Receiver;
 
 use super::Volume;
 use crate::name::Account;
 
 /// What the kernel is asked to report of the volume.
 pub struct Watch {
-    kernel: AsyncFd<OwnedFd>,
+    kernel: Receiver,
     /// Numbers of the folders' watches.
     folders: Mutex<BTreeSet<i32>>,
 }
@@ -31,7 +30,8 @@ impl Watch {
     /// The kernel has no inotify, or no further one for this user.
     pub fn new() -> io::Result<Self> {
         let kernel = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        Ok(Self { kernel: AsyncFd::new(kernel)?, folders: Mutex::default() })
+        // Read like a pipe. It is none, which only the unchecked constructor allows.
+        Ok(Self { kernel: Receiver::from_owned_fd_unchecked(kernel)?, folders: Mutex::default() })
     }
 
     /// Watches the volume's root and the folders of these accounts, and nothing else any more. A folder that is made again
@@ -59,26 +59,28 @@ impl Watch {
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
         for gone in folders.difference(&wanted) {
             // The watch of a folder that was removed is gone already.
-            let _ = inotify::remove_watch(self.kernel.get_ref(), *gone);
+            let _ = inotify::remove_watch(&self.kernel, *gone);
         }
         *folders = wanted;
         Ok(())
     }
 
     fn add(&self, path: &Path, flags: WatchFlags) -> Result<i32, Errno> {
-        inotify::add_watch(self.kernel.get_ref(), path, flags)
+        inotify::add_watch(&self.kernel, path, flags)
     }
 
     /// Waits until something changes. What it reads of a flood of reports is bounded; the rest is another change.
     pub async fn changed(&self) {
         loop {
-            let Ok(mut ready) = self.kernel.readable().await else { return std::future::pending().await };
+            if self.kernel.readable().await.is_err() {
+                return std::future::pending().await;
+            }
             let mut changed = false;
             let mut reports = [0; 16 * 1024];
             for _ in 0..READS {
-                match ready.try_io(|kernel| Ok(rustix::io::read(kernel, &mut reports)?)) {
-                    Ok(Ok(length)) => changed |= length > 0,
-                    Ok(Err(_)) | Err(_) => break,
+                match self.kernel.try_read(&mut reports) {
+                    Ok(length) => changed |= length > 0,
+                    Err(_) => break,
                 }
             }
             if changed {
