@@ -338,8 +338,8 @@ impl<'a> Values<'a> {
             start_timeout: self.parsed("GMSA_START_TIMEOUT", timeout_or_off).flatten(),
             log_level: self
                 .text("GMSA_LOG")
-                .and_then(|text| text.parse().ok())
-                .unwrap_or_else(log::Filter::default)
+                .and_then(|text| text.parse::<log::Filter>().ok())
+                .unwrap_or_default()
                 .level(),
             unknown: unknown(self.environment).into_iter().map(|unknown| unknown.variable).collect(),
         };

@@ -158,9 +158,12 @@ const STACK: usize = 64 * 1024;
 mod tests {
     use super::*;
 
+    /// Whether it has stopped, and what it has read.
+    type Read = (bool, Vec<u8>);
+
     /// A reader that can stop reading.
     #[derive(Clone, Default)]
-    struct Reader(Arc<(Mutex<(bool, Vec<u8>)>, Condvar)>);
+    struct Reader(Arc<(Mutex<Read>, Condvar)>);
 
     impl Reader {
         fn stopped() -> Self {

@@ -108,6 +108,8 @@ const READS: usize = 16;
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::disallowed_methods, reason = "a test plays the neighbour that writes to the volume")]
+
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::symlink;
     use std::time::Duration;
