@@ -7,6 +7,10 @@
 //! Everything goes through one `Router`: one TLS library (rustls with ring), one set of roots, deadlines, proxies
 //! and limits.
 
+mod endpoint;
+
+pub use endpoint::LONGEST_CALL;
+
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;

@@ -26,7 +26,7 @@ use crate::kerberos::{LEAST_LIFE, REFUSED_BEFORE_END};
 use crate::log;
 use crate::login::HostKeytab;
 use crate::name::{Account, NameError, Spn};
-use crate::text::{items, quoted};
+use crate::text::{distance, items, quoted};
 use crate::volume::{Mode, Owner};
 
 /// What the process was started to do.
@@ -62,6 +62,13 @@ pub enum Command {
         listen: Result<SocketAddr, Fault>,
         /// How long to wait for a yes.
         wait: Duration,
+    },
+    /// Print the page of a fault code, or the list of codes.
+    Explain {
+        /// As it was typed.
+        code: Option<String>,
+        /// For programs.
+        json: bool,
     },
     /// Show what is in the caches.
     Klist {
@@ -107,6 +114,10 @@ pub struct Config {
     pub init_timeout: Duration,
     /// How long `run` may take to be ready for the first time.
     pub start_timeout: Option<Duration>,
+    /// The level of the log.
+    pub log_level: String,
+    /// `GMSA_` variables that mean nothing.
+    pub unknown: Vec<String>,
 }
 
 /// The services whose tickets are kept beside the TGT: for every gMSA, or for one.
@@ -143,6 +154,10 @@ impl Invocation {
                 let path = matches.get_one::<PathBuf>(PATH).cloned();
                 Command::Klist { path: path.unwrap_or_else(|| values.dir()), json: matches.get_flag(JSON) }
             }
+            EXPLAIN => {
+                let code = matches.get_one::<String>(CODE).cloned();
+                Command::Explain { code, json: matches.get_flag(JSON) }
+            }
             CHECK => {
                 let (config, fault) = values.read();
                 Command::Check { config, fault, json: matches.get_flag(JSON) }
@@ -159,6 +174,8 @@ const INIT: &str = "init";
 const CHECK: &str = "check";
 const HEALTH: &str = "health";
 const KLIST: &str = "klist";
+const EXPLAIN: &str = "explain";
+const CODE: &str = "code";
 const WAIT: &str = "wait";
 const PATH: &str = "path";
 const JSON: &str = "json";
@@ -213,6 +230,13 @@ fn parser() -> Parser {
                 .arg(Arg::new(JSON).long(JSON).action(ArgAction::SetTrue).help("Print JSON"))
                 .arg(settings::setting("GMSA_DIR").arg()),
         )
+        .subcommand(
+            Parser::new(EXPLAIN)
+                .about("Print the page of a fault code: its cause and how to fix it")
+                .long_about(ABOUT_EXPLAIN)
+                .arg(Arg::new(CODE).value_name("CODE").help("The code, e.g. dc-srv-not-found [default: a list of all]"))
+                .arg(Arg::new(JSON).long(JSON).action(ArgAction::SetTrue).help("Print JSON")),
+        )
 }
 
 const ABOUT_RUN: &str = "\
@@ -249,7 +273,15 @@ Exit codes: 0 nothing failed, else that of the first step that failed, as `help 
 const ABOUT_HEALTH: &str = "\
 Ask the sidecar whether the app may run, for a container health check.
 
-Asks GET /gate of the sidecar at --listen. Exit code 0 is a yes, 1 a no with one line that says why.";
+Asks GET /gate of the sidecar at --listen. Exit code 0 means yes. Exit code 1 means no, with three lines: the fault, why, and what to do next.";
+
+const ABOUT_EXPLAIN: &str = "\
+Print the page of a fault code: its cause and how to fix it.
+
+Each fault in the log, in /ready and in `check` has a code. Without CODE all codes are listed. It needs neither network \
+nor configuration.
+
+Exit code 0, or 64 if there is no such code; the code that is spelt most like it is named.";
 
 const ABOUT_KLIST: &str = "\
 Show the tickets in the caches: principals, times left, encryption type and flags, never keys.
@@ -305,6 +337,12 @@ impl<'a> Values<'a> {
             ticket_lifetime: self.parsed("GMSA_TICKET_LIFETIME", ticket_lifetime).flatten(),
             init_timeout: self.parsed("GMSA_INIT_TIMEOUT", duration).unwrap_or(Config::INIT_TIMEOUT),
             start_timeout: self.parsed("GMSA_START_TIMEOUT", timeout_or_off).flatten(),
+            log_level: self
+                .text("GMSA_LOG")
+                .and_then(|text| text.parse::<log::Filter>().ok())
+                .unwrap_or_default()
+                .level(),
+            unknown: unknown(self.environment).into_iter().map(|unknown| unknown.variable).collect(),
         };
         let nowhere = config.cred_specs.is_none() && config.aws.metadata_uri.is_none();
         let fault = self.sound(()).err().or_else(|| {
@@ -497,20 +535,6 @@ fn unknown(environment: &Environment) -> Vec<Unknown> {
         known.min_by_key(|known| (!known.starts_with(name), distance(name, known)))
     };
     ours.filter_map(|name| Some(Unknown { variable: name.clone(), nearest: nearest(name)? })).collect()
-}
-
-/// The least number of letters to add, drop or change to get from one word to the other (Levenshtein).
-fn distance(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, b) in to.bytes().enumerate() {
-            let changed = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[to.len()]
 }
 
 /// The environment of the process. It may hold credentials: only names are ever shown.

@@ -4,6 +4,8 @@
 //! code what to do *next*, who owns the cure and whether trying again can help. [`Code::ALL`] is the registry that
 //! `docs/faults.md` is generated from.
 
+pub mod manual;
+
 use std::error::Error;
 use std::fmt;
 use std::time::SystemTime;
@@ -102,7 +104,7 @@ impl fmt::Display for Fault {
         if let Some(why) = &self.why {
             write!(f, "\n  why:  {why}")?;
         }
-        write!(f, "\n  next: {}; see docs/faults.md#{}", self.next(), self.code)
+        write!(f, "\n  next: {}\n  more: gmsa-sidecar explain {}", self.next(), self.code)
     }
 }
 
@@ -411,7 +413,7 @@ impl fmt::Display for Code {
 }
 
 #[cfg(test)]
-mod manual;
+mod document;
 
 #[cfg(test)]
 mod tests {
@@ -437,7 +439,8 @@ mod tests {
         code=dc-srv-not-found
           what: no domain controller is known for `corp.example.com`
           why:  DNS has no record `_ldap._tcp.dc._msdcs.corp.example.com`
-          next: let the VPC resolve the AD domain (DHCP options or a Route 53 Resolver rule), or set GMSA_DNS_SERVERS; see docs/faults.md#dc-srv-not-found
+          next: let the VPC resolve the AD domain (DHCP options or a Route 53 Resolver rule), or set GMSA_DNS_SERVERS
+          more: gmsa-sidecar explain dc-srv-not-found
         ");
     }
 }

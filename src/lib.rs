@@ -9,7 +9,7 @@ pub mod sidecar;
 /// the state of the leases -> HTTP
 pub mod serve;
 
-/// the commands that look: check, klist, health
+/// the commands that look: check, klist, health, explain
 pub mod command;
 
 /// one gMSA's ticket, kept fresh
@@ -47,6 +47,7 @@ pub mod config;
 pub mod fault;
 pub mod log;
 pub mod name;
+pub mod progress;
 mod text;
 pub mod trust;
 

@@ -11,13 +11,13 @@ use rustix::fs::{CWD, OFlags};
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
-use crate::aws::Aws;
+use crate::aws::{Aws, LONGEST_CALL};
 use crate::credspec::LoginSource;
 use crate::fault::{Code, Fault};
 use crate::kerberos::{self, Key, Password, Principal, Proof, keytab};
 use crate::name::Domain;
-use crate::secret::{self, Secret, Stage};
-use crate::volume;
+use crate::secret::{self, Secret, SecretArn, Stage};
+use crate::{progress, volume};
 
 /// A login as it would be proven now.
 pub struct Login {
@@ -74,9 +74,7 @@ impl Logins {
     /// The login that a CredSpec of `domain` names.
     pub async fn current(&self, source: &LoginSource, domain: &Domain) -> Result<Login, Fault> {
         match (source, &self.keytab) {
-            (LoginSource::Secret(arn), _) => {
-                secret::fetch(arn, domain, &self.aws, Stage::Current).await.map(Login::from)
-            }
+            (LoginSource::Secret(arn), _) => self.read(arn, domain, Stage::Current).await,
             (LoginSource::DomainJoined, Some(keytab)) => keytab.read().await,
             (LoginSource::DomainJoined, None) => {
                 let what = format!("the CredSpec for `{domain}` names no CredentialArn");
@@ -88,7 +86,13 @@ impl Logins {
     /// What the login will be once a rotation of its secret is over, if one is under way.
     pub async fn pending(&self, source: &LoginSource, domain: &Domain) -> Option<Login> {
         let LoginSource::Secret(arn) = source else { return None };
-        secret::fetch(arn, domain, &self.aws, Stage::Pending).await.ok().map(Login::from)
+        self.read(arn, domain, Stage::Pending).await.ok()
+    }
+
+    async fn read(&self, arn: &SecretArn, domain: &Domain, stage: Stage) -> Result<Login, Fault> {
+        let peer = self.aws.endpoint_for(&arn.to_string());
+        let read = secret::fetch(arn, domain, &self.aws, stage);
+        progress::during("secret", peer, LONGEST_CALL, read).await.map(Login::from)
     }
 }
 

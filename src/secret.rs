@@ -454,7 +454,8 @@ mod tests {
         code=secret-denied
           what: the AWSCURRENT version of secret `arn:aws:secretsmanager:eu-central-1:123456789012:secret:gmsa/login-AbCdEf` was not read
           why:  AccessDeniedException, status 400: arn:aws:sts::123456789012:assumed-role/r/s may not secretsmanager:GetSecretValue (no identity-based policy allows)
-          next: allow secretsmanager:GetSecretValue on the secret to the *task* role, and kms:Decrypt if it is encrypted with a customer-managed key; see docs/faults.md#secret-denied
+          next: allow secretsmanager:GetSecretValue on the secret to the *task* role, and kms:Decrypt if it is encrypted with a customer-managed key
+          more: gmsa-sidecar explain secret-denied
         
 ");
     }

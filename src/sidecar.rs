@@ -12,10 +12,11 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::{Instrument, Level};
 
-use crate::aws::Aws;
+use crate::aws::{Aws, LONGEST_CALL};
 use crate::config::{Config, ServiceTickets};
 use crate::credspec::{CredSpec, Reference};
 use crate::directory::dc::Locator;
+use crate::directory::ldap::Transport;
 use crate::directory::{Directories, Wanted};
 use crate::fault::{Code, Fault};
 use crate::lease::Lease;
@@ -28,8 +29,8 @@ use crate::lease::status::{Board, Identity, LeaseId};
 use crate::login::Logins;
 use crate::name::Account;
 use crate::serve::readiness;
-use crate::volume::Volume;
-use crate::{clock, log, task};
+use crate::volume::{Volume, caller};
+use crate::{clock, log, progress, task};
 
 /// Serves HTTP, gets every ticket and keeps it fresh until `shutdown`.
 ///
@@ -37,7 +38,7 @@ use crate::{clock, log, task};
 /// by itself only on a configuration or a volume that cannot be used, and if it was not ready in time.
 pub async fn run(config: Config, refresh: Refresh, shutdown: impl Future<Output = ()>) -> Result<(), Fault> {
     let listener = readiness::bind(config.listen).await.inspect_err(failed)?;
-    tracing::info!(event = "sidecar.started", version = env!("CARGO_PKG_VERSION"), listen = %config.listen);
+    started(&config);
     let (board, metrics) = (Board::default(), Arc::new(Metrics::new()));
     let state = readiness::State { status: board.watch(), metrics: Arc::clone(&metrics), refresh: refresh.clone() };
     let server = tokio::spawn(readiness::serve(listener, state));
@@ -52,6 +53,42 @@ pub async fn run(config: Config, refresh: Refresh, shutdown: impl Future<Output 
         fault = late => Err(fault),
         ended = server => Err(died(ended.map(|never| match never {}))),
     }
+}
+
+/// One line that says what is in force.
+fn started(config: &Config) {
+    let owner = config.owner.map_or_else(caller, |owner| owner.to_string());
+    let (dns_servers, dns_source) = match config.dns_servers.as_slice() {
+        [] => (resolv_conf(), "/etc/resolv.conf"),
+        servers => (servers.iter().map(ToString::to_string).collect(), "GMSA_DNS_SERVERS"),
+    };
+    let (specs, specs_source) = match &config.cred_specs {
+        Some(specs) => (specs.iter().map(ToString::to_string).collect(), "GMSA_CREDENTIAL_SPECS"),
+        None => (Vec::new(), "the ECS task"),
+    };
+    tracing::info!(
+        event = "sidecar.started",
+        version = env!("CARGO_PKG_VERSION"),
+        listen = %config.listen,
+        dir = %config.dir.display(),
+        user = caller(),
+        owner,
+        mode = %config.mode,
+        dns_servers = dns_servers.join(" "),
+        dns_source,
+        ldap = if matches!(config.ldap, Transport::Sasl) { "sasl" } else { "ldaps" },
+        credspecs = specs.join(" "),
+        credspecs_source = specs_source,
+        log = config.log_level,
+        unknown_variables = config.unknown.join(" "),
+    );
+}
+
+/// The system's DNS servers, as its file names them.
+fn resolv_conf() -> Vec<String> {
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+    servers.map(|server| server.trim().to_owned()).collect()
 }
 
 /// Gets every ticket once. The fault returned is the first in the order of the CredSpecs.
@@ -200,7 +237,7 @@ impl Sidecar {
         let references = match &self.specs {
             Some(references) => references.clone(),
             None => loop {
-                match task::discover(&self.aws).await {
+                match progress::during("task", self.aws.metadata_url(), LONGEST_CALL, task::discover(&self.aws)).await {
                     Ok(references) => break references,
                     Err(fault) => {
                         self.metrics.fault(fault.code);
@@ -294,7 +331,8 @@ async fn never_ready(board: Board, timeout: Option<Duration>) -> Fault {
     if tokio::time::timeout(timeout, ready).await.is_ok() {
         return std::future::pending().await;
     }
-    let status = status.borrow();
+    // A copy: nothing is logged while the status is lent out.
+    let status = status.borrow().clone();
     let told = status.discovery.as_ref().or_else(|| status.leases.iter().find_map(|lease| lease.state.fault()));
     let timeout = humantime::format_duration(timeout);
     let fault = match told {

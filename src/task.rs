@@ -325,7 +325,8 @@ mod tests {
         code=task-definition-denied
           what: no container has the label gmsa-sidecar.credential-specs, and `dev-yamada:3` could not be described
           why:  AccessDeniedException, status 400: arn:aws:sts::123456789012:assumed-role/r/s may not ecs:DescribeTaskDefinition (no identity-based policy allows)
-          next: allow ecs:DescribeTaskDefinition to the task role, or set the label gmsa-sidecar.credential-specs so that it is not needed; see docs/faults.md#task-definition-denied
+          next: allow ecs:DescribeTaskDefinition to the task role, or set the label gmsa-sidecar.credential-specs so that it is not needed
+          more: gmsa-sidecar explain task-definition-denied
         
 ");
     }

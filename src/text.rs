@@ -39,3 +39,17 @@ pub(crate) fn json_reason(error: &serde_json::Error) -> String {
     let category = if error.is_eof() { "it ends too early" } else { "it is not JSON" };
     format!("{category} (line {}, column {})", error.line(), error.column())
 }
+
+/// The least number of letters to add, drop or change to get from one word to the other (Levenshtein).
+pub(crate) fn distance(from: &str, to: &str) -> usize {
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in to.bytes().enumerate() {
+            let changed = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[to.len()]
+}

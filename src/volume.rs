@@ -8,9 +8,11 @@
 
 mod ccache;
 mod krb5_conf;
+mod watch;
 
 pub use ccache::{CacheImage, KeytabImage, Warm, warm};
 pub use krb5_conf::{Kdc, Krb5Conf, RealmEntry};
+pub use watch::Watch;
 
 #[cfg(test)]
 pub(crate) use ccache::sample;

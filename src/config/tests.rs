@@ -64,8 +64,8 @@ fn every_value_that_cannot_be_used_is_told_at_once() {
             GMSA_INIT_TIMEOUT: `soon` is not like `90s` or `2m`;
             GMSA_START_TIMEOUT: `0s` is not between 1ms and 1day
       next: correct the named variables or flags;
-            `gmsa-sidecar help run` lists what each takes;
-            see docs/faults.md#config-invalid
+            `gmsa-sidecar help run` lists what each takes
+      more: gmsa-sidecar explain config-invalid
     ");
 }
 

@@ -1,14 +1,16 @@
 //! Tickets -> the volume: what is written, in which order, what is found there at a start, and that it stays.
 
+mod restored;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use notify::{EventKind, RecursiveMode, Watcher};
-use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::Level;
 
+use self::restored::{Pace, Reports};
 use crate::clock;
 use crate::directory::dc::Locator;
 use crate::directory::{Renewal, Wanted};
@@ -17,7 +19,7 @@ use crate::kerberos::ServiceTicket;
 use crate::lease::status::{Held, Identity, LeaseId, ServiceHeld};
 use crate::log;
 use crate::name::{Account, Domain, Host};
-use crate::volume::{CacheImage, Kdc, KeytabImage, Krb5Conf, RealmEntry, Volume, warm};
+use crate::volume::{CacheImage, Kdc, KeytabImage, Krb5Conf, RealmEntry, Volume, Watch, warm};
 
 /// The volume with what all leases write together: krb5.conf names the realms of all of them.
 pub struct Outlet {
@@ -111,70 +113,62 @@ impl Outlet {
     /// Puts back what somebody deletes, truncates or overwrites: at once where the file system tells of changes, and
     /// by looking now and then where it does not.
     pub async fn guard(&self) -> std::convert::Infallible {
-        let changed = Arc::new(Notify::new());
-        let _watcher = self.watch(&changed);
+        let watch = Watch::new().map(Arc::new);
+        let mut unwatched = watch.as_ref().err().map(ToString::to_string);
+        unwatched.iter().for_each(|why| not_watched(why));
+        let watch = watch.ok();
+        let (mut pace, mut reports) = (Pace::new(Instant::now()), Reports::default());
         let mut last: Option<Fault> = None;
         loop {
-            // Whoever changes one file often changes several: let them finish.
-            let _ = tokio::time::timeout(LOOK, changed.notified()).await;
-            tokio::time::sleep(SETTLE).await;
-            match self.restore().await {
-                Ok(()) => last = None,
+            match self.restore(watch.clone()).await {
+                Ok(Restored { paths, watching }) => {
+                    last = None;
+                    paths.into_iter().for_each(|path| reports.restored(path, Instant::now()));
+                    if watch.is_some() {
+                        watching.iter().filter(|why| unwatched.as_ref() != Some(why)).for_each(|why| not_watched(why));
+                        unwatched = watching;
+                    }
+                }
                 Err(fault) if last.as_ref() == Some(&fault) => {}
                 Err(fault) => {
                     log::fault(Level::ERROR, "volume.not-restored", &fault);
                     last = Some(fault);
                 }
             }
+            reports.catch_up(Instant::now());
+            match &watch {
+                Some(watch) => drop(timeout(LOOK, watch.changed()).await),
+                None => sleep(LOOK).await,
+            }
+            // Whoever changes one file often changes several: let them finish.
+            sleep(SETTLE.max(pace.take(Instant::now()))).await;
         }
     }
 
-    fn watch(&self, changed: &Arc<Notify>) -> Option<notify::RecommendedWatcher> {
-        let changed = Arc::clone(changed);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Apps read their tickets all the time.
-            if !matches!(event, Ok(notify::Event { kind: EventKind::Access(_), .. })) {
-                changed.notify_one();
-            }
-        });
-        let watching = watcher.and_then(|mut watcher| {
-            watcher.watch(self.volume.path(), RecursiveMode::Recursive)?;
-            Ok(watcher)
-        });
-        watching
-            .inspect_err(|error| {
-                let every = humantime::format_duration(LOOK);
-                tracing::warn!(event = "volume.not-watched", why = %error, "changes are looked for every {every}");
-            })
-            .ok()
-    }
-
-    async fn restore(&self) -> Result<(), Fault> {
+    async fn restore(&self, watch: Option<Arc<Watch>>) -> Result<Restored, Fault> {
         let (conf, files) = {
             let written = self.written();
             (written.conf.clone(), written.files.clone())
         };
         let volume = self.volume.clone();
-        let restored = blocking(move || {
-            let mut restored = Vec::new();
+        blocking(move || {
+            let mut paths = Vec::new();
             if let Some(conf) = conf
                 && volume.write_krb5_conf(&conf)?
             {
-                restored.push(volume.path().join("krb5.conf"));
+                paths.push(volume.path().join("krb5.conf"));
             }
-            for (id, Files { account, cache, keytab }) in files {
-                restored.extend(volume.restore_ccache(&account, id.is_first(), &cache)?);
+            for (id, Files { account, cache, keytab }) in &files {
+                paths.extend(volume.restore_ccache(account, id.is_first(), cache)?);
                 if let Some(keytab) = keytab {
-                    restored.extend(volume.restore_keytab(&account, id.is_first(), &keytab)?);
+                    paths.extend(volume.restore_keytab(account, id.is_first(), keytab)?);
                 }
             }
-            Ok(restored)
-        });
-        for path in restored.await? {
-            let path = path.display().to_string();
-            tracing::warn!(event = "volume.restored", path, "somebody changed a file of ours; it was put back");
-        }
-        Ok(())
+            let accounts = files.values().map(|files| &files.account);
+            let watching = watch.and_then(|watch| watch.follow(&volume, accounts).err()).map(|error| error.to_string());
+            Ok(Restored { paths, watching })
+        })
+        .await
     }
 
     async fn kdcs(&self, controllers: &[Host]) -> Vec<Kdc> {
@@ -207,6 +201,18 @@ impl Outlet {
     fn written(&self) -> MutexGuard<'_, Written> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What one look at the volume did.
+struct Restored {
+    paths: Vec<PathBuf>,
+    /// Why the folders cannot be watched.
+    watching: Option<String>,
+}
+
+fn not_watched(why: &str) {
+    let every = humantime::format_duration(LOOK);
+    tracing::warn!(event = "volume.not-watched", why, "changes are looked for every {every}");
 }
 
 /// A volume on a network may hang: not on the thread that answers `/health`.

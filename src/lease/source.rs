@@ -8,14 +8,14 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tracing::Level;
 
-use crate::aws::Aws;
+use crate::aws::{Aws, LONGEST_CALL};
 use crate::clock;
 use crate::credspec::{self, CredSpec, Reference};
 use crate::fault::Fault;
 use crate::lease::metrics::Metrics;
 use crate::lease::schedule::Patience;
 use crate::lease::status::Board;
-use crate::log;
+use crate::{log, progress};
 
 /// Where one CredSpec comes from, and what it said last.
 pub struct Source {
@@ -45,7 +45,7 @@ impl Source {
     ) -> Result<Self, Fault> {
         loop {
             let begun = Instant::now();
-            match credspec::fetch(&reference, &aws).await {
+            match read(&reference, &aws).await {
                 Ok(read) => {
                     let current = watch::Sender::new(Arc::new(read));
                     let last = Mutex::new(LastRead { begun, fault: None });
@@ -80,7 +80,7 @@ impl Source {
             return;
         }
         last.begun = Instant::now();
-        match credspec::fetch(&self.reference, &self.aws).await {
+        match read(&self.reference, &self.aws).await {
             Ok(read) => {
                 last.fault = None;
                 let changed = self.current.send_if_modified(|current| {
@@ -120,6 +120,11 @@ impl Source {
             }
         }
     }
+}
+
+async fn read(reference: &Reference, aws: &Aws) -> Result<CredSpec, Fault> {
+    let peer = aws.endpoint_for(&reference.to_string());
+    progress::during("credspec", peer, LONGEST_CALL, credspec::fetch(reference, aws)).await
 }
 
 /// How often a file is looked at.

