@@ -4,6 +4,8 @@
 //! One [`Guard`] for each login account, shared by all its leases. Within one process at most two logins fail in any
 //! half hour, and a version of the secret (or of the keytab's keys) that was refused is not sent again.
 
+pub mod secret;
+
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
@@ -18,8 +20,8 @@ use crate::aws::Aws;
 use crate::credspec::LoginSource;
 use crate::fault::{Code, Fault};
 use crate::kerberos::{self, Key, Password, Principal, Proof, keytab};
+use crate::login::secret::{Secret, Stage};
 use crate::name::Domain;
-use crate::secret::{self, Secret, Stage};
 use crate::volume;
 
 /// A login as it would be proven now.

@@ -4,13 +4,12 @@
 //! and the key that is wrong.
 
 use std::fmt;
-use std::str::FromStr;
 use std::time::SystemTime;
 
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use crate::arn::Arn;
+use crate::aws::arn::SecretArn;
 use crate::aws::{Aws, Codes, Failure};
 use crate::fault::{Code, Fault};
 use crate::name::Domain;
@@ -77,70 +76,6 @@ impl Login {
 impl fmt::Debug for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Login").field("user", &self.user).field("domain", &self.domain).finish_non_exhaustive()
-    }
-}
-
-/// Where a secret is: its ARN with or without the six random characters, or the form of ECS's `valueFrom`,
-/// `ARN:JSON-KEY:VERSION-STAGE:VERSION-ID`, in which each of the three may be empty.
-///
-/// With a JSON key the login is the object under that key of the secret (or a string that holds such an object), so
-/// that one secret can hold several logins. A key whose value is a plain text, as ECS injects it, is no login.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct SecretArn {
-    arn: String,
-    region: String,
-    json_key: Option<String>,
-    stage: Option<String>,
-    version: Option<String>,
-}
-
-impl FromStr for SecretArn {
-    type Err = SecretArnError;
-
-    fn from_str(text: &str) -> Result<Self, SecretArnError> {
-        let refuse = |why: &'static str| SecretArnError { text: text.chars().take(300).collect(), why: why.to_owned() };
-        let arn = Arn::parse(text).map_err(|error| refuse("").because(error))?;
-        if arn.service != "secretsmanager" {
-            return Err(refuse("is not of Secrets Manager"));
-        }
-        if arn.region.is_empty() || arn.account.is_empty() {
-            return Err(refuse("lacks region or account"));
-        }
-        let resource = arn.resource.strip_prefix("secret:").ok_or_else(|| refuse("names no secret"))?;
-        let mut parts = resource.split(':');
-        let name = parts.next().unwrap_or_default();
-        let in_name = |c: char| c.is_ascii_alphanumeric() || "/_+=.@-".contains(c);
-        if name.is_empty() || name.len() > 519 || !name.chars().all(in_name) {
-            return Err(refuse("names no secret"));
-        }
-        let mut part = || parts.next().filter(|part| !part.is_empty()).map(str::to_owned);
-        let (json_key, stage, version) = (part(), part(), part());
-        if parts.next().is_some() {
-            return Err(refuse("has more parts than `ARN:JSON-KEY:VERSION-STAGE:VERSION-ID`"));
-        }
-        let arn_alone = text.strip_suffix(&resource[name.len()..]).unwrap_or(text).to_owned();
-        Ok(Self { arn: arn_alone, region: arn.region.to_owned(), json_key, stage, version })
-    }
-}
-
-impl fmt::Display for SecretArn {
-    /// The ARN without what `valueFrom` appends.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.arn)
-    }
-}
-
-/// A text is no ARN of a secret; the message quotes it with its control characters escaped.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` {why}", .text.escape_debug())]
-pub struct SecretArnError {
-    text: String,
-    why: String,
-}
-
-impl SecretArnError {
-    fn because(self, why: impl fmt::Display) -> Self {
-        Self { why: why.to_string(), ..self }
     }
 }
 
@@ -355,32 +290,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn arns_with_and_without_suffixes_are_read() {
-        let read = |text: &str| text.parse::<SecretArn>();
-        let plain = read(ARN).unwrap();
-        assert_eq!((plain.to_string().as_str(), plain.region.as_str()), (ARN, "eu-central-1"));
-        let short = "arn:aws-cn:secretsmanager:cn-north-1:123456789012:secret:gmsa/login";
-        assert_eq!(read(short).unwrap().arn, short);
-        let pinned = read(&format!("{ARN}:key:AWSPREVIOUS:id-1")).unwrap();
-        assert_eq!(pinned.arn, ARN);
-        assert_eq!(pinned.json_key.as_deref(), Some("key"));
-        assert_eq!((pinned.stage.as_deref(), pinned.version.as_deref()), (Some("AWSPREVIOUS"), Some("id-1")));
-        assert_eq!(read(&format!("{ARN}:::")).unwrap(), plain);
-        assert_eq!(read(&format!("{ARN}:key::")).unwrap().json_key.as_deref(), Some("key"));
-        for text in [
-            "gmsa/login",
-            "arn:aws:s3:::bucket/key",
-            "arn:aws:secretsmanager:eu-central-1:123456789012:secret:",
-            "arn:aws:secretsmanager::123456789012:secret:x",
-            "arn:aws:secretsmanager:eu-central-1:123456789012:x",
-            "arn:aws:secretsmanager:eu-central-1:123456789012:secret:a b",
-            &format!("{ARN}:a:b:c:d"),
-        ] {
-            assert!(read(text).is_err(), "{text}");
-        }
-    }
-
     /// Where the test's log goes.
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
@@ -550,7 +459,6 @@ mod tests {
         #[test]
         fn any_text_is_read_or_refused(text in "\\PC{0,200}") {
             let _ = parse(&text);
-            let _ = text.parse::<SecretArn>();
         }
 
         #[test]

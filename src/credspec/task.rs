@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::arn::Arn;
+use crate::aws::arn::Arn;
 use crate::aws::{Aws, Failure, Kind, Place, Service};
 use crate::credspec::{Reference, ReferenceError, parse_label};
 use crate::fault::{Code, Fault};
