@@ -7,17 +7,22 @@
 //! Everything goes through one `Router`: one TLS library (rustls with ring), one set of roots, deadlines, proxies
 //! and limits.
 
+mod advice;
 pub mod arn;
+mod endpoint;
 mod failure;
 mod http;
+mod profile;
+pub(crate) mod secret;
 mod settings;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use aws_config::SdkConfig;
+use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::ProvideCredentials;
@@ -25,19 +30,22 @@ use aws_sdk_s3::config::Region;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings};
 use aws_sigv4::sign::v4;
 use aws_smithy_runtime_api::client::http::HttpConnector;
-use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_types::body::SdkBody;
+use aws_types::os_shim_internal::Env;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use tracing::{Level, Metadata};
 
-use self::arn::{Arn, dns_suffix};
-pub(crate) use self::failure::{Codes, Failure, Kind, Refusal};
+pub(crate) use self::advice::Call;
+use self::arn::Arn;
+pub(crate) use self::endpoint::{Place, Service};
+pub(crate) use self::failure::{Codes, Failure, Kind, Refusal, Words};
 use self::http::{
     ANSWER_LIMIT, ATTEMPT_DEADLINE, CONNECT_DEADLINE, METADATA_DEADLINE, Network, OPERATION_DEADLINE, READ_DEADLINE,
     Router, Unanswered, answer, limited,
 };
-pub use self::settings::AwsSettings;
+pub use self::settings::{AwsSettings, Endpoint};
 use crate::clock;
 use crate::fault::{Code, Fault};
 
@@ -50,13 +58,24 @@ pub struct Aws {
     task_region: OnceCell<String>,
     /// Where S3 said that a bucket lies, if not where it was looked for.
     buckets: Mutex<HashMap<String, String>>,
+    /// What was told already.
+    told: Mutex<HashSet<String>>,
 }
 
 impl Aws {
-    /// The way that the settings describe; `config-invalid` if it cannot be gone.
+    /// The way that the settings describe; `config-invalid` if they cannot be used.
     pub fn new(settings: AwsSettings) -> Result<Self, Fault> {
-        let network = Network::new(&settings)
-            .map_err(|why| Fault::new(Code::ConfigInvalid, "AWS cannot be reached as configured").because(why))?;
+        let network = Network::new(&settings).map_err(|why| {
+            Fault::new(Code::ConfigInvalid, "The configuration of the way to AWS cannot be used").because(why)
+        })?;
+        for endpoint in settings.plain_http() {
+            tracing::warn!(
+                event = "aws.endpoint-plain-http",
+                endpoint = endpoint.url,
+                named_by = endpoint.named_by,
+                "whoever is on the way reads and changes CredSpecs and secrets: use https://",
+            );
+        }
         Ok(Self {
             settings,
             network,
@@ -64,6 +83,7 @@ impl Aws {
             config: OnceCell::new(),
             task_region: OnceCell::new(),
             buckets: Mutex::default(),
+            told: Mutex::default(),
         })
     }
 
@@ -76,16 +96,19 @@ impl Aws {
             return Ok(region.clone());
         }
         if self.settings.metadata_uri.is_none() {
-            let fault = Fault::new(Code::CredSpecRegion, "the AWS region is unknown");
-            return Err(fault.because("AWS_REGION is not set and this is no ECS task"));
+            let fault = Fault::new(Code::CredSpecRegion, "The AWS region is unknown");
+            let why = "AWS_REGION is not set, and the sidecar is not running in ECS (ECS_CONTAINER_METADATA_URI_V4 is not set)";
+            return Err(fault
+                .because(why)
+                .with_next("set AWS_REGION to the region of the S3 bucket, e.g. AWS_REGION=eu-central-1"));
         }
         let ask = async || -> Result<String, Fault> {
             let document = self.metadata("/task").await?;
             let task: serde_json::Value = serde_json::from_slice(&document).unwrap_or_default();
             let arn = task["TaskARN"].as_str().and_then(|arn| Arn::parse(arn).ok());
             arn.map(|arn| arn.region.to_owned()).filter(|region| !region.is_empty()).ok_or_else(|| {
-                let fault = Fault::new(Code::CredSpecRegion, "the AWS region is unknown");
-                fault.because("AWS_REGION is not set and the task metadata has no TaskARN")
+                let fault = Fault::new(Code::CredSpecRegion, "The AWS region is unknown");
+                fault.because("AWS_REGION is not set, and the task metadata has no TaskARN")
             })
         };
         self.task_region.get_or_try_init(ask).await.cloned()
@@ -94,23 +117,25 @@ impl Aws {
     /// One document of the ECS agent: `path` is empty for the own container's, `/task` for the task's.
     pub(crate) async fn metadata(&self, path: &str) -> Result<Vec<u8>, Fault> {
         let Some(base) = &self.settings.metadata_uri else {
-            let fault = Fault::new(Code::ConfigNoCredSpec, "no CredSpec is configured and this is no ECS task");
+            let fault =
+                Fault::new(Code::ConfigNoCredSpec, "No CredSpec is configured, and the sidecar is not running in ECS");
             return Err(fault.because("ECS_CONTAINER_METADATA_URI_V4 is not set"));
         };
         let uri = format!("{}{path}", base.trim_end_matches('/'));
-        let unreachable = || Fault::new(Code::TaskMetadataUnreachable, format!("no answer from {uri}"));
+        let unreachable =
+            || Fault::new(Code::TaskMetadataUnreachable, format!("Could not read the task metadata at {uri}"));
         let request = HttpRequest::get(&uri).map_err(|error| unreachable().caused_by(&error))?;
         // Whatever its host is called: the agent is never behind a proxy.
         let call = async { answer(limited(self.router().direct.call(request)).await?).await };
         match timeout(METADATA_DEADLINE, call).await {
-            Err(_) => Err(unreachable().because(format!("nothing came within {METADATA_DEADLINE:?}"))),
+            Err(_) => Err(unreachable().because(format!("no answer came within {METADATA_DEADLINE:?}"))),
             Ok(Err(Unanswered::TooLong)) => {
-                let what = format!("{uri} answered with more than {ANSWER_LIMIT} bytes");
+                let what = format!("The task metadata at {uri} has more than {ANSWER_LIMIT} bytes");
                 Err(Fault::new(Code::TaskMetadataMalformed, what))
             }
             Ok(Err(Unanswered::Lost(why))) => Err(unreachable().because(why)),
             Ok(Ok((200, body))) => Ok(body),
-            Ok(Ok((status, _))) => Err(unreachable().because(format!("it answered with status {status}"))),
+            Ok(Ok((status, _))) => Err(unreachable().because(format!("the endpoint answered with HTTP {status}"))),
         }
     }
 
@@ -120,7 +145,7 @@ impl Aws {
         let mut config = aws_sdk_s3::config::Builder::from(self.config().await).region(region);
         if let Some(endpoint) = &self.settings.endpoint_s3 {
             // An access point has a host name of its own, never a path.
-            config = config.endpoint_url(endpoint).force_path_style(!bucket.starts_with("arn:"));
+            config = config.endpoint_url(&endpoint.url).force_path_style(!bucket.starts_with("arn:"));
         }
         aws_sdk_s3::Client::from_conf(config.build())
     }
@@ -133,7 +158,7 @@ impl Aws {
         let builder = aws_sdk_secretsmanager::config::Builder::from(self.config().await);
         let mut config = builder.region(region).http_client(client);
         if let Some(endpoint) = &self.settings.endpoint_secrets_manager {
-            config = config.endpoint_url(endpoint);
+            config = config.endpoint_url(&endpoint.url);
         }
         aws_sdk_secretsmanager::Client::from_conf(config.build())
     }
@@ -145,16 +170,25 @@ impl Aws {
         action: &str,
         body: String,
         at: Place<'_>,
+        words: Words,
     ) -> Result<Vec<u8>, Failure> {
         let call = async {
             let provider = self.config().await.credentials_provider();
             let provider = provider.ok_or_else(|| Failure::Credentials("no provider".into()))?;
             let credentials = provider.provide_credentials().await.map_err(|error| Failure::no_credentials(&error))?;
             let request = self.request(service, action, body, at, credentials).map_err(Failure::lost)?;
-            answer(self.router().call(request).await?).await.map_err(Failure::from)
+            let response = self.router().call(request).await?;
+            // What it says of itself, for a refusal.
+            let head = HttpResponse::new(response.status(), SdkBody::empty());
+            let head = response.headers().iter().fold(head, |mut head, (name, value)| {
+                let _ = head.headers_mut().try_insert(name.to_owned(), value.to_owned());
+                head
+            });
+            let (status, body) = answer(response).await?;
+            Ok::<_, Failure>((status, head, body))
         };
-        let lost = |_| Failure::Unreachable(format!("nothing came within {OPERATION_DEADLINE:?}"));
-        let (status, body) = timeout(OPERATION_DEADLINE, call).await.map_err(lost)??;
+        let lost = |_| Failure::Unreachable(format!("no complete answer came within {OPERATION_DEADLINE:?}"));
+        let (status, head, body) = timeout(OPERATION_DEADLINE, call).await.map_err(lost)??;
         if status == 200 {
             return Ok(body);
         }
@@ -162,7 +196,10 @@ impl Aws {
         // The name may come with its name space before a `#` (JSON 1.1 protocol of Smithy, "Operation error").
         let name = document["__type"].as_str().map(|name| name.rsplit('#').next().unwrap_or(name));
         let message = document["message"].as_str().or(document["Message"].as_str());
-        Err(Failure::Refused(Refusal::new(status, name, message, None)))
+        if name.is_none() && !matches!(status, 403 | 404 | 429 | 500..) {
+            return Err(Failure::Strange(status, None));
+        }
+        Err(Failure::Refused(Box::new(Refusal::new(status, name, message, words).told_by(&head))))
     }
 
     fn request(
@@ -173,14 +210,12 @@ impl Aws {
         at: Place<'_>,
         credentials: Credentials,
     ) -> Result<HttpRequest, Box<dyn Error + Send + Sync>> {
-        let (name, target, endpoint) = match service {
-            Service::Ecs => ("ecs", "AmazonEC2ContainerServiceV20141113", &self.settings.endpoint_ecs),
-            Service::Ssm => ("ssm", "AmazonSSM", &self.settings.endpoint_ssm),
+        let name = service.name();
+        let target = match service {
+            Service::Ssm => "AmazonSSM",
+            _ => "AmazonEC2ContainerServiceV20141113",
         };
-        let uri = match endpoint {
-            Some(endpoint) => format!("{}/", endpoint.trim_end_matches('/')),
-            None => format!("https://{name}.{}.{}/", at.region, dns_suffix(at.partition)),
-        };
+        let uri = format!("{}/", service.url(at, &self.settings));
         let identity = credentials.into();
         let params = v4::SigningParams::builder()
             .identity(&identity)
@@ -207,6 +242,16 @@ impl Aws {
         Ok(request)
     }
 
+    /// Whether this is told for the first time.
+    fn is_news(&self, text: &str) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        // CredSpecs change; a process that lives for years need not remember all of them.
+        if told.len() >= 1024 {
+            told.clear();
+        }
+        told.insert(text.to_owned())
+    }
+
     /// The region that S3 named for the bucket.
     pub(crate) fn bucket_region(&self, bucket: &str) -> Option<String> {
         self.buckets.lock().unwrap_or_else(PoisonError::into_inner).get(bucket).cloned()
@@ -228,7 +273,16 @@ impl Aws {
                 .build();
             // Of use to STS only. Given even if unknown, so that the SDK does not go and ask the instance.
             let region = self.region().await.ok().map(Region::new);
+            let settings = &self.settings;
+            let retries = if settings.adaptive { RetryConfig::adaptive() } else { RetryConfig::standard() };
+            let retries = retries.with_max_attempts(settings.max_attempts.unwrap_or(3));
+            let variables: HashMap<String, String> = settings.variables.clone().into_iter().collect();
             let loader = aws_config::defaults(aws_config::BehaviorVersion::latest())
+                .env(Env::from(variables))
+                .profile_files(self.settings.profile.files())
+                .use_fips(settings.fips)
+                .use_dual_stack(settings.dual_stack)
+                .retry_config(retries)
                 .http_client(self.router().client())
                 .timeout_config(timeouts)
                 .region(region);
@@ -250,21 +304,23 @@ impl fmt::Debug for Aws {
     }
 }
 
-/// A service whose calls are made here.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Service {
-    Ecs,
-    Ssm,
+/// The variable whose proxy requests to a URL go through, as far as it can be told.
+fn is_proxied(settings: &AwsSettings, url: &str) -> Option<&'static str> {
+    let uri = url.parse::<hyper::Uri>().ok()?;
+    let host = uri.host().filter(|host| !http::is_local(host))?;
+    let excepted = |rule: &str| {
+        let rule = rule.trim().trim_start_matches("*.").trim_start_matches('.');
+        rule == "*" || (!rule.is_empty() && (host == rule || host.ends_with(&format!(".{rule}"))))
+    };
+    if settings.no_proxy.as_deref().is_some_and(|rules| rules.split(',').any(excepted)) {
+        return None;
+    }
+    match uri.scheme_str() {
+        Some("http") => settings.http_proxy.as_ref().map(|_| "HTTP_PROXY"),
+        _ => settings.https_proxy.as_ref().map(|_| "HTTPS_PROXY"),
+    }
 }
 
-/// Where an API is called.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Place<'a> {
-    /// `eu-central-1`.
-    pub(crate) region: &'a str,
-    /// `aws-cn`.
-    pub(crate) partition: &'a str,
-}
 /// Whether a log may show a record, whatever `GMSA_LOG` says: a `filter_fn` for every layer that writes one.
 pub fn may_log(metadata: &Metadata<'_>) -> bool {
     *metadata.level() <= Level::WARN || !QUIET_TARGETS.iter().any(|target| metadata.target().starts_with(target))

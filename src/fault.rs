@@ -258,6 +258,8 @@ registry! {
         "allow s3:GetObject on the object, or ssm:GetParameters on the parameter, to the *task* role (a sidecar does not use the execution role), and kms:Decrypt if it is encrypted with a customer-managed key; without s3:ListBucket a missing key reads as denied too"
     CredSpecAwsCredentials "credspec-aws-credentials" Denied TaskDefinition
         "give the task a task role (taskRoleArn): it is what a container's AWS credentials come from"
+    CredSpecAwsCredentialsFailed "credspec-aws-credentials-failed" Unavailable TaskDefinition
+        "no change is needed if this passes: the endpoint of the task role's credentials is asked again within seconds; if it lasts, check taskRoleArn"
     CredSpecUnreachable "credspec-unreachable" Unavailable Network
         "let the task reach s3.REGION.amazonaws.com, or ssm.REGION.amazonaws.com for a parameter, on TCP 443 (NAT, proxy, the S3 gateway endpoint or the VPC endpoint com.amazonaws.REGION.ssm), or whatever AWS_ENDPOINT_URL names; for a private CA set AWS_CA_BUNDLE"
     CredSpecRegion "credspec-region" Config TaskDefinition
@@ -277,6 +279,8 @@ registry! {
         "allow secretsmanager:GetSecretValue on the secret to the *task* role, and kms:Decrypt if it is encrypted with a customer-managed key"
     SecretAwsCredentials "secret-aws-credentials" Denied TaskDefinition
         "give the task a task role (taskRoleArn): it is what a container's AWS credentials come from"
+    SecretAwsCredentialsFailed "secret-aws-credentials-failed" Unavailable TaskDefinition
+        "no change is needed if this passes: the endpoint of the task role's credentials is asked again within seconds; if it lasts, check taskRoleArn"
     SecretUnreachable "secret-unreachable" Unavailable Network
         "let the task reach secretsmanager.REGION.amazonaws.com on TCP 443 (NAT, proxy or the VPC endpoint com.amazonaws.REGION.secretsmanager), or whatever AWS_ENDPOINT_URL names; for a private CA set AWS_CA_BUNDLE"
     SecretUnusable "secret-unusable" Data Secret
@@ -392,6 +396,13 @@ impl Code {
             Exit::Denied => Retry::Slowly,
             _ => Retry::Soon,
         }
+    }
+
+    /// Whether AWS denied something to the task's role: right after a start it may only not know the role yet.
+    pub fn is_aws_denial(self) -> bool {
+        use Code::{CredSpecAwsCredentials, CredSpecDenied, SecretAwsCredentials, SecretDenied, TaskDefinitionDenied};
+        [CredSpecAwsCredentials, CredSpecDenied, SecretAwsCredentials, SecretDenied, TaskDefinitionDenied]
+            .contains(&self)
     }
 
     /// Whether `run` gives up because of it: nothing that changes outside can cure it.

@@ -38,6 +38,7 @@ pub mod aws;
 pub mod clock;
 pub mod config;
 pub mod fault;
+mod file;
 pub mod log;
 pub mod name;
 mod text;

@@ -20,7 +20,7 @@ use crate::aws::Aws;
 use crate::credspec::LoginSource;
 use crate::fault::{Code, Fault};
 use crate::kerberos::{self, Key, Password, Principal, Proof, keytab};
-use crate::login::secret::{Secret, Stage};
+use crate::login::secret::{Secret, Stage, UserName};
 use crate::name::Domain;
 use crate::volume;
 
@@ -43,9 +43,14 @@ pub struct Login {
 impl From<Secret> for Login {
     fn from(secret: Secret) -> Self {
         let Secret { version_id: version, created_at, login } = secret;
-        let told = format!("version {version}; keys present: {}", login.keys.join(", "));
+        let keys = format!("version {version}; keys present: {}", login.keys.join(", "));
+        let told = [vec![keys.as_str()], login.notes.clone()].concat().join("; ");
+        let principal = match &login.user {
+            UserName::Plain(name) => kerberos::login_principal(name, &login.domain),
+            UserName::Enterprise(name) => Principal::new(NT_ENTERPRISE, [name.as_str()], login.domain.realm()),
+        };
         Self {
-            principal: kerberos::login_principal(&login.user, &login.domain),
+            principal,
             domain: login.domain,
             proof: Proof::Password(Password::new(login.password)),
             version,
@@ -54,6 +59,9 @@ impl From<Secret> for Login {
         }
     }
 }
+
+/// The type of a user principal name as a principal's only component (RFC 6806 section 5).
+const NT_ENTERPRISE: i32 = 10;
 
 /// Where logins come from.
 pub struct Logins {

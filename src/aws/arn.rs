@@ -5,6 +5,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::name::Domain;
+use crate::text::plain;
+
 /// The parts of an ARN, checked so that none can steer a host name or a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Arn<'a> {
@@ -20,7 +23,7 @@ pub struct Arn<'a> {
     pub resource: &'a str,
 }
 
-/// A text is no ARN; the message is a clause to put after the text.
+/// A text is not an ARN; the message is a clause to put after the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ArnError(&'static str);
@@ -38,20 +41,20 @@ impl<'a> Arn<'a> {
             part.len() <= 40 && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         };
         if !word(arn.partition) || !(arn.partition == "aws" || arn.partition.starts_with("aws-")) {
-            return Err(ArnError("names no partition of AWS, such as `aws`, `aws-cn` or `aws-us-gov`"));
+            return Err(ArnError("does not name a partition of AWS, such as `aws`, `aws-cn` or `aws-us-gov`"));
         }
         if arn.service.is_empty() || !word(arn.service) {
-            return Err(ArnError("names no service"));
+            return Err(ArnError("does not name a service"));
         }
         if !is_region(arn.region) && !arn.region.is_empty() {
-            return Err(ArnError("names no region"));
+            return Err(ArnError("does not name a region"));
         }
         let account = |account: &str| account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit());
         if !arn.account.is_empty() && !account(arn.account) {
-            return Err(ArnError("names no account of twelve digits"));
+            return Err(ArnError("does not name an account of twelve digits"));
         }
         if arn.resource.is_empty() {
-            return Err(ArnError("names no resource"));
+            return Err(ArnError("does not name a resource"));
         }
         if arn.resource.chars().any(char::is_control) {
             return Err(ArnError("holds control characters"));
@@ -60,18 +63,55 @@ impl<'a> Arn<'a> {
     }
 }
 
-/// Where a secret is: its ARN with or without the six random characters, or the form of ECS's `valueFrom`,
-/// `ARN:JSON-KEY:VERSION-STAGE:VERSION-ID`, in which each of the three may be empty.
+/// Where the login is kept: the ARN of a secret in Secrets Manager with or without the six random characters, or the form
+/// of ECS's `valueFrom`, `ARN:JSON-KEY:VERSION-STAGE:VERSION-ID`, in which each of the three may be empty; the ARN of a
+/// parameter in Systems Manager; or the name of a secret in the task's own region.
 ///
 /// With a JSON key the login is the object under that key of the secret (or a string that holds such an object), so
-/// that one secret can hold several logins. A key whose value is a plain text, as ECS injects it, is no login.
+/// that one secret can hold several logins. A key whose value is a plain text, as ECS injects it, is not a login.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SecretArn {
+    pub(crate) store: Store,
+    /// The ARN, or the name.
     pub(crate) arn: String,
-    pub(crate) region: String,
+    /// Unknown for a name.
+    pub(crate) region: Option<String>,
+    pub(crate) partition: String,
     pub(crate) json_key: Option<String>,
     pub(crate) stage: Option<String>,
     pub(crate) version: Option<String>,
+    /// The login's domain if the secret names none, where it is not that of the gMSA.
+    pub(crate) login_domain: Option<Domain>,
+    /// What the document around it tells.
+    pub(crate) hints: Hints,
+}
+
+/// Which service keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Store {
+    SecretsManager,
+    Parameter,
+}
+
+/// What helps to understand a secret, and says nothing of which one it is: all hints are equal.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Hints {
+    /// Where the ARN is written.
+    pub(crate) document: Option<String>,
+    /// The NetBIOS name of the CredSpec's domain.
+    pub(crate) netbios: Option<String>,
+}
+
+impl PartialEq for Hints {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Hints {}
+
+impl std::hash::Hash for Hints {
+    fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}
 }
 
 impl FromStr for SecretArn {
@@ -79,27 +119,51 @@ impl FromStr for SecretArn {
 
     fn from_str(text: &str) -> Result<Self, SecretArnError> {
         let refuse = |why: &'static str| SecretArnError { text: text.chars().take(300).collect(), why: why.to_owned() };
+        let in_name = |c: char| c.is_ascii_alphanumeric() || "/_+=.@-".contains(c);
+        let is_name = |name: &str| !name.is_empty() && name.len() <= 519 && name.chars().all(in_name);
+        let of = |store, arn: &str, region: Option<&str>, partition: &str| Self {
+            store,
+            arn: arn.to_owned(),
+            region: region.map(str::to_owned),
+            partition: partition.to_owned(),
+            json_key: None,
+            stage: None,
+            version: None,
+            login_domain: None,
+            hints: Hints::default(),
+        };
+        if !text.starts_with("arn:") {
+            if !is_name(text) || !text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/') {
+                return Err(refuse("is neither the ARN nor the name of a secret"));
+            }
+            return Ok(of(Store::SecretsManager, text, None, "aws"));
+        }
         let arn = Arn::parse(text).map_err(|error| refuse("").because(error))?;
-        if arn.service != "secretsmanager" {
-            return Err(refuse("is not of Secrets Manager"));
+        if !["secretsmanager", "ssm"].contains(&arn.service) {
+            return Err(refuse("is not an ARN of Secrets Manager or of an SSM parameter"));
         }
         if arn.region.is_empty() || arn.account.is_empty() {
             return Err(refuse("lacks region or account"));
         }
-        let resource = arn.resource.strip_prefix("secret:").ok_or_else(|| refuse("names no secret"))?;
+        if arn.service == "ssm" {
+            let name = arn.resource.strip_prefix("parameter/").filter(|name| !name.is_empty());
+            name.ok_or_else(|| refuse("does not name a parameter, arn:aws:ssm:REGION:ACCOUNT:parameter/NAME"))?;
+            return Ok(of(Store::Parameter, text, Some(arn.region), arn.partition));
+        }
+        let resource = arn.resource.strip_prefix("secret:").ok_or_else(|| refuse("does not name a secret"))?;
         let mut parts = resource.split(':');
         let name = parts.next().unwrap_or_default();
-        let in_name = |c: char| c.is_ascii_alphanumeric() || "/_+=.@-".contains(c);
-        if name.is_empty() || name.len() > 519 || !name.chars().all(in_name) {
-            return Err(refuse("names no secret"));
+        if !is_name(name) {
+            return Err(refuse("does not name a secret"));
         }
         let mut part = || parts.next().filter(|part| !part.is_empty()).map(str::to_owned);
         let (json_key, stage, version) = (part(), part(), part());
         if parts.next().is_some() {
             return Err(refuse("has more parts than `ARN:JSON-KEY:VERSION-STAGE:VERSION-ID`"));
         }
-        let arn_alone = text.strip_suffix(&resource[name.len()..]).unwrap_or(text).to_owned();
-        Ok(Self { arn: arn_alone, region: arn.region.to_owned(), json_key, stage, version })
+        let arn_alone = text.strip_suffix(&resource[name.len()..]).unwrap_or(text);
+        let alone = of(Store::SecretsManager, arn_alone, Some(arn.region), arn.partition);
+        Ok(Self { json_key, stage, version, ..alone })
     }
 }
 
@@ -110,7 +174,7 @@ impl fmt::Display for SecretArn {
     }
 }
 
-/// A text is no ARN of a secret; the message quotes it with its control characters escaped.
+/// A text does not name a secret; the message quotes it with its control characters escaped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{}` {why}", .text.escape_debug())]
 pub struct SecretArnError {
@@ -122,6 +186,27 @@ impl SecretArnError {
     fn because(self, why: impl fmt::Display) -> Self {
         Self { why: why.to_string(), ..self }
     }
+}
+
+/// What of a text was copied from documentation or left in a template, as a clause: `the region `aws-region``.
+pub(crate) fn placeholder(text: &str) -> Option<String> {
+    let template = ["${", "{{", "<", "$("].iter().find_map(|mark| Some((text.find(mark)?, *mark)));
+    if let Some((at, _)) = template {
+        let rest = &text[at..];
+        let end = rest.find(['}', '>', ')']).map_or(rest.len(), |end| end + 1);
+        return Some(format!("`{}`", plain(&rest[..end], 60)));
+    }
+    let parts: Vec<&str> = text.strip_prefix("arn:")?.splitn(5, ':').collect();
+    let [_, _, region, account, _] = parts[..] else { return None };
+    let region_lower = region.to_ascii_lowercase();
+    if region_lower.contains("region") || region_lower.starts_with("xx") {
+        return Some(format!("the region `{}`", plain(region, 60)));
+    }
+    let is_word = !account.is_empty() && !account.bytes().any(|b| b.is_ascii_digit());
+    if is_word || account == "111122223333" {
+        return Some(format!("the account `{}`", plain(account, 60)));
+    }
+    None
 }
 
 /// Whether a region's name can become part of a host name: `eu-central-1`.
@@ -145,6 +230,19 @@ pub fn dns_suffix(partition: &str) -> &'static str {
     }
 }
 
+/// The DNS suffix of a partition's endpoints that also have IPv6 addresses.
+pub(crate) fn dual_stack_suffix(partition: &str) -> &'static str {
+    match partition {
+        "aws-cn" => "api.amazonwebservices.com.cn",
+        "aws-iso" => "api.aws.ic.gov",
+        "aws-iso-b" => "api.aws.scloud",
+        "aws-iso-e" => "api.cloud-aws.adc-e.uk",
+        "aws-iso-f" => "api.aws.hci.ic.gov",
+        "aws-eusc" => "api.amazonwebservices.eu",
+        _ => "api.aws",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_arn_is_refused() {
+    fn what_is_not_an_arn_is_refused() {
         for text in [
             "",
             "arn",
@@ -187,7 +285,7 @@ mod tests {
     fn arns_with_and_without_suffixes_are_read() {
         let read = |text: &str| text.parse::<SecretArn>();
         let plain = read(SECRET).unwrap();
-        assert_eq!((plain.to_string().as_str(), plain.region.as_str()), (SECRET, "eu-central-1"));
+        assert_eq!((plain.to_string().as_str(), plain.region.as_deref()), (SECRET, Some("eu-central-1")));
         let short = "arn:aws-cn:secretsmanager:cn-north-1:123456789012:secret:gmsa/login";
         assert_eq!(read(short).unwrap().arn, short);
         let pinned = read(&format!("{SECRET}:key:AWSPREVIOUS:id-1")).unwrap();
@@ -197,8 +295,11 @@ mod tests {
         assert_eq!(read(&format!("{SECRET}:::")).unwrap(), plain);
         assert_eq!(read(&format!("{SECRET}:key::")).unwrap().json_key.as_deref(), Some("key"));
         for text in [
-            "gmsa/login",
+            "gmsa login",
+            "-gmsa",
+            "domain:user:password",
             "arn:aws:s3:::bucket/key",
+            "arn:aws:ssm:eu-central-1:123456789012:document/x",
             "arn:aws:secretsmanager:eu-central-1:123456789012:secret:",
             "arn:aws:secretsmanager::123456789012:secret:x",
             "arn:aws:secretsmanager:eu-central-1:123456789012:x",
@@ -206,6 +307,37 @@ mod tests {
             &format!("{SECRET}:a:b:c:d"),
         ] {
             assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_of_secrets_and_parameters_are_read() {
+        let name: SecretArn = "gmsa/login".parse().unwrap();
+        assert_eq!(
+            (name.store, name.region.as_deref(), name.arn.as_str()),
+            (Store::SecretsManager, None, "gmsa/login")
+        );
+        let parameter: SecretArn = "arn:aws-cn:ssm:cn-north-1:123456789012:parameter/gmsa/login".parse().unwrap();
+        assert_eq!((parameter.store, parameter.region.as_deref()), (Store::Parameter, Some("cn-north-1")));
+        assert_eq!(parameter.partition, "aws-cn");
+    }
+
+    #[test]
+    fn placeholders_of_documents_and_templates_are_found() {
+        for (text, found) in [
+            ("arn:aws:secretsmanager:aws-region:111122223333:secret:MySecret", "the region `aws-region`"),
+            ("arn:aws:secretsmanager:eu-west-1:111122223333:secret:MySecret", "the account `111122223333`"),
+            ("arn:aws:secretsmanager:REGION:123456789012:secret:x", "the region `REGION`"),
+            ("arn:aws:ssm:eu-west-1:ACCOUNT_ID:parameter/x", "the account `ACCOUNT_ID`"),
+            ("arn:aws:s3:::${BUCKET}/key", "`${BUCKET}`"),
+            ("arn:aws:s3:::<bucket>/key", "`<bucket>`"),
+            ("arn:${AWS::Partition}:s3:::b/k", "`${AWS::Partition}`"),
+            ("arn:aws:secretsmanager:eu-west-1:123456789012:secret:{{name}}", "`{{name}`"),
+        ] {
+            assert_eq!(placeholder(text).as_deref(), Some(found), "{text}");
+        }
+        for text in [SECRET, "arn:aws:s3:::bucket/key", "gmsa/login"] {
+            assert_eq!(placeholder(text), None, "{text}");
         }
     }
 

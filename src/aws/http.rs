@@ -20,18 +20,9 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use rustls::pki_types::CertificateDer;
 
 use super::AwsSettings;
-use super::arn::is_region;
 use super::failure::chain;
+use crate::file;
 use crate::trust::trust_anchors;
-
-impl AwsSettings {
-    /// What of it cannot be used: region, CA bundle, proxies.
-    pub fn problems(&self) -> Vec<String> {
-        let region = self.region.as_deref().filter(|region| !is_region(region));
-        let region = region.map(|region| format!("AWS_REGION: `{}` is no region's name", region.escape_debug()));
-        region.into_iter().chain(Network::new(self).err()).collect()
-    }
-}
 
 pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 pub(super) const READ_DEADLINE: Duration = Duration::from_secs(5);
@@ -42,6 +33,9 @@ pub(super) const LOCAL_CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 pub(super) const METADATA_DEADLINE: Duration = Duration::from_secs(3);
 /// No answer that this program asks for is longer: task metadata is limited to it, all others are far shorter.
 pub(super) const ANSWER_LIMIT: usize = 1024 * 1024;
+
+/// Bytes of `AWS_CA_BUNDLE`; the system's own bundle has a quarter of a megabyte.
+const BUNDLE_LIMIT: usize = 4 * 1024 * 1024;
 
 /// Trust and proxies: what connections are made with.
 pub(super) struct Network {
@@ -56,7 +50,7 @@ impl Network {
         let mut store = TrustStore::default();
         if let Some(path) = &settings.ca_bundle {
             let refused = |why: &str| format!("AWS_CA_BUNDLE: `{}` cannot be used: {why}", path.display());
-            let pem = std::fs::read(path).map_err(|error| refused(&error.to_string()))?;
+            let pem = file::read(path, BUNDLE_LIMIT).map_err(|error| refused(&error.to_string()))?;
             store.add_pem_certificate(usable_certificates(&pem).map_err(refused)?);
         }
         let tls = TlsContext::builder().with_trust_store(store).build();

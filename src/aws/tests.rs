@@ -1,4 +1,4 @@
-use super::failure::denial;
+use super::failure::Denial;
 use super::http::is_local;
 use super::*;
 
@@ -40,14 +40,14 @@ pub(crate) fn http(status: u16, headers: &str, body: &[u8]) -> Vec<u8> {
 
 /// Everything at `url`, in eu-central-1, with the SDK's test credentials.
 pub(crate) fn aws_at(url: &str) -> Aws {
-    let url = Some(url.to_owned());
+    let endpoint = Some(Endpoint { url: url.to_owned(), named_by: "AWS_ENDPOINT_URL".to_owned() });
     Aws::new(AwsSettings {
         region: Some("eu-central-1".into()),
-        endpoint_s3: url.clone(),
-        endpoint_secrets_manager: url.clone(),
-        endpoint_ecs: url.clone(),
-        endpoint_ssm: url.clone(),
-        metadata_uri: url,
+        endpoint_s3: endpoint.clone(),
+        endpoint_secrets_manager: endpoint.clone(),
+        endpoint_ecs: endpoint.clone(),
+        endpoint_ssm: endpoint,
+        metadata_uri: Some(url.to_owned()),
         ..AwsSettings::default()
     })
     .unwrap()
@@ -68,8 +68,8 @@ fn an_empty_variable_is_unset_and_the_special_endpoint_wins() {
         Some(value.to_owned())
     });
     assert_eq!(settings.region.as_deref(), Some("eu-west-1"));
-    assert_eq!(settings.endpoint_s3.as_deref(), Some("http://s3"));
-    assert_eq!(settings.endpoint_ecs.as_deref(), Some("http://all"));
+    assert_eq!(settings.endpoint_s3.as_ref().map(|e| e.url.as_str()), Some("http://s3"));
+    assert_eq!(settings.endpoint_ecs.as_ref().map(|e| e.named_by.as_str()), Some("AWS_ENDPOINT_URL"));
     assert_eq!(settings.https_proxy.as_deref(), Some("http://other:3128"));
     assert_eq!(settings.http_proxy.as_deref(), Some("http://user:pa55word@proxy:3128"));
     assert!(!format!("{settings:?}").contains("pa55word"));
@@ -152,12 +152,13 @@ fn a_proxy_that_cannot_be_used_is_told_without_its_password() {
 
 #[test]
 fn a_denial_names_principal_action_and_policy_and_nothing_else() {
+    let denial = |message: &str| Denial::read(message).map(|denial| denial.to_string());
     let told = denial(
         "User: arn:aws:sts::123456789012:assumed-role/gmsa-task/e408 is not authorized to perform: s3:GetObject \
-         on resource: \"arn:aws:s3:::b/k\" because no identity-based policy allows the s3:GetObject action",
+             on resource: \"arn:aws:s3:::b/k\" because no identity-based policy allows the s3:GetObject action",
     );
-    let expected = "arn:aws:sts::123456789012:assumed-role/gmsa-task/e408 may not s3:GetObject \
-                    (no identity-based policy allows)";
+    let expected = "arn:aws:sts::123456789012:assumed-role/gmsa-task/e408 is not allowed to perform s3:GetObject \
+                        (no identity-based policy allows it)";
     assert_eq!(told.as_deref(), Some(expected));
     assert_eq!(denial("Access to KMS is not allowed").as_deref(), Some("kms:Decrypt is not allowed"));
     assert_eq!(denial("Access Denied"), None);
