@@ -21,9 +21,9 @@ use std::error::Error;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use aws_config::SdkConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
+use aws_config::{ConfigLoader, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::ProvideCredentials;
 use aws_sdk_s3::config::Region;
@@ -265,32 +265,37 @@ impl Aws {
 
     async fn config(&self) -> &SdkConfig {
         let load = async || {
-            let timeouts = TimeoutConfig::builder()
-                .connect_timeout(CONNECT_DEADLINE)
-                .read_timeout(READ_DEADLINE)
-                .operation_attempt_timeout(ATTEMPT_DEADLINE)
-                .operation_timeout(OPERATION_DEADLINE)
-                .build();
-            // Of use to STS only. Given even if unknown, so that the SDK does not go and ask the instance.
-            let region = self.region().await.ok().map(Region::new);
-            let settings = &self.settings;
-            let retries = if settings.adaptive { RetryConfig::adaptive() } else { RetryConfig::standard() };
-            let retries = retries.with_max_attempts(settings.max_attempts.unwrap_or(3));
-            let variables: HashMap<String, String> = settings.variables.clone().into_iter().collect();
-            let loader = aws_config::defaults(aws_config::BehaviorVersion::latest())
-                .env(Env::from(variables))
-                .profile_files(self.settings.profile.files())
-                .use_fips(settings.fips)
-                .use_dual_stack(settings.dual_stack)
-                .retry_config(retries)
-                .http_client(self.router().client())
-                .timeout_config(timeouts)
-                .region(region);
+            let loader = self.loader().await;
             #[cfg(test)]
             let loader = loader.credentials_provider(Credentials::for_tests());
             loader.load().await
         };
         self.config.get_or_init(load).await
+    }
+
+    /// The SDK, with nothing but what was read here.
+    async fn loader(&self) -> ConfigLoader {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_DEADLINE)
+            .read_timeout(READ_DEADLINE)
+            .operation_attempt_timeout(ATTEMPT_DEADLINE)
+            .operation_timeout(OPERATION_DEADLINE)
+            .build();
+        // Of use to STS only. Given even if unknown, so that the SDK does not go and ask the instance.
+        let region = self.region().await.ok().map(Region::new);
+        let settings = &self.settings;
+        let retries = if settings.adaptive { RetryConfig::adaptive() } else { RetryConfig::standard() };
+        let retries = retries.with_max_attempts(settings.max_attempts.unwrap_or(3));
+        let variables: HashMap<String, String> = settings.variables.clone().into_iter().collect();
+        aws_config::defaults(aws_config::BehaviorVersion::latest())
+            .env(Env::from(variables))
+            .profile_files(settings.profile.files())
+            .use_fips(settings.fips)
+            .use_dual_stack(settings.dual_stack)
+            .retry_config(retries)
+            .http_client(self.router().client())
+            .timeout_config(timeouts)
+            .region(region)
     }
 
     fn router(&self) -> Arc<Router> {

@@ -523,7 +523,10 @@ fn unknown(environment: &Environment) -> Vec<Unknown> {
     let nearest = |name: &str| {
         let known = settings::SETTINGS.iter().map(|setting| setting.variable);
         // What looks like a beginning of a name is one.
-        known.min_by_key(|known| (!known.starts_with(name), distance(name, known)))
+        let begun_alike = |known: &str| known.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
+        known.min_by_key(|known| {
+            (!known.starts_with(name), distance(name, known) + 2 * (64 - begun_alike(known).min(64)))
+        })
     };
     ours.filter_map(|name| Some(Unknown { variable: name.clone(), nearest: nearest(name)? })).collect()
 }

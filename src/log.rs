@@ -20,7 +20,7 @@ use tracing_subscriber::registry::{LookupSpan, Registry};
 use crate::aws;
 use crate::clock;
 use crate::fault::{Code, Fault};
-use crate::text::harmless;
+use crate::text::{harmless, quoted};
 
 /// What is logged, and how.
 #[derive(Debug, Clone)]
@@ -108,7 +108,7 @@ impl FromStr for Filter {
             // `Targets` would take a misspelt level for a target and log all of it.
             let level = directive.split_once('=').map_or(directive, |(_, level)| level);
             if level.parse::<LevelFilter>().is_err() || level.is_empty() {
-                return Err(format!("`{}` is not a level: off, error, warn, info, debug, trace", level.escape_debug()));
+                return Err(format!("{} is not a level: off, error, warn, info, debug, trace", quoted(level)));
             }
         }
         let targets: Targets = text.parse().map_err(|_| "is not `level` or `target=level,..`".to_owned())?;

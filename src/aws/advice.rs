@@ -35,7 +35,7 @@ impl Aws {
         let fault = match failure {
             Failure::Credentials(_) | Failure::CredentialsLater(_) => fault.because(self.about_credentials(failure)),
             Failure::Unreachable(why) => fault.because(format!("{asked} gave no usable answer: {why}")),
-            _ => fault.because(format!("{failure}; asked was {asked}")),
+            _ => fault.because(format!("{failure}; endpoint: {asked}")),
         };
         match self.advice(failure, call) {
             Some((next, owner)) => fault.with_next(next).owned_by(owner),
@@ -45,7 +45,7 @@ impl Aws {
 
     fn about_credentials(&self, failure: &Failure) -> String {
         match (failure, &self.settings.credentials_uri) {
-            (Failure::CredentialsLater(_), Some(uri)) => format!("{failure}; asked was {uri}"),
+            (Failure::CredentialsLater(_), Some(uri)) => format!("{failure}; endpoint: {uri}"),
             _ => failure.to_string(),
         }
     }
@@ -150,7 +150,9 @@ fn allow(denial: Option<&Denial>, call: &Call<'_>) -> String {
     let principal = denial.and_then(|denial| denial.principal.as_deref());
     let policy = denial.and_then(|denial| denial.policy).unwrap_or_default();
     if let Some(kind) = policy.strip_prefix("explicit deny in ") {
-        return format!("remove the statement that denies {action} on {resource} from {kind} of the task role");
+        return format!(
+            "remove the statement that denies {action} on {resource} from {kind} in force for the task role"
+        );
     }
     match policy {
         "no VPC endpoint policy allows" => {

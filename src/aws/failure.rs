@@ -215,7 +215,7 @@ impl Refusal {
         }
         let set_phrase = |message: &str| PHRASES.iter().find(|phrase| message.contains(**phrase));
         let message = match (words, message) {
-            (Words::Free, Some(message)) if !message.trim().is_empty() => free(message.trim()),
+            (Words::Free, Some(message)) if !message.trim().is_empty() => free(message.trim().trim_end_matches('.')),
             (Words::Known, Some(message)) => set_phrase(message).map(|phrase| (*phrase).to_owned()),
             _ => None,
         };
@@ -444,5 +444,6 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
         let end = text[start..].find(')').map_or(text.len(), |end| start + end + 1);
         text.replace_range(start..end, "");
     }
+    let text = text.replace("io error: ", "").replace("dispatch failure: ", "").replace("client error (Connect): ", "");
     plain(&text, MESSAGE)
 }

@@ -22,6 +22,7 @@ use rustls::pki_types::CertificateDer;
 use super::AwsSettings;
 use super::failure::chain;
 use crate::file;
+use crate::text::quoted;
 use crate::trust::trust_anchors;
 
 pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
@@ -49,7 +50,8 @@ impl Network {
     pub(super) fn new(settings: &AwsSettings) -> Result<Self, String> {
         let mut store = TrustStore::default();
         if let Some(path) = &settings.ca_bundle {
-            let refused = |why: &str| format!("AWS_CA_BUNDLE: `{}` cannot be used: {why}", path.display());
+            let refused =
+                |why: &str| format!("AWS_CA_BUNDLE: {} cannot be used: {why}", quoted(&path.to_string_lossy()));
             let pem = file::read(path, BUNDLE_LIMIT).map_err(|error| refused(&error.to_string()))?;
             store.add_pem_certificate(usable_certificates(&pem).map_err(refused)?);
         }

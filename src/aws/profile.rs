@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use aws_config::profile::profile_file::{ProfileFileKind, ProfileFiles};
 
 use crate::file::{self, Unread};
+use crate::text::quoted;
 
 /// One file as the SDK gets it, and the values in it that this program uses itself.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -50,7 +51,7 @@ impl Profile {
                 Err(error) => Err(error.to_string()),
             };
             let text = text.unwrap_or_else(|why| {
-                problems.push(format!("{variable}: `{}`: {why}", path.display().to_string().escape_debug()));
+                problems.push(format!("{variable}: {}: {why}", quoted(&path.to_string_lossy())));
                 String::new()
             });
             (path, text)

@@ -266,7 +266,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use crate::aws::tests::{aws_at, http, server};
+    use crate::aws::tests::{aws_at, http, server, shown};
 
     /// A real document of a Fargate task, shortened.
     const TASK: &str = r#"{"Cluster":"arn:aws:ecs:ap-northeast-1:123456789012:cluster/simple-ecs-cluster",
@@ -370,14 +370,13 @@ mod tests {
             let fault = discover_from(vec![ok("{}"), ok(TASK), answer]).await.unwrap_err();
             assert_eq!(fault.code, code, "{fault}");
         }
-        insta::assert_snapshot!(
-            discover_from(vec![ok("{}"), ok(TASK), http(400, "", denied.as_bytes())]).await.unwrap_err(), @r"
+        let fault = discover_from(vec![ok("{}"), ok(TASK), http(400, "", denied.as_bytes())]).await.unwrap_err();
+        insta::assert_snapshot!(shown(&fault), @r#"
         code=task-definition-denied
-          what: no container has the label gmsa-sidecar.credential-specs, and `dev-yamada:3` could not be described
-          why:  AccessDeniedException, status 400: arn:aws:sts::123456789012:assumed-role/r/s may not ecs:DescribeTaskDefinition (no identity-based policy allows)
-          next: allow ecs:DescribeTaskDefinition to the task role, or set the label gmsa-sidecar.credential-specs so that it is not needed; see docs/faults.md#task-definition-denied
-        
-");
+          what: No container has the label gmsa-sidecar.credential-specs, and `dev-yamada:3` could not be described
+          why:  AWS answered AccessDeniedException (HTTP 400): User: arn:aws:sts::123456789012:assumed-role/r/s is not authorized to perform: ecs:DescribeTaskDefinition on resource: * because no identity-based policy allows the ecs:DescribeTaskDefinition action; endpoint: http://ENDPOINT (set by AWS_ENDPOINT_URL)
+          next: add to the sidecar's container in the task definition: "dockerLabels": {"gmsa-sidecar.credential-specs": "credentialspecdomainless:arn:aws:s3:::BUCKET/KEY"} with the ARN of your CredSpec; see docs/faults.md#task-definition-denied
+        "#);
     }
 
     #[tokio::test]
@@ -385,7 +384,7 @@ mod tests {
         let fault = discover_from(vec![http(404, "", b"\"V4 container metadata handler: unable\"")]).await.unwrap_err();
         assert_eq!(
             (fault.code, fault.why.as_deref()),
-            (Code::TaskMetadataUnreachable, Some("it answered with status 404"))
+            (Code::TaskMetadataUnreachable, Some("the endpoint answered with HTTP 404"))
         );
     }
 

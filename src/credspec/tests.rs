@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::reference::{self, Source};
 use crate::aws::arn::Arn;
-use crate::aws::tests::{aws_at, http, server};
+use crate::aws::tests::{aws_at, http, server, shown};
 
 const SECRET: &str = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:gmsa/login-AbCdEf";
 
@@ -442,14 +442,24 @@ async fn a_fault_of_s3_says_what_to_change() {
             "User: {role} is not authorized to perform: {action} on resource: \"arn:aws:s3:::bucket\" because no identity-based policy allows the {action} action"
         )
     };
-    let fault = async |answer| {
-        let url = server(vec![answer]);
-        let fault = fetch(&OBJECT.parse().unwrap(), &aws_at(&url)).await.unwrap_err();
-        fault.to_string().replace(&url, "http://ENDPOINT")
-    };
-    insta::assert_snapshot!(fault(error(404, "NoSuchKey", "The specified key does not exist.")).await, @"");
-    insta::assert_snapshot!(fault(error(403, "AccessDenied", &denied("s3:GetObject"))).await, @"");
-    insta::assert_snapshot!(fault(error(403, "AccessDenied", &denied("s3:ListBucket"))).await, @"");
+    let fault =
+        async |answer| shown(&fetch(&OBJECT.parse().unwrap(), &aws_at(&server(vec![answer; 3]))).await.unwrap_err());
+    insta::assert_snapshot!(fault(error(404, "NoSuchKey", "The specified key does not exist.")).await, @r"
+    code=credspec-not-found
+      what: Could not read the CredSpec from Amazon S3 (`arn:aws:s3:::bucket/teams/we b.json`, named by GMSA_CREDENTIAL_SPECS)
+      why:  AWS answered NoSuchKey (HTTP 404, request ID 0123456789ABCDEF): The specified key does not exist; endpoint: http://ENDPOINT (set by AWS_ENDPOINT_URL)
+      next: correct the name in GMSA_CREDENTIAL_SPECS, character for character; this lists what there is: aws s3 ls s3://bucket/teams/; see docs/faults.md#credspec-not-found
+    ");
+    let told = fault(error(403, "AccessDenied", &denied("s3:GetObject"))).await;
+    assert!(
+        told.contains("aws iam put-role-policy --role-name gmsa-task") && told.contains("bucket/teams/we b.json\"}]"),
+        "{told}"
+    );
+    // A key that is not there, told to whom may not list the bucket.
+    let told = fault(error(403, "AccessDenied", &denied("s3:ListBucket"))).await;
+    assert!(told.starts_with("code=credspec-not-found") && told.contains("aws s3 ls s3://bucket/teams/"), "{told}");
+    let told = fault(error(503, "SlowDown", "Please reduce your request rate.")).await;
+    assert!(told.starts_with("code=credspec-unreachable") && told.contains("HTTP 503"), "{told}");
 }
 
 async fn fetch_from(reference: &str, answers: Vec<Vec<u8>>) -> Result<CredSpec, Fault> {
@@ -528,4 +538,24 @@ proptest! {
         }
         let _ = parse_references(&text);
     }
+}
+
+/// The lab's moto: `list/` has two documents and a text, `/list/specs/` two parameters.
+#[tokio::test]
+async fn lists_of_moto_are_read() {
+    let mut listed = Vec::new();
+    let Some(endpoint) = crate::aws::tests::lab_endpoint() else { return };
+    for text in ["s3://gmsa-specs/list/", "/list/specs/"] {
+        let found = list(&text.parse().unwrap(), &aws_at(&endpoint)).await.unwrap();
+        listed.extend(found.iter().map(ToString::to_string));
+    }
+    assert_eq!(
+        listed,
+        [
+            "arn:aws:s3:::gmsa-specs/list/webapp01.json",
+            "arn:aws:s3:::gmsa-specs/list/webapp02.json",
+            "arn:aws:ssm:eu-central-1:123456789012:parameter/list/specs/webapp01",
+            "arn:aws:ssm:eu-central-1:123456789012:parameter/list/specs/webapp02",
+        ]
+    );
 }

@@ -360,7 +360,7 @@ mod tests {
     use tracing_subscriber::layer::SubscriberExt;
 
     use crate::aws::may_log;
-    use crate::aws::tests::{aws_at, http, server};
+    use crate::aws::tests::{aws_at, http, server, shown};
 
     const ARN: &str = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:gmsa/login-AbCdEf";
     const PASSWORD: &str = "pa55W0RD-marker";
@@ -578,13 +578,38 @@ mod tests {
             assert_eq!(fault.code, code, "{body}");
         }
         let denied = r#"{"__type":"AccessDeniedException","Message":"User: arn:aws:sts::123456789012:assumed-role/r/s is not authorized to perform: secretsmanager:GetSecretValue on resource: x because no identity-based policy allows the secretsmanager:GetSecretValue action"}"#;
-        insta::assert_snapshot!(fetch_from(vec![refusal(400, denied)]).await.unwrap_err(), @r"
+        insta::assert_snapshot!(shown(&fetch_from(vec![refusal(400, denied)]).await.unwrap_err()), @r#"
         code=secret-denied
-          what: the AWSCURRENT version of secret `arn:aws:secretsmanager:eu-central-1:123456789012:secret:gmsa/login-AbCdEf` was not read
-          why:  AccessDeniedException, status 400: arn:aws:sts::123456789012:assumed-role/r/s may not secretsmanager:GetSecretValue (no identity-based policy allows)
-          next: allow secretsmanager:GetSecretValue on the secret to the *task* role, and kms:Decrypt if it is encrypted with a customer-managed key; see docs/faults.md#secret-denied
-        
-");
+          what: Could not read the secret arn:aws:secretsmanager:eu-central-1:123456789012:secret:gmsa/login-AbCdEf (version AWSCURRENT)
+          why:  AWS answered AccessDeniedException (HTTP 400): arn:aws:sts::123456789012:assumed-role/r/s is not allowed to perform secretsmanager:GetSecretValue (no identity-based policy allows it); endpoint: http://ENDPOINT (set by AWS_ENDPOINT_URL)
+          next: aws iam put-role-policy --role-name r --policy-name gmsa-sidecar-secretsmanager-GetSecretValue --policy-document '{"Statement":[{"Action":"secretsmanager:GetSecretValue","Effect":"Allow","Resource":"arn:aws:secretsmanager:eu-central-1:123456789012:secret:gmsa/login-AbCdEf"}],"Version":"2012-10-17"}'; see docs/faults.md#secret-denied
+        "#);
+    }
+
+    #[tokio::test]
+    async fn a_secret_marked_for_deletion_is_restored_by_a_command() {
+        let body = r#"{"__type":"InvalidRequestException","Message":"You can't perform this operation on the secret because it was marked for deletion."}"#;
+        let fault = fetch_from(vec![refusal(400, body)]).await.unwrap_err();
+        assert!(fault.why.as_deref().unwrap().contains("it was marked for deletion"), "{fault}");
+        assert_eq!(fault.next(), format!("aws secretsmanager restore-secret --region eu-central-1 --secret-id {ARN}"));
+    }
+
+    #[tokio::test]
+    async fn a_login_is_read_from_a_parameter_and_no_answer_brings_it_into_a_fault() {
+        let arn: SecretArn = "arn:aws:ssm:eu-central-1:123456789012:parameter/gmsa-login".parse().unwrap();
+        let value = format!(r#"{{"username":"svc","password":"{PASSWORD}"}}"#);
+        let found = serde_json::json!({"Parameters": [{"Value": value, "Version": 3, "LastModifiedDate": 1.7e9}]});
+        let aws = aws_at(&server(vec![refusal(200, &found.to_string())]));
+        let secret = fetch(&arn, &domain(), &aws, Stage::Current).await.unwrap();
+        assert_eq!((secret.version_id.as_str(), secret.login.password.as_str()), ("3", PASSWORD));
+        for answer in leaky_answers() {
+            let aws = aws_at(&server(vec![answer]));
+            let fault = fetch(&arn, &domain(), &aws, Stage::Current).await.unwrap_err();
+            assert!(!format!("{fault} {fault:?}").contains(PASSWORD), "{fault}");
+        }
+        let none = aws_at(&server(vec![refusal(200, r#"{"InvalidParameters":["x"]}"#)]));
+        let fault = fetch(&arn, &domain(), &none, Stage::Current).await.unwrap_err();
+        assert_eq!(fault.code, Code::SecretNotFound);
     }
 
     /// Answers with the password in every place a broken or hostile service could put it.
