@@ -92,8 +92,9 @@ impl Logins {
             }
             (LoginSource::DomainJoined, Some(keytab)) => keytab.read().await,
             (LoginSource::DomainJoined, None) => {
-                let what = format!("the CredSpec for `{domain}` names no CredentialArn");
-                Err(Fault::new(Code::ConfigLoginMissing, what).because("GMSA_LOGIN_KEYTAB is not set"))
+                let what = format!("No login is configured for the domain {domain}");
+                let why = "the CredSpec does not have a CredentialArn, and GMSA_LOGIN_KEYTAB is not set";
+                Err(Fault::new(Code::ConfigLoginMissing, what).because(why))
             }
         }
     }

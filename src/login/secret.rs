@@ -136,6 +136,10 @@ impl Around<'_> {
     fn domain_of(&self, name: &str) -> Result<Domain, Malformed> {
         let name = name.trim();
         if !name.trim_end_matches('.').contains('.') {
+            let is_word = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+            if !is_word {
+                return Err(Malformed::text("`domainName` is not the DNS name of a domain"));
+            }
             return if self.is_short_name(name, self.domain) {
                 Ok(self.domain.clone())
             } else {

@@ -198,7 +198,6 @@ fn documents_as_windows_and_kubernetes_have_them() {
     let lower = spec.replace("\"CredentialArn\"", "\"credentialArn\"");
     let utf_16: Vec<u8> = lower.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let wide = tempfile::NamedTempFile::new().unwrap();
-    std::fs::copy("/dev/null", wide.path()).unwrap();
     std::io::Write::write_all(&mut wide.as_file(), &[b"\xff\xfe", utf_16.as_slice()].concat()).unwrap();
     gets_a_ticket(&Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &format!("file://{}", wide.path().display())));
     let resource = format!("{{\"kind\": \"GMSACredentialSpec\", \"credspec\": {spec}}}");
