@@ -83,7 +83,7 @@ pub struct SecretArn {
     /// The login's domain if the secret names none, where it is not that of the gMSA.
     pub(crate) login_domain: Option<Domain>,
     /// What the document around it tells.
-    pub(crate) hints: Hints,
+    pub(crate) hints: Box<Hints>,
 }
 
 /// Which service keeps it.
@@ -130,7 +130,7 @@ impl FromStr for SecretArn {
             stage: None,
             version: None,
             login_domain: None,
-            hints: Hints::default(),
+            hints: Box::default(),
         };
         if !text.starts_with("arn:") {
             if !is_name(text) || !text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/') {
