@@ -237,7 +237,7 @@ registry! {
         "write the ARN of the login's secret into HostAccountConfig.PluginInput.CredentialArn of the CredSpec; on a domain-joined host set GMSA_LOGIN_KEYTAB instead"
 
     TaskMetadataUnreachable "task-metadata-unreachable" Unavailable Network
-        "on ECS no change is needed: the agent is asked again; elsewhere remove ECS_CONTAINER_METADATA_URI_V4 and set GMSA_CREDENTIAL_SPECS"
+        "on ECS this passes by itself; elsewhere unset ECS_CONTAINER_METADATA_URI_V4 and set GMSA_CREDENTIAL_SPECS"
     TaskMetadataMalformed "task-metadata-malformed" Data TaskDefinition
         "correct ECS_CONTAINER_METADATA_URI_V4: it must name the ECS agent's task metadata endpoint version 4"
     TaskCredSpecNotFound "task-credspec-not-found" Data TaskDefinition
@@ -263,7 +263,7 @@ registry! {
     CredSpecUnreachable "credspec-unreachable" Unavailable Network
         "allow TCP 443 from the task to the endpoint that is named: add the VPC endpoint of the service, or a NAT route"
     CredSpecRegion "credspec-region" Config TaskDefinition
-        "set AWS_REGION to the region of the S3 bucket"
+        "set AWS_REGION"
     CredSpecUnreadable "credspec-unreadable" Data TaskDefinition
         "mount the CredSpec file into the sidecar's container, readable for its user"
     CredSpecTooLarge "credspec-too-large" Data CredSpec
