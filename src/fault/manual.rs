@@ -102,6 +102,11 @@ pages! {
         cure: "Set `taskRoleArn` in the task definition, and let `ecs-tasks.amazonaws.com` assume the role.",
         show: "aws ecs describe-task-definition --task-definition FAMILY --query taskDefinition.taskRoleArn"
     }
+    CredSpecAwsCredentialsFailed {
+        cause: "The endpoint of the task role's credentials answered with an error (400, 429 or 5xx) or not in time. The ECS agent does so for some seconds after a start, and under load.",
+        cure: "Wait: it is asked again within seconds. If it lasts, the task role cannot be assumed: check `taskRoleArn`, and that the role's trust policy allows `ecs-tasks.amazonaws.com`.",
+        show: "aws ecs describe-task-definition --task-definition FAMILY --query taskDefinition.taskRoleArn"
+    }
     CredSpecUnreachable {
         cause: "S3, or SSM for a parameter, does not answer: no route (a private subnet without NAT and without the gateway endpoint), a closed security group, a proxy that is not set or not trusted.",
         cure: "Add the S3 gateway endpoint to the subnet's route table (it is free; SSM has an interface endpoint), or NAT, or `HTTPS_PROXY`. With a proxy that opens TLS: `AWS_CA_BUNDLE`.",
@@ -145,6 +150,11 @@ pages! {
     SecretAwsCredentials {
         cause: "As with `credspec-aws-credentials`; the CredSpec itself did not come from AWS.",
         cure: "Set `taskRoleArn` in the task definition.",
+        show: "aws ecs describe-task-definition --task-definition FAMILY --query taskDefinition.taskRoleArn"
+    }
+    SecretAwsCredentialsFailed {
+        cause: "The endpoint of the task role's credentials answered with an error (400, 429 or 5xx) or not in time. The ECS agent does so for some seconds after a start, and under load.",
+        cure: "Wait: it is asked again within seconds. If it lasts, the task role cannot be assumed: check `taskRoleArn`, and that the role's trust policy allows `ecs-tasks.amazonaws.com`.",
         show: "aws ecs describe-task-definition --task-definition FAMILY --query taskDefinition.taskRoleArn"
     }
     SecretUnreachable {
