@@ -44,6 +44,7 @@ pub mod aws;
 pub mod arn;
 pub mod clock;
 pub mod config;
+pub mod entropy;
 pub mod fault;
 pub mod log;
 pub mod name;
