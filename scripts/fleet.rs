@@ -1,9 +1,11 @@
-//! fleet start TASKS CONTROLLERS SECONDS-A-START | fleet renew TASKS HOURS: the model of `scripts/bench-fleet`.
+//! fleet start TASKS CONTROLLERS SECONDS-OF-A-CONTROLLER SECONDS-OF-THE-HOST | fleet renew TASKS HOURS: the model of
+//! `scripts/bench-fleet`.
 //!
 //! It decides when to try again and when to renew with the sidecar's own functions; the rest is a queue. `start`: all tasks
-//! begin at once; a start is five requests one after the other, each answered by a controller that does one thing at a
-//! time. A request that is not answered within two seconds is given up (the controller works it off anyway), and the
-//! start is tried again later. `renew`: tasks that got their first ticket in one second renew for HOURS.
+//! begin at once. Those on one host wait for its processor, one after the other (0: each has a host of its own). A start
+//! is five requests, each answered by a controller that does one thing at a time. A request that is not answered within
+//! two seconds is given up (the controller works it off anyway), and the start is tried again later. It ends after two
+//! hours. `renew`: tasks that got their first ticket in one second renew for HOURS.
 
 #![allow(clippy::print_stdout, reason = "its table")]
 
@@ -39,17 +41,21 @@ struct Task {
 }
 
 /// Seconds until each task is ready, in order, and how many attempts failed.
-fn start(tasks: usize, controllers: usize, seconds: f64) -> (Vec<f64>, u32) {
+fn start(tasks: usize, controllers: usize, seconds: f64, host: f64) -> (Vec<f64>, u32) {
     let service = seconds / f64::from(REQUESTS);
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
     let mut free = vec![0.0_f64; controllers];
     let mut state = vec![Task { step: 0, failures: 0, controller: 0 }; tasks];
     // Microseconds, since floats have no order.
     let at = |seconds: f64| (seconds * 1e6) as u64;
-    let mut events: BinaryHeap<_> = (0..tasks).map(|task| Reverse((at(dice.roll() * 0.05), task))).collect();
+    let begin = |task: usize, roll: f64| at(roll * 0.05 + (task + 1) as f64 * host);
+    let mut events: BinaryHeap<_> = (0..tasks).map(|task| Reverse((begin(task, dice.roll()), task))).collect();
     let (mut ready, mut failed) = (Vec::new(), 0);
     while let Some(Reverse((micros, index))) = events.pop() {
         let (now, task) = (micros as f64 / 1e6, &mut state[index]);
+        if now > 7200.0 {
+            break;
+        }
         if task.step == REQUESTS {
             ready.push(now);
             continue;
@@ -98,7 +104,7 @@ fn main() {
     let number = |at: usize| words.get(at).and_then(|word| word.parse::<f64>().ok()).unwrap_or_default();
     match words.first().map(String::as_str) {
         Some("start") => {
-            let (ready, failed) = start(number(1) as usize, (number(2) as usize).max(1), number(3));
+            let (ready, failed) = start(number(1) as usize, (number(2) as usize).max(1), number(3), number(4));
             let ready: Vec<_> = ready.iter().map(|seconds| format!("{seconds:.2}")).collect();
             println!("{failed}\n{}", ready.join(" "));
         }

@@ -118,6 +118,10 @@ pub struct Config {
     pub log_level: String,
     /// `GMSA_` variables that mean nothing.
     pub unknown: Vec<String>,
+    /// Where `host` listens for the ECS agent.
+    pub host_socket: PathBuf,
+    /// Whether metrics go to stdout in CloudWatch's embedded metric format.
+    pub emf: bool,
 }
 
 /// The services whose tickets are kept beside the TGT: for every gMSA, or for one.
@@ -292,6 +296,7 @@ impl Config {
     // What holds where nothing is set; a test compares it with what the help says.
     const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8488);
     const DIR: &str = "/var/credentials-fetcher/krbdir";
+    const HOST_SOCKET: &str = "/var/credentials-fetcher/socket/credentials_fetcher.sock";
     const INIT_TIMEOUT: Duration = Duration::from_secs(60);
 }
 
@@ -343,12 +348,15 @@ impl<'a> Values<'a> {
                 .unwrap_or_default()
                 .level(),
             unknown: unknown(self.environment).into_iter().map(|unknown| unknown.variable).collect(),
+            host_socket: self.parsed("GMSA_HOST_SOCKET", absolute).unwrap_or_else(|| Config::HOST_SOCKET.into()),
+            emf: self.parsed("GMSA_METRICS", emf).unwrap_or_default(),
         };
         let nowhere = config.cred_specs.is_none() && config.aws.metadata_uri.is_none();
         let fault = self.sound(()).err().or_else(|| {
-            let what = "no CredSpec is named, and there is no ECS task to ask for one";
+            let what = "No CredSpec is configured, and the sidecar is not running in ECS";
             let why = "neither GMSA_CREDENTIAL_SPECS nor ECS_CONTAINER_METADATA_URI_V4 is set";
-            nowhere.then(|| Fault::new(Code::ConfigNoCredSpec, what).because(why))
+            let next = "set GMSA_CREDENTIAL_SPECS=credentialspecdomainless:arn:aws:s3:::BUCKET/KEY with the ARN of your CredSpec";
+            nowhere.then(|| Fault::new(Code::ConfigNoCredSpec, what).because(why).with_next(next))
         });
         (config, fault)
     }
@@ -356,8 +364,8 @@ impl<'a> Values<'a> {
     fn login_keytab(&mut self) -> Option<HostKeytab> {
         let path = self.text("GMSA_LOGIN_KEYTAB");
         let principal = self.parsed("GMSA_LOGIN_PRINCIPAL", |name| match path {
-            None => Err("is of use with GMSA_LOGIN_KEYTAB only".to_owned()),
-            Some(_) if name.contains(char::is_control) => Err(format!("{} is no principal", quoted(name))),
+            None => Err("has an effect with GMSA_LOGIN_KEYTAB only".to_owned()),
+            Some(_) if name.contains(char::is_control) => Err(format!("{} is not a principal", quoted(name))),
             Some(_) => Ok(name.to_owned()),
         });
         path.map(|path| HostKeytab { path: path.into(), principal })
@@ -371,7 +379,7 @@ impl<'a> Values<'a> {
         });
         let ldaps = ldaps.unwrap_or_default();
         let tls = self.parsed("GMSA_LDAP_CA_FILE", |path| {
-            if ldaps { Tls::trusting(path.into()) } else { Err("is of use with GMSA_LDAP=ldaps only".into()) }
+            if ldaps { Tls::trusting(path.into()) } else { Err("has an effect with GMSA_LDAP=ldaps only".into()) }
         });
         if ldaps { Transport::Tls(tls.unwrap_or_default()) } else { Transport::Sasl }
     }
@@ -421,11 +429,20 @@ impl<'a> Values<'a> {
         match self.problems.as_slice() {
             [] => Ok(read),
             problems => {
-                let fault = Fault::new(Code::ConfigInvalid, "the configuration cannot be used");
-                Err(fault.because(problems.join("; ")))
+                let fault = Fault::new(Code::ConfigInvalid, "The configuration cannot be used");
+                Err(fault.because(problems.join("; ")).with_next(correction(problems)))
             }
         }
     }
+}
+
+/// What to correct, by the names that the problems begin with.
+fn correction(problems: &[String]) -> String {
+    let mut names: Vec<&str> = problems.iter().filter_map(|problem| problem.split(':').next()).collect();
+    names.dedup();
+    let ours = names.iter().any(|name| name.starts_with("GMSA_"));
+    let help = if ours { "; `gmsa-sidecar help run` says what each takes" } else { "" };
+    format!("correct or remove {}{help}", names.join(", "))
 }
 
 const SPECS: &str = "GMSA_CREDENTIAL_SPECS";
@@ -499,6 +516,25 @@ fn boolean(text: &str) -> Result<bool, String> {
     text.parse().map_err(|_| format!("{} is neither `true` nor `false`", quoted(text)))
 }
 
+/// The path of a socket: a Unix address takes 107 bytes.
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    match text {
+        _ if !text.starts_with('/') || text.contains(char::is_control) => {
+            Err(format!("{} is not an absolute path", quoted(text)))
+        }
+        _ if text.len() > 107 => Err(format!("{} is longer than the 107 bytes of a socket's path", quoted(text))),
+        _ => Ok(text.into()),
+    }
+}
+
+fn emf(text: &str) -> Result<bool, String> {
+    match text {
+        "off" => Ok(false),
+        "emf" => Ok(true),
+        _ => Err(format!("{} is neither `emf` nor `off`", quoted(text))),
+    }
+}
+
 fn timeout_or_off(text: &str) -> Result<Option<Duration>, String> {
     if text == "off" { Ok(None) } else { duration(text).map(Some) }
 }
@@ -532,7 +568,10 @@ fn unknown(environment: &Environment) -> Vec<Unknown> {
     let nearest = |name: &str| {
         let known = settings::SETTINGS.iter().map(|setting| setting.variable);
         // What looks like a beginning of a name is one.
-        known.min_by_key(|known| (!known.starts_with(name), distance(name, known)))
+        let begun_alike = |known: &str| known.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
+        known.min_by_key(|known| {
+            (!known.starts_with(name), distance(name, known) + 2 * (64 - begun_alike(known).min(64)))
+        })
     };
     ours.filter_map(|name| Some(Unknown { variable: name.clone(), nearest: nearest(name)? })).collect()
 }

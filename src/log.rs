@@ -21,6 +21,7 @@ use self::line::{Fields, Line};
 use self::queue::Queue;
 use crate::clock;
 use crate::fault::{Code, Fault};
+use crate::text::quoted;
 
 /// What is logged, and how.
 #[derive(Debug, Clone)]
@@ -155,7 +156,7 @@ impl FromStr for Filter {
             // `Targets` would take a misspelt level for a target and log all of it.
             let level = directive.split_once('=').map_or(directive, |(_, level)| level);
             if level.parse::<LevelFilter>().is_err() || level.is_empty() {
-                return Err(format!("`{}` is not a level: off, error, warn, info, debug, trace", level.escape_debug()));
+                return Err(format!("{} is not a level: off, error, warn, info, debug, trace", quoted(level)));
             }
         }
         let read: Targets = text.parse().map_err(|_| "is not `level` or `target=level,..`".to_owned())?;

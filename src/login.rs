@@ -3,6 +3,9 @@
 /// how often a login may be proven
 pub mod lockout;
 
+/// Secrets Manager, SSM -> what a secret holds
+pub mod secret;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,12 +14,13 @@ use rustix::fs::{CWD, OFlags};
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
+use self::secret::{Secret, Stage, UserName};
+use crate::aws::arn::SecretArn;
 use crate::aws::{Aws, LONGEST_CALL};
 use crate::credspec::LoginSource;
 use crate::fault::{Code, Fault};
 use crate::kerberos::{self, Key, Password, Principal, Proof, keytab};
 use crate::name::Domain;
-use crate::secret::{self, Secret, SecretArn, Stage};
 use crate::{progress, volume};
 
 /// A login as it would be proven now.
@@ -38,9 +42,14 @@ pub struct Login {
 impl From<Secret> for Login {
     fn from(secret: Secret) -> Self {
         let Secret { version_id: version, created_at, login } = secret;
-        let told = format!("version {version}; keys present: {}", login.keys.join(", "));
+        let keys = format!("version {version}; keys present: {}", login.keys.join(", "));
+        let told = [vec![keys.as_str()], login.notes.clone()].concat().join("; ");
+        let principal = match &login.user {
+            UserName::Plain(name) => kerberos::login_principal(name, &login.domain),
+            UserName::Enterprise(name) => Principal::new(NT_ENTERPRISE, [name.as_str()], login.domain.realm()),
+        };
         Self {
-            principal: kerberos::login_principal(&login.user, &login.domain),
+            principal,
             domain: login.domain,
             proof: Proof::Password(Password::new(login.password)),
             version,
@@ -49,6 +58,9 @@ impl From<Secret> for Login {
         }
     }
 }
+
+/// The type of a user principal name as a principal's only component (RFC 6806 section 5).
+const NT_ENTERPRISE: i32 = 10;
 
 /// Where logins come from.
 pub struct Logins {
@@ -77,8 +89,9 @@ impl Logins {
             (LoginSource::Secret(arn), _) => self.read(arn, domain, Stage::Current).await,
             (LoginSource::DomainJoined, Some(keytab)) => keytab.read().await,
             (LoginSource::DomainJoined, None) => {
-                let what = format!("the CredSpec for `{domain}` names no CredentialArn");
-                Err(Fault::new(Code::ConfigLoginMissing, what).because("GMSA_LOGIN_KEYTAB is not set"))
+                let what = format!("No login is configured for the domain {domain}");
+                let why = "the CredSpec does not have a CredentialArn, and GMSA_LOGIN_KEYTAB is not set";
+                Err(Fault::new(Code::ConfigLoginMissing, what).because(why))
             }
         }
     }

@@ -172,7 +172,8 @@ impl Sidecar {
         loop {
             let cred_spec = Arc::clone(&current.borrow_and_update());
             let wanted = |identity: &Identity| {
-                identity.domain == *cred_spec.domain() && cred_spec.accounts().contains(&identity.account)
+                identity.domain == *cred_spec.domain_of(&identity.account)
+                    && cred_spec.accounts().contains(&identity.account)
             };
             for (id, identity, task) in running.extract_if(.., |(_, identity, _)| !wanted(identity)) {
                 task.abort();
@@ -282,7 +283,7 @@ impl Sidecar {
         let path = self.outlet.path(account);
         Ok(Lease {
             id,
-            identity: Identity { account: account.clone(), domain: cred_spec.domain().clone(), path },
+            identity: Identity { account: account.clone(), domain: cred_spec.domain_of(account).clone(), path },
             wanted: Wanted { services: self.services.of(account), keytab: self.keytab },
             source: Arc::clone(source),
             directories: Arc::clone(&self.directories),

@@ -102,6 +102,11 @@ pages! {
         cure: "Set `taskRoleArn` in the task definition, and allow `ecs-tasks.amazonaws.com` to assume the role.",
         show: "aws ecs describe-task-definition --task-definition FAMILY --query taskDefinition.taskRoleArn"
     }
+    CredSpecAwsCredentialsFailed {
+        cause: "The endpoint of the task role's credentials answered with an error (400, 429 or 5xx) or not in time. The ECS agent does so for some seconds after a start, and under load.",
+        cure: "Wait: it is asked again within seconds. If it lasts, the task role cannot be assumed: check `taskRoleArn`, and that the role's trust policy allows `ecs-tasks.amazonaws.com`.",
+        show: "aws ecs describe-task-definition --task-definition FAMILY --query taskDefinition.taskRoleArn"
+    }
     CredSpecUnreachable {
         cause: "S3, or SSM for a parameter, does not answer. A private subnet has no NAT and no VPC endpoint, a security group is closed, or a proxy is not set or not trusted.",
         cure: "Add the S3 gateway endpoint to the route table of the subnet; it is free. SSM has an interface endpoint. Or add a NAT route, or set `HTTPS_PROXY`. With a proxy that intercepts TLS, set `AWS_CA_BUNDLE`.",
@@ -145,6 +150,11 @@ pages! {
     SecretAwsCredentials {
         cause: "The cause is the same as for `credspec-aws-credentials`. The CredSpec itself did not come from AWS.",
         cure: "Set `taskRoleArn` in the task definition.",
+        show: "aws ecs describe-task-definition --task-definition FAMILY --query taskDefinition.taskRoleArn"
+    }
+    SecretAwsCredentialsFailed {
+        cause: "The endpoint of the task role's credentials answered with an error (400, 429 or 5xx) or not in time. The ECS agent does so for some seconds after a start, and under load.",
+        cure: "Wait: it is asked again within seconds. If it lasts, the task role cannot be assumed: check `taskRoleArn`, and that the role's trust policy allows `ecs-tasks.amazonaws.com`.",
         show: "aws ecs describe-task-definition --task-definition FAMILY --query taskDefinition.taskRoleArn"
     }
     SecretUnreachable {

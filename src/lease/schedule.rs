@@ -47,6 +47,7 @@ pub fn retry(code: Code, failures: u32, jitter: f64) -> Duration {
 pub struct Patience {
     failures: u32,
     limit: Limit,
+    begun: Instant,
 }
 
 enum Limit {
@@ -59,12 +60,12 @@ enum Limit {
 impl Patience {
     /// That of `run`.
     pub fn endless(requests: Requests) -> Self {
-        Self { failures: 0, limit: Limit::Never(requests) }
+        Self { failures: 0, limit: Limit::Never(requests), begun: Instant::now() }
     }
 
     /// That of `init`.
     pub fn until(deadline: Instant) -> Self {
-        Self { failures: 0, limit: Limit::At(deadline) }
+        Self { failures: 0, limit: Limit::At(deadline), begun: Instant::now() }
     }
 
     /// Begins to count anew.
@@ -81,8 +82,13 @@ impl Patience {
             Limit::Never(_) => {}
             Limit::At(deadline) => {
                 let left = deadline.saturating_duration_since(Instant::now());
-                if fault.code.exit() != Exit::Unavailable || left.is_zero() {
+                // A role or a policy that was just made: IAM takes some seconds to know it everywhere.
+                let propagates = fault.code.is_aws_denial() && self.begun.elapsed() < PROPAGATION;
+                if left.is_zero() || (fault.code.exit() != Exit::Unavailable && !propagates) {
                     return Err(fault.clone());
+                }
+                if propagates {
+                    wait = Duration::from_secs(3);
                 }
                 wait = wait.min(left);
             }
@@ -109,6 +115,9 @@ impl Patience {
     }
 }
 
+/// How long after its start `init` takes a denial by AWS for a role that is not known everywhere yet.
+const PROPAGATION: Duration = Duration::from_secs(30);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +135,19 @@ mod tests {
         assert_eq!(renewal(now, clock::from_unix(240), never, 1.0), clock::from_unix(60), "half of two minutes");
         assert_eq!(renewal(now, end, clock::from_unix(5000), 0.0), clock::from_unix(5000), "the password is due");
         assert_eq!(renewal(now, end, now, 0.0), clock::from_unix(60), "never at once");
+    }
+
+    #[tokio::test]
+    async fn init_tries_again_for_half_a_minute_what_aws_denies() {
+        let mut patience = Patience::until(Instant::now() + Duration::from_secs(60));
+        let (aws, login) = (Fault::new(Code::SecretDenied, ""), Fault::new(Code::TicketLoginRefused, ""));
+        let wait = patience.failed(&aws).unwrap().duration_since(clock::now()).unwrap();
+        assert!(wait <= Duration::from_secs(3), "{wait:?}");
+        assert!(patience.failed(&login).is_err());
+        patience.begun -= Duration::from_secs(20);
+        assert!(patience.failed(&aws).is_ok());
+        patience.begun -= Duration::from_secs(10);
+        assert!(patience.failed(&aws).is_err());
     }
 
     #[tokio::test]

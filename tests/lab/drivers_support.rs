@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketType};
 use tempfile::TempDir;
@@ -86,7 +86,7 @@ impl Driver {
     pub fn pool(&self, sidecar: &Sidecar, conf: Option<&Path>) -> Pool {
         let mut command = self.container(sidecar, conf);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (commands, answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        let (commands, answers) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
         Pool { child, commands, answers }
     }
 
@@ -113,7 +113,7 @@ pub fn odbc_string(server: &str) -> String {
 
 pub struct Pool {
     child: Child,
-    commands: ChildStdin,
+    commands: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
 }
 
@@ -126,7 +126,7 @@ pub struct Answer {
 
 impl Pool {
     pub fn ask(&mut self, command: &str) -> Answer {
-        writeln!(self.commands, "{command}").unwrap();
+        writeln!(self.commands.as_mut().unwrap(), "{command}").unwrap();
         let mut line = String::new();
         self.answers.read_line(&mut line).unwrap();
         let (took, text) = line.trim_end().split_once(' ').unwrap_or_else(|| panic!("{command}: no answer, {line:?}"));
@@ -154,7 +154,16 @@ impl Pool {
 }
 
 impl Drop for Pool {
+    /// With no more commands a client ends, and what it has started.
     fn drop(&mut self) {
+        self.commands.take();
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(10) {
+            if matches!(self.child.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

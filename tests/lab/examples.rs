@@ -45,6 +45,7 @@ fn tasks_that_tell_no_credspec() {
         ("no right to ask ECS", bare().with("AWS_ENDPOINT_URL_ECS", &format!("http://{}", denied.address))),
         ("no way to ECS", bare().with("AWS_ENDPOINT_URL_ECS", "http://127.0.10.99:1")),
     ]);
+    let report = report.replace(&denied.address, "127.0.0.1:PORT");
     insta::assert_snapshot!(report);
 }
 
@@ -82,21 +83,28 @@ fn what_aws_refuses() {
         Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &format!("credentialspecdomainless:{arn}"))
     };
     let keyless = |sidecar: Sidecar| sidecar.without("AWS_ACCESS_KEY_ID").without("AWS_SECRET_ACCESS_KEY");
+    let down = FaultProxy::start(&json!([{"path": "/v2/*", "action": "status", "status": 503, "body": "down"}]), &[]);
+    let uri = format!("http://{}/v2/credentials/sidecar", down.address);
+    let roleless = |sidecar: Sidecar| keyless(sidecar).with("AWS_CONTAINER_CREDENTIALS_FULL_URI", &uri);
     let long = put_secret("gmsa/examples-long", &"x".repeat(65_537));
     let long = cred_spec("WebApp01", lab("LAB_DOMAIN"), &format!("{long}:key::"));
     let report = told(vec![
         ("no right to read S3", Sidecar::of("webapp01.json").with("AWS_ENDPOINT_URL_S3", &endpoint)),
         ("no role", keyless(Sidecar::of("webapp01.json"))),
+        ("an endpoint of credentials that is down", roleless(Sidecar::of("webapp01.json"))),
         ("no way to S3", Sidecar::of("webapp01.json").with("AWS_ENDPOINT_URL_S3", "http://127.0.10.99:1")),
         ("no region", Sidecar::of("webapp01.json").without("AWS_REGION")),
         ("no right to read the parameter", parameter("/gmsa/webapp01").with("AWS_ENDPOINT_URL_SSM", &endpoint)),
         ("a parameter that is not there", parameter("/gmsa/no-such")),
         ("no right to read the secret", inline().with("AWS_ENDPOINT_URL_SECRETS_MANAGER", &endpoint)),
         ("no role for the secret", keyless(inline())),
+        ("an endpoint of credentials that is down, for the secret", roleless(inline())),
         ("no way to Secrets Manager", inline().with("AWS_ENDPOINT_URL_SECRETS_MANAGER", "http://127.0.10.99:1")),
         ("a deleted secret", inline().with("AWS_ENDPOINT_URL_SECRETS_MANAGER", &format!("http://{}", deleted.address))),
         ("a secret that is no login", Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &long)),
     ]);
+    let report =
+        [&proxy, &deleted, &down].iter().fold(report, |report, proxy| report.replace(&proxy.address, "127.0.0.1:PORT"));
     insta::assert_snapshot!(report);
 }
 
