@@ -6,16 +6,11 @@
 //!
 //! All of this blocks: call it from `spawn_blocking`.
 
-mod ccache;
 mod krb5_conf;
 mod watch;
 
-pub use ccache::{CacheImage, KeytabImage, Warm, warm};
 pub use krb5_conf::{Kdc, Krb5Conf, RealmEntry};
 pub use watch::Watch;
-
-#[cfg(test)]
-pub(crate) use ccache::sample;
 
 use std::fmt;
 use std::fs::File;
@@ -30,6 +25,7 @@ use rustix::path::Arg;
 use zeroize::Zeroizing;
 
 use crate::fault::{Code, Fault};
+use crate::kerberos::{CacheImage, KeytabImage};
 use crate::name::{Account, TEMPORARY};
 
 /// The folder `GMSA_DIR`, proven writable.

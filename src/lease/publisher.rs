@@ -15,11 +15,11 @@ use crate::clock;
 use crate::directory::dc::Locator;
 use crate::directory::{Renewal, Wanted};
 use crate::fault::{Code, Fault};
-use crate::kerberos::ServiceTicket;
+use crate::kerberos::{CacheImage, KeytabImage, ServiceTicket, warm};
 use crate::lease::status::{Held, Identity, LeaseId, ServiceHeld};
 use crate::log;
 use crate::name::{Account, Domain, Host};
-use crate::volume::{CacheImage, Kdc, KeytabImage, Krb5Conf, RealmEntry, Volume, Watch, warm};
+use crate::volume::{Kdc, Krb5Conf, RealmEntry, Volume, Watch};
 
 /// The volume with what all leases write together: krb5.conf names the realms of all of them.
 pub struct Outlet {

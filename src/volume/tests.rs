@@ -1,6 +1,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests plant files of all kinds")]
 
 use super::*;
+use crate::kerberos::ccache::sample;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::Command;
@@ -22,7 +23,7 @@ fn account() -> Account {
 }
 
 fn image(bytes: &[u8]) -> CacheImage {
-    CacheImage::of_gmsa(bytes.to_vec())
+    CacheImage::of_bytes(bytes)
 }
 
 fn conf(address: &str) -> Krb5Conf {

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
-use krb5::acceptor::Keytab;
-use krb5::spnego::SpnegoAcceptor;
+use gmsa_sidecar::kerberos::Key;
 use ldap3_proto::LdapCodec;
 use ldap3_proto::proto::{
     LdapBindCred, LdapBindRequest, LdapBindResponse, LdapMsg, LdapOp, LdapPartialAttribute, LdapResult, LdapResultCode,
@@ -18,6 +17,7 @@ use ldap3_proto::proto::{
 use serde_json::json;
 use tokio_util::codec::{Decoder, Encoder};
 
+use crate::acceptor;
 use crate::faults::{normal, told};
 use crate::sources::{FaultProxy, documents, task};
 use crate::support::{Sidecar, cred_spec, lab, put_object, put_secret, secret_arn, write};
@@ -172,7 +172,7 @@ fn directories_that_answer_nonsense() {
         .output()
         .unwrap();
     assert!(export.status.success(), "{export:?}");
-    let keytab = Arc::new(Keytab::load(&path).unwrap());
+    let keytab = Arc::new(acceptor::keys(&path));
     let directory = |answers: Vec<LdapOp>| {
         let keytab = Arc::clone(&keytab);
         Fake::start(|_, request| relayed(request)).with_ldap_server(move |stream| {
@@ -201,7 +201,7 @@ fn directories_that_answer_nonsense() {
 }
 
 /// An LDAP server with the DC's own key: takes one bind and answers one search.
-fn serve_directory(mut stream: TcpStream, keytab: &Keytab, answers: &[LdapOp]) -> Option<()> {
+fn serve_directory(mut stream: TcpStream, keys: &[Key], answers: &[LdapOp]) -> Option<()> {
     let mut codec = LdapCodec::default();
     let mut received = BytesMut::new();
     let mut send = |message: LdapMsg| {
@@ -218,23 +218,21 @@ fn serve_directory(mut stream: TcpStream, keytab: &Keytab, answers: &[LdapOp]) -
         }
     };
     let LdapOp::BindRequest(LdapBindRequest { cred: LdapBindCred::SASL(sasl), .. }) = bind.op else { return None };
-    let mut acceptor = SpnegoAcceptor::new(keytab);
-    let saslcreds = acceptor.step(&sasl.credentials).unwrap();
+    let (answer, tokens, first) = acceptor::accept(&sasl.credentials, keys);
     let res = LdapResult {
         code: LdapResultCode::Success,
         matcheddn: String::new(),
         message: String::new(),
         referral: Vec::new(),
     };
-    let bound = LdapOp::BindResponse(LdapBindResponse { res, saslcreds });
+    let bound = LdapOp::BindResponse(LdapBindResponse { res, saslcreds: Some(answer) });
     stream.write_all(&send(LdapMsg::new(bind.msgid, bound))).ok()?;
-    let tokens = acceptor.context()?.per_message_tokens().unwrap();
     let frame = read_message(&mut stream).ok()?;
-    let search = tokens.unwrap(&frame).unwrap().message;
+    let (_, search) = tokens.unseal(&frame).unwrap();
     let search = LdapCodec::default().decode(&mut BytesMut::from(search.as_slice())).unwrap()?;
-    for (sequence, answer) in (acceptor.send_seq()..).zip(answers) {
+    for (sequence, answer) in (first..).zip(answers) {
         let message = send(LdapMsg::new(search.msgid, answer.clone()));
-        write_message(&mut stream, &tokens.emit_wrap(sequence, &message).unwrap()).ok()?;
+        write_message(&mut stream, &tokens.seal(sequence, &message).unwrap()).ok()?;
     }
     Some(())
 }
