@@ -203,7 +203,7 @@ fn parser() -> Parser {
         )
         .subcommand(
             Parser::new(CHECK)
-                .about("Try every step and tell what works, without writing a ticket")
+                .about("Try each step and show what works, without writing a ticket")
                 .long_about(ABOUT_CHECK)
                 .arg(Arg::new(JSON).long(JSON).action(ArgAction::SetTrue).help("Print JSON"))
                 .args(every()),
@@ -217,7 +217,7 @@ fn parser() -> Parser {
                     Arg::new(WAIT)
                         .long(WAIT)
                         .value_name("DURATION")
-                        .help("Wait that long for a yes, e.g. 30s")
+                        .help("Wait this long for a yes, e.g. 30s")
                         .value_parser(duration),
                 ),
         )
@@ -249,28 +249,28 @@ Get every ticket and keep it fresh until SIGTERM.
 The sidecar finds the CredSpecs of its ECS task, reads each gMSA's password from Active Directory with the login \
 that the CredSpec names, gets a Kerberos ticket with it and writes the ticket to the shared volume, where the app \
 finds it (KRB5CCNAME=DIR/krb5cc, KRB5_CONFIG=DIR/krb5.conf). It renews every ticket long before it expires, and \
-serves /health, /ready, /metrics and a status page over HTTP. Faults outside are logged and tried again; it ends by \
+serves /health, /ready, /metrics and a status page over HTTP. Failures of other systems are logged and tried again. It ends by \
 itself only if its configuration or its volume cannot be used.
 
-Each option can be set in the environment too; an option wins over its variable, an empty value is no value.";
+Each option can also be set in the environment. An option wins over its variable. An empty variable counts as not set.";
 
 const ABOUT_INIT: &str = "\
 Get every ticket once, write it and exit.
 
 For a container that others wait for (dependsOn: SUCCESS), cron or systemd. Nothing renews the tickets afterwards: \
-they die after some hours, ten as a rule. Every CredSpec is tried, and the good tickets are written even if another \
+they expire after some hours, usually ten. Every CredSpec is tried, and the good tickets are written even if another \
 one fails.
 
 Exit codes: 0 all written; 65 something is not found, malformed or misnamed; 69 a network or service could not be \
 reached in time; 70 a bug; 73 the volume cannot be written; 77 denied; 78 the configuration.";
 
 const ABOUT_CHECK: &str = "\
-Try every step and tell what works, without writing a ticket.
+Try each step and show what works, without writing a ticket.
 
 Run it in the sidecar's container, or anywhere with the same settings: it reads the configuration, the task, each \
 CredSpec and secret, asks DNS, every domain controller and its clock, logs in once, reads each managed password, gets \
-a ticket and throws it away, and tries the volume. It goes on after a failure wherever it can, and tells for each step \
-what failed, why, and what to do next. It may run beside the sidecar.
+a ticket and throws it away, and tries the volume. It continues after a failure where possible, and shows for each step \
+what failed, why, and what to do next. It can run alongside the sidecar.
 
 Exit codes: 0 nothing failed, else that of the first step that failed, as `help init` lists them.";
 
