@@ -163,14 +163,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         flag: "host-socket",
         takes: "PATH",
         default: "/var/credentials-fetcher/socket/credentials_fetcher.sock",
-        help: "The Unix socket on which `host` serves the ECS agent; one that systemd hands over wins",
+        help: "Reserved for the host daemon, which this version does not have: the Unix socket for the ECS agent",
     },
     Setting {
         variable: "GMSA_METRICS",
         flag: "metrics",
         takes: "emf|off",
         default: "off",
-        help: "Write metrics to stdout in CloudWatch's embedded metric format (emf)",
+        help: "Reserved for metrics in CloudWatch's embedded metric format (emf); this version accepts the value and writes nothing",
     },
     Setting {
         variable: "GMSA_LOG",
