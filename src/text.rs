@@ -108,6 +108,20 @@ pub(crate) fn json_reason(error: &serde_json::Error) -> String {
     }
 }
 
+/// The least number of letters to add, drop or change to get from one word to the other (Levenshtein).
+pub(crate) fn distance(from: &str, to: &str) -> usize {
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in to.bytes().enumerate() {
+            let changed = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[to.len()]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,18 +140,4 @@ mod tests {
         assert_eq!(plain("a\u{430}\x1b[31m\nb", 80), r"a\u{430}\u{1b}[31m b");
         assert_eq!(plain(&"x".repeat(90), 80).len(), 82);
     }
-}
-
-/// The least number of letters to add, drop or change to get from one word to the other (Levenshtein).
-pub(crate) fn distance(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, b) in to.bytes().enumerate() {
-            let changed = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[to.len()]
 }
