@@ -57,6 +57,15 @@ impl ClientKey {
     }
 }
 
+#[cfg(test)]
+impl ClientKey {
+    /// For tests that use no key, but need one.
+    pub(crate) fn sample() -> Self {
+        static SAMPLE: std::sync::OnceLock<ClientKey> = std::sync::OnceLock::new();
+        SAMPLE.get_or_init(|| Self::derive(18, "sample", b"salt", None).unwrap()).clone()
+    }
+}
+
 impl std::fmt::Debug for ClientKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "ClientKey(enctype {})", self.key.enctype())

@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::aws::Aws;
-use crate::credspec::LoginSource;
+use crate::credspec::{GivenLogin, LoginSource};
 use crate::fault::{Code, Fault};
 use crate::kerberos::{self, Key, Password, Principal, Proof, keytab};
 use crate::name::Domain;
@@ -53,6 +53,25 @@ impl From<Secret> for Login {
     }
 }
 
+impl Login {
+    /// A login that a request brought. The same password is the same version.
+    fn given(given: &GivenLogin) -> Self {
+        Self {
+            principal: kerberos::login_principal(&given.user, &given.domain),
+            domain: given.domain.clone(),
+            proof: Proof::Password(Password::new(given.password.clone())),
+            version: format!("{:x?}", Sha256::digest(given.password.as_bytes())),
+            created_at: None,
+            told: "given with the request".to_owned(),
+        }
+    }
+}
+
+fn missing(domain: &Domain) -> Fault {
+    let what = format!("the CredSpec for `{domain}` names no CredentialArn");
+    Fault::new(Code::ConfigLoginMissing, what).because("GMSA_LOGIN_KEYTAB is not set")
+}
+
 /// Where logins come from.
 pub struct Logins {
     aws: Arc<Aws>,
@@ -81,10 +100,20 @@ impl Logins {
                 secret::fetch(arn, domain, &self.aws, Stage::Current).await.map(Login::from)
             }
             (LoginSource::DomainJoined, Some(keytab)) => keytab.read().await,
-            (LoginSource::DomainJoined, None) => {
-                let what = format!("the CredSpec for `{domain}` names no CredentialArn");
-                Err(Fault::new(Code::ConfigLoginMissing, what).because("GMSA_LOGIN_KEYTAB is not set"))
+            (LoginSource::DomainJoined, None) => Err(missing(domain)),
+            (LoginSource::Given(given), _) => Ok(Login::given(given)),
+            (LoginSource::Absent, _) => {
+                let what = format!("no login is at hand for the domain `{domain}`");
+                Err(Fault::new(Code::ConfigLoginMissing, what).because("the next request brings one"))
             }
+        }
+    }
+
+    /// Whether there is such a login at all; whether it is good only its use tells.
+    pub fn knows(&self, source: &LoginSource, domain: &Domain) -> Result<(), Fault> {
+        match (source, &self.keytab) {
+            (LoginSource::DomainJoined, None) => Err(missing(domain)),
+            _ => Ok(()),
         }
     }
 
@@ -168,6 +197,25 @@ impl Guards {
             .or_insert_with(|| Arc::new(Mutex::new(Guard { principal: principal.to_owned(), ..Guard::default() })));
         Arc::clone(guard)
     }
+
+    /// Lets go of guards that know nothing. What was refused or worked is remembered, of the latest accounts.
+    pub fn tidy(&self) {
+        let mut guards = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = 0;
+        guards.retain(|_, guard| {
+            let clean = guard.try_lock().is_ok_and(|guard| guard.refused.is_empty() && !guard.succeeded);
+            known += usize::from(!clean);
+            Arc::strong_count(guard) > 1 || !clean
+        });
+        if known > ACCOUNTS {
+            let last =
+                |guard: &Arc<Mutex<Guard>>| guard.try_lock().ok().and_then(|guard| guard.failures.back().copied());
+            let mut times: Vec<_> = guards.values().filter_map(last).collect();
+            times.sort_unstable();
+            let oldest = times.get(times.len().saturating_sub(ACCOUNTS)).copied();
+            guards.retain(|_, guard| Arc::strong_count(guard) > 1 || last(guard) >= oldest);
+        }
+    }
 }
 
 /// What one login account's failures allow.
@@ -232,6 +280,8 @@ impl Guard {
 const LIMIT: usize = 2;
 const WINDOW: Duration = Duration::from_secs(30 * 60);
 const REMEMBERED: usize = 16;
+/// Of how many accounts it is remembered what was refused.
+const ACCOUNTS: usize = 1024;
 
 #[cfg(test)]
 mod tests {

@@ -120,7 +120,7 @@ mod tests {
     use crate::fault::{Code, Fault};
     use crate::lease::metrics::Metrics;
     use crate::lease::refresh::Refresh;
-    use crate::lease::status::{Held, LeaseId, LeaseState, LeaseStatus, Status};
+    use crate::lease::status::{Held, LeaseKey, LeaseState, LeaseStatus, Order, Status};
     use crate::serve::readiness;
 
     async fn sidecar(status: Status) -> (SocketAddr, watch::Sender<Status>) {
@@ -134,9 +134,10 @@ mod tests {
 
     fn status(state: LeaseState) -> Status {
         let spec = "inline".to_owned();
-        let (id, history) = (LeaseId::default(), std::collections::VecDeque::new());
+        let (key, order, history) = (LeaseKey::default(), Order::default(), std::collections::VecDeque::new());
         let lease = LeaseStatus {
-            id,
+            key,
+            order,
             spec,
             identity: None,
             state,
@@ -145,7 +146,7 @@ mod tests {
             attempts: 1,
             history,
         };
-        Status { discovery: None, leases: vec![lease] }
+        Status { leases: vec![lease], ..Status::default() }
     }
 
     fn held() -> LeaseState {
@@ -168,7 +169,7 @@ mod tests {
         let told = "credspec-region: the region of the bucket is not known; next: set AWS_REGION";
         assert_eq!(ask().await.unwrap_err(), format!("not ready: inline: {told}"));
 
-        sender.send_replace(Status { discovery: Some(fault), leases: Vec::new() });
+        sender.send_replace(Status { discovery: Some(fault), ..Status::default() });
         assert_eq!(ask().await.unwrap_err(), format!("not ready: {told}"));
 
         sender.send_replace(status(held()));

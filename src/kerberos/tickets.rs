@@ -127,6 +127,45 @@ impl GmsaTgt {
     }
 }
 
+#[cfg(test)]
+impl Ticket {
+    /// A ticket that no KDC issued, for tests of what is done with tickets.
+    fn sample(account: &crate::name::Account, domain: &crate::name::Domain, server: &str, end: SystemTime) -> Self {
+        let client = Principal::new(1, [account.sam_account_name()], domain.realm());
+        let mut cache = CCache::new(client);
+        cache.set_config("", None, &[]);
+        let mut entry = cache.entries.pop().unwrap();
+        entry.server = Principal::parse(&format!("{server}@{}", domain.realm())).unwrap();
+        entry.enctype = 18;
+        entry.key = vec![1; 32];
+        entry.endtime = u32::try_from(crate::clock::unix(end)).unwrap();
+        let sample = CCache::decode(&crate::volume::sample::cache("x", &[crate::volume::sample::Ticket(&["a"], 0, 1)]));
+        entry.ticket = sample.unwrap().entries[0].ticket.clone();
+        Self { credentials: entry.credentials().unwrap(), offset: 0 }
+    }
+}
+
+#[cfg(test)]
+impl GmsaTgt {
+    /// A TGT that no KDC issued.
+    pub(crate) fn sample(account: &crate::name::Account, domain: &crate::name::Domain, end: SystemTime) -> Self {
+        Ticket::sample(account, domain, &format!("krbtgt/{}", domain.realm()), end).into_gmsa_tgt()
+    }
+}
+
+#[cfg(test)]
+impl ServiceTicket {
+    /// A service ticket that no KDC issued.
+    pub(crate) fn sample(
+        account: &crate::name::Account,
+        domain: &crate::name::Domain,
+        spn: &Spn,
+        end: SystemTime,
+    ) -> Self {
+        Ticket::sample(account, domain, &spn.to_string(), end).into_service_ticket(spn.clone())
+    }
+}
+
 /// A gMSA's ticket for a service: the other kind that may be written to the volume, beside its TGT.
 pub struct ServiceTicket {
     ticket: Ticket,

@@ -4,66 +4,35 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::Level;
 
-use crate::aws::Aws;
-use crate::clock;
-use crate::credspec::{self, CredSpec, Reference};
+use super::metrics::Metrics;
+use super::ports::ReadSpecs;
+use crate::credspec::{CredSpec, Reference};
 use crate::fault::Fault;
-use crate::lease::metrics::Metrics;
-use crate::lease::schedule::Patience;
-use crate::lease::status::Board;
 use crate::log;
 
 /// Where one CredSpec comes from, and what it said last.
 pub struct Source {
-    /// Its place among the CredSpecs.
-    pub spec: usize,
     reference: Reference,
-    aws: Arc<Aws>,
+    reader: Arc<dyn ReadSpecs>,
     metrics: Arc<Metrics>,
-    current: watch::Sender<Arc<CredSpec>>,
     last: Mutex<LastRead>,
 }
 
+#[derive(Default)]
 struct LastRead {
-    begun: Instant,
+    begun: Option<Instant>,
+    current: Option<Arc<CredSpec>>,
     fault: Option<Fault>,
 }
 
 impl Source {
-    /// Reads the CredSpec for the first time, as long as `patience` lasts.
-    pub async fn open(
-        spec: usize,
-        reference: Reference,
-        aws: Arc<Aws>,
-        board: &Board,
-        metrics: Arc<Metrics>,
-        mut patience: Patience,
-    ) -> Result<Self, Fault> {
-        loop {
-            let begun = Instant::now();
-            match credspec::fetch(&reference, &aws).await {
-                Ok(read) => {
-                    let current = watch::Sender::new(Arc::new(read));
-                    let last = Mutex::new(LastRead { begun, fault: None });
-                    return Ok(Self { spec, reference, aws, metrics, current, last });
-                }
-                Err(fault) => {
-                    metrics.fault(fault.code);
-                    let wake = patience.failed(&fault);
-                    board.not_read(spec, &fault, wake.clone().unwrap_or_else(|_| clock::now()));
-                    patience.pause_until(wake?).await;
-                }
-            }
-        }
-    }
-
-    /// What it says, and each time that changes.
-    pub fn watch(&self) -> watch::Receiver<Arc<CredSpec>> {
-        self.current.subscribe()
+    /// Nothing is read yet.
+    pub fn new(reference: Reference, reader: Arc<dyn ReadSpecs>, metrics: Arc<Metrics>) -> Self {
+        Self { reference, reader, metrics, last: Mutex::default() }
     }
 
     /// For messages: the ARN, the file, or `inline`.
@@ -71,52 +40,57 @@ impl Source {
         self.reference.to_string()
     }
 
-    /// Reads it again; leases that want it at the same time are served by one reading. A fault is told once and
-    /// changes nothing.
-    pub async fn read_again(&self) {
+    /// Reads it: what it says, if that is another than before. Those who ask at the same time are served by one reading.
+    ///
+    /// # Errors
+    /// Only until it was read once; later a fault is logged once and changes nothing.
+    pub async fn read(&self) -> Result<Option<Arc<CredSpec>>, Fault> {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
-        if last.begun >= asked {
-            return;
+        // Served by the reading that somebody else began meanwhile.
+        if last.current.is_some() && last.begun.is_some_and(|begun| begun > asked) {
+            return Ok(None);
         }
-        last.begun = Instant::now();
-        match credspec::fetch(&self.reference, &self.aws).await {
+        last.begun = Some(Instant::now());
+        match self.reader.read(&self.reference).await {
             Ok(read) => {
                 last.fault = None;
-                let changed = self.current.send_if_modified(|current| {
-                    let changed = **current != read;
-                    if changed {
-                        *current = Arc::new(read);
-                    }
-                    changed
-                });
+                if last.current.as_deref() == Some(&read) {
+                    return Ok(None);
+                }
+                let read = Arc::new(read);
+                let changed = last.current.replace(Arc::clone(&read)).is_some();
+                drop(last);
                 if changed {
                     tracing::info!(event = "credspec.changed", spec = self.name(), "the CredSpec is another one now");
                 }
+                Ok(Some(read))
             }
             Err(fault) => {
                 self.metrics.fault(fault.code);
-                let known = last.fault.as_ref().is_some_and(|known| known.is_like(&fault));
+                if last.current.is_none() {
+                    return Err(fault);
+                }
+                let known = last.fault.replace(fault.clone()).is_some_and(|known| known.is_like(&fault));
+                drop(last);
                 log::fault(if known { Level::DEBUG } else { Level::WARN }, "credspec.kept", &fault);
-                last.fault = Some(fault);
+                Ok(None)
             }
         }
     }
 
-    /// Reads a file again whenever it changes; of other sources nothing tells.
-    pub async fn follow(&self) -> std::convert::Infallible {
+    /// Waits until a file has changed; nothing tells of other sources.
+    pub async fn changed(&self) {
         let Some(path) = self.reference.path() else { return std::future::pending().await };
         let look = || async {
             let stat = tokio::fs::metadata(path).await.ok()?;
             Some((stat.modified().ok()?, stat.len()))
         };
-        let mut seen = look().await;
+        let seen = look().await;
         loop {
             tokio::time::sleep(LOOK).await;
-            let now = look().await;
-            if now != seen {
-                seen = now;
-                self.read_again().await;
+            if look().await != seen {
+                return;
             }
         }
     }

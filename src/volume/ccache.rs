@@ -39,7 +39,7 @@ impl KeytabImage {
         Self(image)
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
 }
@@ -83,6 +83,14 @@ pub fn warm(image: &[u8], account: &Account, realm: &str, now: SystemTime) -> Op
         expires_at: clock::from_unix(tgt.endtime),
         services,
     })
+}
+
+/// When the newest TGT in a ccache expires, whoever's it is; none if there is none.
+pub(super) fn expires_at(image: &[u8]) -> Option<SystemTime> {
+    let cache = CCache::decode(image).ok()?;
+    let tgt = Principal::krbtgt(&cache.principal.realm);
+    let ends = cache.credentials().filter(|ticket| ticket.server == tgt).map(|ticket| clock::from_unix(ticket.endtime));
+    ends.max()
 }
 
 /// A ccache for tests, put together byte by byte after MIT's `doc/formats/ccache_file_format.rst`.
