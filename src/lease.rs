@@ -37,6 +37,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::Level;
@@ -82,6 +83,8 @@ impl Lease {
         }
         loop {
             let spec = Arc::clone(&self.spec.borrow_and_update());
+            // Requests that came before this renewal are served by it.
+            let _ = self.asked.notified().now_or_never();
             let wake = self.attempt(&spec, &mut kept, &mut backoff).await;
             self.wait(&spec, wake, &mut kept, &mut backoff).await;
             self.look_at_source().await;

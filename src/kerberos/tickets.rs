@@ -139,8 +139,13 @@ impl Ticket {
         entry.enctype = 18;
         entry.key = vec![1; 32];
         entry.endtime = u32::try_from(crate::clock::unix(end)).unwrap();
-        let sample = CCache::decode(&crate::volume::sample::cache("x", &[crate::volume::sample::Ticket(&["a"], 0, 1)]));
-        entry.ticket = sample.unwrap().entries[0].ticket.clone();
+        static TICKET: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+        let ticket = TICKET.get_or_init(|| {
+            use crate::volume::sample;
+            let cache = sample::cache("x", &[sample::Ticket(&["a"], 0, 1)]);
+            CCache::decode(&cache).unwrap().entries[0].ticket.clone()
+        });
+        entry.ticket.clone_from(ticket);
         Self { credentials: entry.credentials().unwrap(), offset: 0 }
     }
 }

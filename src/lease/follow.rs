@@ -10,11 +10,13 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tracing::Level;
 
 use super::manager::{LeaseSpec, Manager};
 use super::ports::ReadSpecs;
+use super::schedule::retry;
 use super::source::Source;
 use super::status::{LeaseKey, LeaseState, Order};
 use crate::clock;
@@ -85,6 +87,8 @@ pub struct Followed {
     /// Its place among the CredSpecs.
     order: Order,
     state: Mutex<State>,
+    /// The leases were brought in line.
+    applied: Notify,
 }
 
 #[derive(Default)]
@@ -97,8 +101,10 @@ struct State {
     /// The leases that the version in use names, and those that it names no more, until these have tickets.
     leases: Vec<Named>,
     retiring: Vec<Named>,
-    /// Why the newest version is not in use.
+    /// Why the newest version is not in use, how often that was found, and when it is tried again.
     unusable: Option<Fault>,
+    failures: u32,
+    retry_at: Option<SystemTime>,
     ended: bool,
 }
 
@@ -123,7 +129,7 @@ impl Followed {
         let source = Source::new(reference, reader, Arc::clone(manager.metrics()));
         manager.statuses().add(entry, order, &source.name(), None);
         let state = Mutex::new(State { entry: Some(entry), at_root, ..State::default() });
-        Arc::new(Self { source, manager: manager.clone(), settings, order, state })
+        Arc::new(Self { source, manager: manager.clone(), settings, order, state, applied: Notify::new() })
     }
 
     /// Follows it for ever.
@@ -133,25 +139,16 @@ impl Followed {
         let mut freed = self.manager.freed();
         let mut statuses = self.manager.statuses().watch();
         loop {
-            let (unusable, retires) = {
+            let (retry_at, retires) = {
                 let state = self.state();
-                (state.unusable.clone(), !state.retiring.is_empty())
+                (state.unusable.as_ref().and(state.retry_at), !state.retiring.is_empty())
             };
-            let wake = match &unusable {
-                None => {
-                    backoff.succeeded();
-                    clock::now()
-                }
-                Some(fault) => {
-                    let wake = clock::now() + backoff.failed(fault);
-                    self.try_again_at(fault, wake);
-                    wake
-                }
-            };
+            let wake = retry_at.unwrap_or_else(clock::now);
             tokio::select! {
+                () = self.applied.notified() => {}
                 () = self.source.changed() => self.read_again().await,
-                _ = freed.changed(), if unusable.is_some() => self.apply(),
-                () = backoff.pause(wake), if unusable.is_some() => {
+                _ = freed.changed(), if retry_at.is_some() => self.apply(),
+                () = backoff.pause(wake), if retry_at.is_some() => {
                     self.read_again().await;
                     self.apply();
                 }
@@ -201,19 +198,30 @@ impl Followed {
 
     /// Brings the leases in line with the newest version, as far as that can be used.
     fn apply(self: &Arc<Self>) {
-        let (unusable, known) = {
+        let mut unusable = None;
+        {
             let mut state = self.state();
             let Some(newest) = state.newest.clone().filter(|_| !state.ended) else { return };
             let before = state.unusable.take();
-            state.unusable = self.align(&mut state, &newest).err();
-            let known = before.zip(state.unusable.as_ref()).is_some_and(|(before, now)| before.is_like(now));
-            (state.unusable.clone(), known)
-        };
-        if let Some(fault) = unusable {
+            match self.align(&mut state, &newest) {
+                Ok(()) => (state.failures, state.retry_at) = (0, None),
+                Err(fault) => {
+                    state.failures = state.failures.saturating_add(1);
+                    let wake = clock::now() + retry(fault.code, state.failures, rand::random());
+                    let fault = self.manager.tried_again(fault, wake);
+                    self.keep_known(&mut state, &fault);
+                    let known = before.is_some_and(|before| before.is_like(&fault));
+                    unusable = Some((fault.clone(), known));
+                    (state.unusable, state.retry_at) = (Some(fault), Some(wake));
+                }
+            }
+        }
+        if let Some((fault, known)) = unusable {
             self.manager.metrics().fault(fault.code);
             log::fault(if known { Level::DEBUG } else { Level::ERROR }, "credspec.unusable", &fault);
         }
         self.let_go();
+        self.applied.notify_one();
     }
 
     fn align(self: &Arc<Self>, state: &mut State, newest: &CredSpec) -> Result<(), Fault> {
@@ -221,23 +229,22 @@ impl Followed {
         before.append(&mut state.retiring);
         // Another CredSpec may have taken a folder over meanwhile.
         before.retain(|named| self.manager.spec(named.key).is_some());
+        let is_named = |named: &Named| named.domain == *newest.domain() && newest.accounts().contains(&named.account);
+        for named in &before {
+            self.manager.retire(named.key, !is_named(named));
+        }
         // A lease of a CredSpec that is new reports itself that there is no such login.
         if !before.is_empty()
             && let Err(fault) = self.manager.knows(newest.domain(), newest.login())
         {
             state.leases = before;
-            return Err(self.keep_known(state, fault));
-        }
-        let is_named = |named: &Named| named.domain == *newest.domain() && newest.accounts().contains(&named.account);
-        for gone in before.iter().filter(|named| !is_named(named)) {
-            self.manager.retire(gone.key, true);
+            return Err(fault);
         }
         let mut unusable = None;
         for (place, account) in newest.accounts().iter().enumerate() {
             let spec = self.lease_spec(state.at_root, newest, account, place);
             if let Some(at) = before.iter().position(|named| named.account == *account && is_named(named)) {
                 let named = before.swap_remove(at);
-                self.manager.retire(named.key, false);
                 self.manager.change(named.key, spec);
                 state.leases.push(named);
                 continue;
@@ -256,33 +263,23 @@ impl Followed {
             }
             Some(fault) => {
                 state.leases.append(&mut before);
-                Err(self.keep_known(state, fault))
+                Err(fault)
             }
         }
     }
 
-    /// What was known stays in use, and shows why it is not the newest.
-    fn keep_known(&self, state: &mut State, fault: Fault) -> Fault {
+    /// What was known stays in use, and shows why it is not the newest; but it gives way to another CredSpec that names
+    /// the same gMSA.
+    fn keep_known(&self, state: &mut State, fault: &Fault) {
         for named in &state.leases {
-            self.manager.retire(named.key, false);
             if let Some(known) = self.manager.spec(named.key) {
                 self.manager.change(named.key, LeaseSpec { fault: Some(fault.clone()), ..LeaseSpec::clone(&known) });
             }
         }
         if state.leases.is_empty() {
-            self.show_unusable(state, &fault);
+            self.show_unusable(state, fault);
         } else {
             self.remove_entry(state);
-        }
-        fault
-    }
-
-    /// The reports tell when an unusable version is tried again.
-    fn try_again_at(&self, fault: &Fault, wake: SystemTime) {
-        let fault = self.manager.tried_again(fault.clone(), wake);
-        let mut state = self.state();
-        if state.unusable.is_some() {
-            self.keep_known(&mut state, fault);
         }
     }
 
@@ -488,3 +485,6 @@ impl Drop for AbortOnDrop {
 
 /// How often a list is read, more or less.
 const LIST: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests;

@@ -106,7 +106,7 @@ struct Shared {
     refresh: Refresh,
     conduct: Conduct,
     leases: Mutex<Leases>,
-    /// Counts the folders that were let go.
+    /// Counts the folders that were let go, or would be.
     freed: watch::Sender<u64>,
 }
 
@@ -310,8 +310,13 @@ impl Manager {
     /// Marks a lease that nothing names any more, or takes that back: it goes on, but gives way to another that needs
     /// its folder.
     pub(super) fn retire(&self, key: LeaseKey, retiring: bool) {
-        if let Some(running) = self.leases().running.get_mut(&key) {
-            running.retiring = retiring;
+        let mut leases = self.leases();
+        let Some(running) = leases.running.get_mut(&key) else { return };
+        let gives_way = retiring && !running.retiring;
+        running.retiring = retiring;
+        drop(leases);
+        if gives_way {
+            self.0.freed.send_modify(|count| *count += 1);
         }
     }
 
@@ -330,7 +335,7 @@ impl Manager {
         self.leases().folders.keys().cloned().collect()
     }
 
-    /// Tells when a folder was let go.
+    /// Tells when a folder was let go, or would be.
     pub(super) fn freed(&self) -> watch::Receiver<u64> {
         self.0.freed.subscribe()
     }
@@ -415,3 +420,6 @@ fn twice(spec: &LeaseSpec, other: &str) -> Fault {
     let what = format!("two CredSpecs name the gMSA `{}`", spec.account);
     Fault::new(Code::ConfigAccountTwice, what).because(both.join(" and "))
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,7 +29,9 @@ pub struct Outlet {
     addresses: Option<Arc<Locator>>,
     put: Mutex<Put>,
     /// Held while the root's krb5.conf is written, so that the newest one is the last.
-    conf: Arc<Mutex<()>>,
+    conf: Mutex<()>,
+    /// Held while a lease's copies in the root are written, so that those of the right one are the last.
+    root: Mutex<()>,
 }
 
 /// What lies on the volume, as far as this process put it there.
@@ -82,7 +84,7 @@ impl Put {
 impl Outlet {
     /// Writes to a volume. With a locator krb5.conf names addresses, else the names of the DCs.
     pub fn new(files: Arc<dyn Files>, addresses: Option<Arc<Locator>>) -> Arc<Self> {
-        Arc::new(Self { files, addresses, put: Mutex::default(), conf: Arc::default() })
+        Arc::new(Self { files, addresses, put: Mutex::default(), conf: Mutex::default(), root: Mutex::default() })
     }
 
     /// Where a lease's cache lies.
@@ -114,7 +116,7 @@ impl Outlet {
         let realm = RealmEntry { domain: spec.domain.clone(), kdcs: self.kdcs(&renewal.controllers).await };
         let own = Krb5Conf { default: realm.domain.clone(), realms: vec![realm.clone()] };
         let cache = Arc::new(renewal.ticket.ccache(services));
-        let (slot, at_root) = {
+        let slot = {
             let mut put = self.put();
             let kept = put.leases.entry(key).or_insert_with(|| Kept {
                 order: spec.order,
@@ -124,10 +126,9 @@ impl Outlet {
                 slot: Arc::default(),
             });
             kept.realm = realm;
-            let slot = Arc::clone(&kept.slot);
-            (slot, put.at_root() == Some(key))
+            Arc::clone(&kept.slot)
         };
-        let (this, location) = (Arc::clone(self), Location { at_root, ..spec.location.clone() });
+        let (this, location) = (Arc::clone(self), spec.location.clone());
         let (keytab, wants_keytab) = (renewal.keytab.clone(), spec.wanted.keytab);
         blocking(move || {
             let mut written = slot.written.lock().unwrap_or_else(PoisonError::into_inner);
@@ -135,6 +136,8 @@ impl Outlet {
                 return Ok(());
             }
             this.write_conf()?;
+            let _root = location.at_root.then(|| this.root.lock().unwrap_or_else(PoisonError::into_inner));
+            let location = Location { at_root: this.put().at_root() == Some(key), ..location };
             let before = written.as_ref().and_then(|written| written.keytab.clone());
             let keytab = keytab.or(before).filter(|_| wants_keytab);
             let what = Written { location, cache, keytab, conf: Some(own) };

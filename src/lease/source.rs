@@ -2,10 +2,10 @@
 //! the old one working.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tokio::time::Instant;
 use tracing::Level;
 
 use super::metrics::Metrics;
@@ -19,12 +19,13 @@ pub struct Source {
     reference: Reference,
     reader: Arc<dyn ReadSpecs>,
     metrics: Arc<Metrics>,
+    /// How many readings have begun.
+    begun: AtomicU64,
     last: Mutex<LastRead>,
 }
 
 #[derive(Default)]
 struct LastRead {
-    begun: Option<Instant>,
     current: Option<Arc<CredSpec>>,
     fault: Option<Fault>,
 }
@@ -32,7 +33,7 @@ struct LastRead {
 impl Source {
     /// Nothing is read yet.
     pub fn new(reference: Reference, reader: Arc<dyn ReadSpecs>, metrics: Arc<Metrics>) -> Self {
-        Self { reference, reader, metrics, last: Mutex::default() }
+        Self { reference, reader, metrics, begun: AtomicU64::new(0), last: Mutex::default() }
     }
 
     /// For messages: the ARN, the file, or `inline`.
@@ -45,13 +46,13 @@ impl Source {
     /// # Errors
     /// Only until it was read once; later a fault is logged once and changes nothing.
     pub async fn read(&self) -> Result<Option<Arc<CredSpec>>, Fault> {
-        let asked = Instant::now();
+        let asked = self.begun.load(Ordering::Relaxed);
         let mut last = self.last.lock().await;
-        // Served by the reading that somebody else began meanwhile.
-        if last.current.is_some() && last.begun.is_some_and(|begun| begun > asked) {
+        // Served by a reading that began meanwhile.
+        if last.current.is_some() && self.begun.load(Ordering::Relaxed) != asked {
             return Ok(None);
         }
-        last.begun = Some(Instant::now());
+        self.begun.fetch_add(1, Ordering::Relaxed);
         match self.reader.read(&self.reference).await {
             Ok(read) => {
                 last.fault = None;
