@@ -288,3 +288,6 @@ async fn never_ready(mut status: watch::Receiver<Status>, timeout: Option<Durati
     log::fault(Level::ERROR, "sidecar.start-timeout", &fault);
     fault
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use zeroize::Zeroizing;
 
-use super::manager::{Conduct, LeaseSpec, Manager};
+use super::manager::{Conduct, ConfAt, LeaseSpec, Manager};
 use super::metrics::Metrics;
 use super::ports::{Asked, Domains, Files, ReadSpecs, Renew};
 use super::publisher::Outlet;
@@ -436,7 +436,7 @@ impl World {
             wanted: Wanted::default(),
             location: Location { folder: LeaseFolder::of(&account), at_root: false, ownership: Ownership::default() },
             account,
-            conf_at_root: true,
+            krb5_conf: ConfAt::Both,
             order: Order::default(),
             named_by: "a test".to_owned(),
             fault: None,

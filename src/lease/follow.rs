@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tracing::Level;
 
-use super::manager::{LeaseSpec, Manager};
+use super::manager::{ConfAt, LeaseSpec, Manager};
 use super::ports::ReadSpecs;
 use super::schedule::retry;
 use super::source::Source;
@@ -86,6 +86,7 @@ pub struct Followed {
     settings: Arc<Settings>,
     /// Its place among the CredSpecs.
     order: Order,
+    krb5_conf: ConfAt,
     state: Mutex<State>,
     /// The leases were brought in line.
     applied: Notify,
@@ -125,11 +126,24 @@ impl Followed {
         order: Order,
         at_root: bool,
     ) -> Arc<Self> {
+        Self::new(reference, reader, manager, settings, order, at_root, ConfAt::Root)
+    }
+
+    fn new(
+        reference: Reference,
+        reader: Arc<dyn ReadSpecs>,
+        manager: &Manager,
+        settings: Arc<Settings>,
+        order: Order,
+        at_root: bool,
+        krb5_conf: ConfAt,
+    ) -> Arc<Self> {
         let entry = manager.next_key();
         let source = Source::new(reference, reader, Arc::clone(manager.metrics()));
         manager.statuses().add(entry, order, &source.name(), None);
         let state = Mutex::new(State { entry: Some(entry), at_root, ..State::default() });
-        Arc::new(Self { source, manager: manager.clone(), settings, order, state, applied: Notify::new() })
+        let (manager, applied) = (manager.clone(), Notify::new());
+        Arc::new(Self { source, manager, settings, order, krb5_conf, state, applied })
     }
 
     /// Follows it for ever.
@@ -291,7 +305,7 @@ impl Followed {
             login: cred_spec.login().clone(),
             wanted,
             location: Location { folder: LeaseFolder::of(account), at_root: at_root && place == 0, ownership },
-            conf_at_root: true,
+            krb5_conf: self.krb5_conf,
             order: Order { account: place, ..self.order },
             named_by: self.source.name(),
             fault: None,
@@ -323,10 +337,11 @@ impl Followed {
         let held = |named: &Named| {
             self.manager.outcome(named.key).is_none_or(|outcome| matches!(*outcome.borrow(), Some(Ok(_))))
         };
-        if state.leases.iter().all(held) {
-            for named in std::mem::take(&mut state.retiring) {
-                self.manager.remove(named.key);
-            }
+        let (all_held, now) = (state.leases.iter().all(held), clock::now());
+        // One without a ticket serves nobody.
+        let serves = |named: &Named| !all_held && self.manager.statuses().holds(named.key, now);
+        for named in state.retiring.extract_if(.., |named| !serves(named)) {
+            self.manager.remove(named.key);
         }
     }
 
@@ -461,7 +476,9 @@ impl FollowedList {
             let order = Order { item: self.seen, ..self.order };
             self.seen += 1;
             let at_root = std::mem::take(&mut at_root);
-            let followed = Followed::start(reference, reader, &self.manager, settings, order, at_root);
+            // Who has a list serves several apps, each of which mounts its own folder.
+            let both = ConfAt::Both;
+            let followed = Followed::new(reference, reader, &self.manager, settings, order, at_root, both);
             tracing::info!(event = "credspec.found", spec = name, "the list names a CredSpec");
             let task = tokio::spawn(Arc::clone(&followed).follow());
             self.items.insert(name, Item { followed, task: AbortOnDrop(task.abort_handle()) });

@@ -39,8 +39,8 @@ pub struct LeaseSpec {
     pub wanted: Wanted,
     /// Where it is written, and for whom.
     pub location: Location,
-    /// Whether the krb5.conf in the volume's root names its realm; that in its own folder always does.
-    pub conf_at_root: bool,
+    /// Where its krb5.conf is.
+    pub krb5_conf: ConfAt,
     /// Its place in reports.
     pub order: Order,
     /// What names it, for reports and messages: an ARN, `file:///path`, or `inline`.
@@ -49,10 +49,21 @@ pub struct LeaseSpec {
     pub fault: Option<Fault>,
 }
 
+/// Where the app's krb5.conf is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfAt {
+    /// In the volume's root: one for all leases, with all their realms.
+    Root,
+    /// In the lease's own folder, with its realm alone: for who mounts that folder.
+    Folder,
+    /// In both.
+    Both,
+}
+
 impl LeaseSpec {
     /// Whether something else is to be written than by `before`.
     pub(super) fn writes_otherwise(&self, before: &Self) -> bool {
-        (&self.wanted, &self.location, self.conf_at_root) != (&before.wanted, &before.location, before.conf_at_root)
+        (&self.wanted, &self.location, self.krb5_conf) != (&before.wanted, &before.location, before.krb5_conf)
     }
 
     /// Whether somebody else reads the password.

@@ -15,7 +15,7 @@ use crate::directory::Renewal;
 use crate::directory::dc::Locator;
 use crate::fault::{Code, Fault};
 use crate::kerberos::ServiceTicket;
-use crate::lease::manager::LeaseSpec;
+use crate::lease::manager::{ConfAt, LeaseSpec};
 use crate::lease::ports::Files;
 use crate::lease::status::{Held, LeaseKey, Order, ServiceHeld};
 use crate::log;
@@ -46,7 +46,7 @@ struct Put {
 struct Kept {
     order: Order,
     realm: RealmEntry,
-    conf_at_root: bool,
+    krb5_conf: ConfAt,
     at_root: bool,
     slot: Arc<Slot>,
 }
@@ -68,7 +68,7 @@ impl Put {
 
     /// The root's krb5.conf: the realms of all leases that are named there, in their order.
     fn krb5_conf(&self) -> Option<Krb5Conf> {
-        let mut leases: Vec<_> = self.leases.iter().filter(|(_, kept)| kept.conf_at_root).collect();
+        let mut leases: Vec<_> = self.leases.iter().filter(|(_, kept)| kept.krb5_conf != ConfAt::Folder).collect();
         leases.sort_by_key(|(key, kept)| (kept.order, **key));
         let mut realms: Vec<RealmEntry> = Vec::new();
         for (_, Kept { realm, .. }) in leases {
@@ -115,13 +115,14 @@ impl Outlet {
     ) -> Result<(), Fault> {
         let realm = RealmEntry { domain: spec.domain.clone(), kdcs: self.kdcs(&renewal.controllers).await };
         let own = Krb5Conf { default: realm.domain.clone(), realms: vec![realm.clone()] };
+        let own = (spec.krb5_conf != ConfAt::Root).then_some(own);
         let cache = Arc::new(renewal.ticket.ccache(services));
         let slot = {
             let mut put = self.put();
             let kept = put.leases.entry(key).or_insert_with(|| Kept {
                 order: spec.order,
                 realm: realm.clone(),
-                conf_at_root: spec.conf_at_root,
+                krb5_conf: spec.krb5_conf,
                 at_root: spec.location.at_root,
                 slot: Arc::default(),
             });
@@ -140,7 +141,7 @@ impl Outlet {
             let location = Location { at_root: this.put().at_root() == Some(key), ..location };
             let before = written.as_ref().and_then(|written| written.keytab.clone());
             let keytab = keytab.or(before).filter(|_| wants_keytab);
-            let what = Written { location, cache, keytab, conf: Some(own) };
+            let what = Written { location, cache, keytab, conf: own };
             // Also where not all could be written: what was goes with the lease.
             let done = this.files.put(&what);
             *written = Some(what);
@@ -152,7 +153,7 @@ impl Outlet {
     /// The lease has another place among the others, or at the root.
     pub fn moved(&self, key: LeaseKey, spec: &LeaseSpec) {
         if let Some(kept) = self.put().leases.get_mut(&key) {
-            (kept.order, kept.at_root, kept.conf_at_root) = (spec.order, spec.location.at_root, spec.conf_at_root);
+            (kept.order, kept.at_root, kept.krb5_conf) = (spec.order, spec.location.at_root, spec.krb5_conf);
         }
     }
 

@@ -77,6 +77,13 @@ impl Statuses {
         status.leases.iter().find(|lease| lease.key == key).and_then(|lease| lease.state.fault().cloned())
     }
 
+    /// Whether a lease holds a TGT that is good at `now`.
+    pub(super) fn holds(&self, key: LeaseKey, now: SystemTime) -> bool {
+        let status = self.0.borrow();
+        let lease = status.leases.iter().find(|lease| lease.key == key);
+        lease.and_then(|lease| lease.state.held()).is_some_and(|held| held.valid_at(now))
+    }
+
     /// Whether all leases have been ready at one time.
     pub(super) fn ever_ready(&self) -> bool {
         self.0.borrow().ever_ready

@@ -89,7 +89,10 @@ pub fn warm(image: &[u8], account: &Account, realm: &str, now: SystemTime) -> Op
 pub(super) fn expires_at(image: &[u8]) -> Option<SystemTime> {
     let cache = CCache::decode(image).ok()?;
     let tgt = Principal::krbtgt(&cache.principal.realm);
-    let ends = cache.credentials().filter(|ticket| ticket.server == tgt).map(|ticket| clock::from_unix(ticket.endtime));
+    let ends = cache
+        .credentials()
+        .filter(|ticket| same_principal(&ticket.server, &tgt))
+        .map(|ticket| clock::from_unix(ticket.endtime));
     ends.max()
 }
 

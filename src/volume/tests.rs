@@ -448,3 +448,167 @@ fn mit_reads_the_cache_and_the_configuration() {
         assert!(told.contains(part), "{told}");
     }
 }
+
+fn written(volume: &Volume, folder: LeaseFolder, at_root: bool) -> Written {
+    let location = at(folder, at_root, volume.ownership);
+    Written { location, cache: std::sync::Arc::new(image(b"ticket")), keytab: None, conf: Some(conf("10.0.0.1")) }
+}
+
+fn write_all(volume: &Volume, what: &Written) {
+    volume.write_own_krb5_conf(&what.location, what.conf.as_ref().unwrap()).unwrap();
+    volume.write_ccache(&what.location, &what.cache).unwrap();
+}
+
+#[test]
+fn a_folder_is_one_or_two_names_that_steer_nothing() {
+    for good in [&["WebApp01"][..], &["0123456789abcdef0123", "WebApp01"], &["a b", "c_d-e.f"]] {
+        let folder = LeaseFolder::new(good).unwrap();
+        assert_eq!(folder.path(), good.iter().collect::<PathBuf>());
+    }
+    assert_eq!(LeaseFolder::new(&["A", "B"]).unwrap().folded(), LeaseFolder::new(&["a", "b"]).unwrap().folded());
+    let long = "x".repeat(129);
+    for bad in [
+        &[][..],
+        &[""],
+        &["."],
+        &[".."],
+        &["a", ".."],
+        &["a/b"],
+        &["a", "b", "c"],
+        &["krb5CC"],
+        &["a", "krb5.conf"],
+        &[".gmsa-x"],
+        &[" a"],
+        &["a\n"],
+        &["ä"],
+        &[&long],
+    ] {
+        assert_eq!(LeaseFolder::new(bad), None, "{bad:?}");
+    }
+}
+
+#[test]
+fn what_was_written_is_removed_and_nothing_else() {
+    let folder = folder();
+    let volume = open(&folder);
+    let (one, two) = (written(&volume, LeaseFolder::of(&account()), true), {
+        written(&volume, LeaseFolder::new(&["id", "WebApp02"]).unwrap(), false)
+    });
+    write_all(&volume, &one);
+    write_all(&volume, &two);
+    assert_eq!(
+        tree(folder.path()),
+        [
+            "WebApp01",
+            "WebApp01/krb5.conf",
+            "WebApp01/krb5cc",
+            "id",
+            "id/WebApp02",
+            "id/WebApp02/krb5.conf",
+            "id/WebApp02/krb5cc",
+            "krb5cc"
+        ]
+    );
+    // An app appended its own service tickets; somebody else keeps a file there.
+    fs::write(folder.path().join("WebApp01/krb5cc"), b"ticket and more").unwrap();
+    fs::write(folder.path().join("id/state.json"), b"{}").unwrap();
+    volume.remove(&one, true).unwrap();
+    volume.remove(&two, false).unwrap();
+    assert_eq!(tree(folder.path()), ["id", "id/state.json"]);
+    // What is gone is gone.
+    volume.remove(&one, true).unwrap();
+
+    // Another process has written since: its tickets stay, and so does the folder.
+    write_all(&volume, &one);
+    fs::write(folder.path().join("WebApp01/krb5cc"), b"another's").unwrap();
+    fs::write(folder.path().join("krb5cc"), b"another's").unwrap();
+    volume.remove(&one, true).unwrap();
+    assert_eq!(tree(folder.path()), ["WebApp01", "WebApp01/krb5cc", "id", "id/state.json", "krb5cc"]);
+
+    volume.write_krb5_conf(&conf("10.0.0.1")).unwrap();
+    volume.remove_krb5_conf(&conf("10.0.0.2")).unwrap();
+    assert!(folder.path().join("krb5.conf").exists(), "a newer one was removed");
+    volume.remove_krb5_conf(&conf("10.0.0.1")).unwrap();
+    assert!(!folder.path().join("krb5.conf").exists());
+}
+
+#[test]
+fn removal_follows_no_link() {
+    let (folder, elsewhere) = (folder(), folder());
+    let volume = open(&folder);
+    let one = written(&volume, LeaseFolder::of(&account()), false);
+    fs::write(elsewhere.path().join("krb5cc"), b"ticket").unwrap();
+    symlink(elsewhere.path(), folder.path().join("WebApp01")).unwrap();
+    assert!(volume.remove(&one, false).is_err());
+    assert!(elsewhere.path().join("krb5cc").exists());
+}
+
+#[test]
+fn a_lease_has_an_owner_and_a_mode_of_its_own() {
+    if !is_root() {
+        return;
+    }
+    let folder = folder();
+    let volume = open(&folder);
+    let ownership = Ownership { owner: Some(APP), mode: "0640".parse().unwrap() };
+    let location = at(LeaseFolder::new(&["id", "WebApp01"]).unwrap(), false, ownership);
+    for bytes in [&b"one"[..], b"two"] {
+        volume.write_ccache(&location, &image(bytes)).unwrap();
+        volume.write_own_krb5_conf(&location, &conf("10.0.0.1")).unwrap();
+    }
+    assert!(!volume.write_own_krb5_conf(&location, &conf("10.0.0.1")).unwrap(), "it stands there already");
+    let seen = |name: &str| {
+        let stat = folder.path().join(name).symlink_metadata().unwrap();
+        (stat.uid(), stat.gid(), stat.mode() & 0o7777)
+    };
+    assert_eq!(seen("id"), (0, 0, 0o755), "the folder around it lets the app through");
+    assert_eq!(seen("id/WebApp01"), (1654, 1655, 0o750));
+    assert_eq!(seen("id/WebApp01/krb5cc"), (1654, 1655, 0o640));
+    assert_eq!(seen("id/WebApp01/krb5.conf"), (1654, 1655, 0o644));
+    assert_eq!(**volume.read_ccache(&location).unwrap(), *b"two");
+    assert_eq!(volume.restore_ccache(&location, &image(b"two")).unwrap(), [""; 0].map(PathBuf::from));
+    fs::write(folder.path().join("id/WebApp01/.gmsa-left"), "").unwrap();
+    volume.sweep_lease(&location);
+    assert!(!folder.path().join("id/WebApp01/.gmsa-left").exists());
+    let what = Written { location, cache: std::sync::Arc::new(image(b"two")), keytab: None, conf: None };
+    fs::remove_file(folder.path().join("id/WebApp01/krb5.conf")).unwrap();
+    volume.remove(&what, false).unwrap();
+    assert_eq!(tree(folder.path()), [""; 0]);
+}
+
+/// Only an account's folder in which all is ours, and whose TGT expired over a day ago.
+#[test]
+fn stale_folders_are_removed_and_no_others() {
+    use crate::clock;
+    let folder = folder();
+    let volume = open(&folder);
+    let now = clock::from_unix(2_000_000_000);
+    let ccache = |end| sample::cache("WebApp01$", &[sample::Ticket(&["krbtgt", "EXAMPLE.COM"], 1, end)]);
+    let plant = |account: &str, end: u32| {
+        let location = at(LeaseFolder::new(&[account]).unwrap(), false, volume.ownership);
+        volume.write_ccache(&location, &image(&ccache(end))).unwrap();
+        folder.path().join(account)
+    };
+    let day = 86_400;
+    let old = 2_000_000_000 - day - 1;
+    plant("Stale", old);
+    fs::write(folder.path().join("Stale/krb5.keytab"), "").unwrap();
+    plant("Named", old);
+    plant("Fresh", 2_000_000_000 - day + 1);
+    fs::write(plant("Shared", old).join("notes.txt"), "").unwrap();
+    fs::create_dir(plant("Deeper", old).join("krb5.conf")).unwrap();
+    symlink("/etc/passwd", plant("Linked", old).join("krb5.keytab")).unwrap();
+    fs::create_dir(folder.path().join("Empty")).unwrap();
+    fs::create_dir(folder.path().join("not an account, but a folder of somebody")).unwrap();
+    fs::write(plant("Broken", old).join("krb5cc"), "FILE").unwrap();
+    if is_root() {
+        let path = plant("Theirs", old);
+        std::os::unix::fs::chown(path.join("krb5cc"), Some(1654), None).unwrap();
+    }
+    let before = tree(folder.path());
+    let removed = volume.remove_stale(&["named".to_owned()], now);
+    let stale = Stale { path: folder.path().join("Stale"), expired_at: clock::from_unix(i64::from(old)) };
+    assert_eq!(removed, [stale]);
+    let left: Vec<_> = before.into_iter().filter(|path| !path.starts_with("Stale")).collect();
+    assert_eq!(tree(folder.path()), left);
+}

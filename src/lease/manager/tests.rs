@@ -90,10 +90,13 @@ async fn the_root_s_krb5_conf_names_the_realms_of_those_that_are_there_in_their_
     world.manager.remove(one).wait().await;
     assert!(conf().contains("default_realm = TWO.TEST") && !conf().contains("one.test"), "{}", conf());
     // Who is not named there leaves it alone.
-    let hidden = LeaseSpec { conf_at_root: false, ..spec("WebApp03", "three.test", 0) };
+    let hidden = LeaseSpec { krb5_conf: ConfAt::Folder, ..spec("WebApp03", "three.test", 0) };
     world.manager.add(hidden).unwrap();
     world.until(&["WebApp03: held", "WebApp02: held"]).await;
     assert!(!conf().contains("three.test"), "{}", conf());
+    world.manager.add(LeaseSpec { krb5_conf: ConfAt::Root, ..spec("WebApp04", "four.test", 4) }).unwrap();
+    world.until(&["WebApp03: held", "WebApp02: held", "WebApp04: held"]).await;
+    assert!(conf().contains("four.test") && world.files.read("WebApp04/krb5.conf").is_none());
 }
 
 #[tokio::test(start_paused = true)]
