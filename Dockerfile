@@ -2,15 +2,15 @@
 #
 # The image of Rust on Alpine links statically against musl by itself, on amd64 and on arm64. Where it cannot be pulled,
 # scripts/build-image puts a binary of its own in the place of the stage `build`.
-# There is no `# syntax=` line: it would have to be pulled too.
-ARG RUST_IMAGE=rust:1.95-alpine
+# It is pinned by digest: a tag can be moved. There is no `# syntax=` line: it would have to be pulled too.
+ARG RUST_IMAGE=rust:1.95-alpine@sha256:606fd313a0f49743ee2a7bd49a0914bab7deedb12791f3a846a34a4711db7ed2
 
 FROM ${RUST_IMAGE} AS build
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
     target="$(uname -m)-unknown-linux-musl" && \
-    cargo build --locked --release --target "$target" && \
+    scripts/remap-paths "$target" cargo build --locked --release --target "$target" && \
     scripts/image-root "target/$target/release/gmsa-sidecar" /out
 
 FROM scratch

@@ -47,6 +47,10 @@ LAB_GMSA_FAR=WebAppFar      # of the first domain; reader: svc-foreign
 
 # services that tickets are used against
 LAB_DB=db.example.com LAB_DB_IP=127.0.10.5
+LAB_DB_ALIAS=sql.example.com LAB_DB_TRUSTED=trusted.example.com   # a CNAME of it; the same address, trusted for delegation
+LAB_SQL=$LAB_STATE/sql LAB_SQL_LOG=$LAB_STATE/log/sql.jsonl        # one line a login
+LAB_FRONT=front.example.com                   # an account that may act for its clients at LAB_DB
+LAB_DRIVERS=$LAB_BUILD/drivers                # what lab/install unpacked of SQL drivers
 LAB_PG="$LAB_STATE/pg"      # psql -h "$LAB_PG" -U postgres: the database's administrator, as root
 LAB_SMB="//$LAB_DC1/app"
 

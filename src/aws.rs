@@ -7,111 +7,50 @@
 //! Everything goes through one `Router`: one TLS library (rustls with ring), one set of roots, deadlines, proxies
 //! and limits.
 
-use std::collections::HashMap;
+mod advice;
+pub mod arn;
+mod asked;
+mod endpoint;
+mod failure;
+mod http;
+mod profile;
+pub(crate) mod secret;
+mod settings;
+
+pub use asked::LONGEST_CALL;
+
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::fmt;
-use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
 
-use aws_config::SdkConfig;
+use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
+use aws_config::{ConfigLoader, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::ProvideCredentials;
-use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::Region;
-use aws_sdk_s3::error::{ConnectorError, ProvideErrorMetadata, SdkError};
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings};
 use aws_sigv4::sign::v4;
-use aws_smithy_http_client::proxy::ProxyConfig;
-use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
-use aws_smithy_http_client::{Connector, ConnectorBuilder};
-use aws_smithy_runtime_api::client::http::{
-    HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector, http_client_fn,
-};
+use aws_smithy_runtime_api::client::http::HttpConnector;
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_types::body::SdkBody;
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use rustls::pki_types::CertificateDer;
+use aws_types::os_shim_internal::Env;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use tracing::{Level, Metadata};
 
-use crate::arn::{Arn, dns_suffix, is_region};
+pub(crate) use self::advice::Call;
+use self::arn::Arn;
+pub(crate) use self::endpoint::{Place, Service};
+pub(crate) use self::failure::{Codes, Failure, Kind, Refusal, Words};
+use self::http::{
+    ANSWER_LIMIT, ATTEMPT_DEADLINE, CONNECT_DEADLINE, METADATA_DEADLINE, Network, OPERATION_DEADLINE, READ_DEADLINE,
+    Router, Unanswered, answer, limited,
+};
+pub use self::settings::{AwsSettings, Endpoint};
 use crate::clock;
 use crate::fault::{Code, Fault};
-use crate::trust::trust_anchors;
-
-/// What the environment says about AWS. Credentials are not here: the SDK's own chain finds them (environment, web
-/// identity, profile files, the container's endpoint by relative or full URI, the instance's role).
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct AwsSettings {
-    /// `AWS_REGION`, else `AWS_DEFAULT_REGION`.
-    pub region: Option<String>,
-    /// `AWS_CA_BUNDLE`: PEM certificates trusted besides the system's (which `SSL_CERT_FILE` moves).
-    pub ca_bundle: Option<PathBuf>,
-    /// `HTTP_PROXY`, `http_proxy`, else `ALL_PROXY`, `all_proxy`: for plain HTTP, that is for endpoint overrides.
-    pub http_proxy: Option<String>,
-    /// `HTTPS_PROXY`, `https_proxy`, else `ALL_PROXY`, `all_proxy`.
-    pub https_proxy: Option<String>,
-    /// `NO_PROXY`, `no_proxy`: names, domains, addresses and networks that are reached directly.
-    pub no_proxy: Option<String>,
-    /// `AWS_ENDPOINT_URL_S3`, else `AWS_ENDPOINT_URL`; with one S3 is addressed in path style.
-    pub endpoint_s3: Option<String>,
-    /// `AWS_ENDPOINT_URL_SECRETS_MANAGER`, else `AWS_ENDPOINT_URL`.
-    pub endpoint_secrets_manager: Option<String>,
-    /// `AWS_ENDPOINT_URL_ECS`, else `AWS_ENDPOINT_URL`, else `https://ecs.REGION.SUFFIX` of the task's partition.
-    pub endpoint_ecs: Option<String>,
-    /// `AWS_ENDPOINT_URL_SSM`, else `AWS_ENDPOINT_URL`, else `https://ssm.REGION.SUFFIX` of the parameter's partition.
-    pub endpoint_ssm: Option<String>,
-    /// `ECS_CONTAINER_METADATA_URI_V4`: set by the ECS agent in every container of a task.
-    pub metadata_uri: Option<String>,
-}
-
-impl AwsSettings {
-    /// Reads the variables through `lookup`; an empty variable is an unset one.
-    /// `AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=true` leaves the endpoints as AWS has them.
-    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Self {
-        let first = |names: &[&str]| names.iter().find_map(|name| lookup(name).filter(|value| !value.is_empty()));
-        let ignore = first(&["AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"]).is_some_and(|v| v.eq_ignore_ascii_case("true"));
-        let endpoint = |name| if ignore { None } else { first(&[name, "AWS_ENDPOINT_URL"]) };
-        Self {
-            region: first(&["AWS_REGION", "AWS_DEFAULT_REGION"]),
-            ca_bundle: first(&["AWS_CA_BUNDLE"]).map(PathBuf::from),
-            http_proxy: first(&["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]),
-            https_proxy: first(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]),
-            no_proxy: first(&["NO_PROXY", "no_proxy"]),
-            endpoint_s3: endpoint("AWS_ENDPOINT_URL_S3"),
-            endpoint_secrets_manager: endpoint("AWS_ENDPOINT_URL_SECRETS_MANAGER"),
-            endpoint_ecs: endpoint("AWS_ENDPOINT_URL_ECS"),
-            endpoint_ssm: endpoint("AWS_ENDPOINT_URL_SSM"),
-            metadata_uri: first(&["ECS_CONTAINER_METADATA_URI_V4"]),
-        }
-    }
-}
-
-impl AwsSettings {
-    /// What of it cannot be used: region, CA bundle, proxies.
-    pub fn problems(&self) -> Vec<String> {
-        let region = self.region.as_deref().filter(|region| !is_region(region));
-        let region = region.map(|region| format!("AWS_REGION: `{}` is no region's name", region.escape_debug()));
-        region.into_iter().chain(Network::new(self).err()).collect()
-    }
-}
-
-impl fmt::Debug for AwsSettings {
-    /// Without the proxies, whose URLs may hold a password.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AwsSettings")
-            .field("region", &self.region)
-            .field("ca_bundle", &self.ca_bundle)
-            .field("metadata_uri", &self.metadata_uri)
-            .finish_non_exhaustive()
-    }
-}
 
 /// The way to AWS, shared by all leases. Nothing is dialled or loaded before the first call.
 pub struct Aws {
@@ -122,13 +61,24 @@ pub struct Aws {
     task_region: OnceCell<String>,
     /// Where S3 said that a bucket lies, if not where it was looked for.
     buckets: Mutex<HashMap<String, String>>,
+    /// What was told already.
+    told: Mutex<HashSet<String>>,
 }
 
 impl Aws {
-    /// The way that the settings describe; `config-invalid` if it cannot be gone.
+    /// The way that the settings describe; `config-invalid` if they cannot be used.
     pub fn new(settings: AwsSettings) -> Result<Self, Fault> {
-        let network = Network::new(&settings)
-            .map_err(|why| Fault::new(Code::ConfigInvalid, "AWS cannot be reached as configured").because(why))?;
+        let network = Network::new(&settings).map_err(|why| {
+            Fault::new(Code::ConfigInvalid, "The configuration of the way to AWS cannot be used").because(why)
+        })?;
+        for endpoint in settings.plain_http() {
+            tracing::warn!(
+                event = "aws.endpoint-plain-http",
+                endpoint = endpoint.url,
+                named_by = endpoint.named_by,
+                "whoever is on the way reads and changes CredSpecs and secrets: use https://",
+            );
+        }
         Ok(Self {
             settings,
             network,
@@ -136,6 +86,7 @@ impl Aws {
             config: OnceCell::new(),
             task_region: OnceCell::new(),
             buckets: Mutex::default(),
+            told: Mutex::default(),
         })
     }
 
@@ -148,16 +99,19 @@ impl Aws {
             return Ok(region.clone());
         }
         if self.settings.metadata_uri.is_none() {
-            let fault = Fault::new(Code::CredSpecRegion, "the AWS region is unknown");
-            return Err(fault.because("AWS_REGION is not set and this is no ECS task"));
+            let fault = Fault::new(Code::CredSpecRegion, "The AWS region is unknown");
+            let why = "AWS_REGION is not set, and the sidecar is not running in ECS (ECS_CONTAINER_METADATA_URI_V4 is not set)";
+            return Err(fault
+                .because(why)
+                .with_next("set AWS_REGION to the region of the S3 bucket, e.g. AWS_REGION=eu-central-1"));
         }
         let ask = async || -> Result<String, Fault> {
             let document = self.metadata("/task").await?;
             let task: serde_json::Value = serde_json::from_slice(&document).unwrap_or_default();
             let arn = task["TaskARN"].as_str().and_then(|arn| Arn::parse(arn).ok());
             arn.map(|arn| arn.region.to_owned()).filter(|region| !region.is_empty()).ok_or_else(|| {
-                let fault = Fault::new(Code::CredSpecRegion, "the AWS region is unknown");
-                fault.because("AWS_REGION is not set and the task metadata has no TaskARN")
+                let fault = Fault::new(Code::CredSpecRegion, "The AWS region is unknown");
+                fault.because("AWS_REGION is not set, and the task metadata has no TaskARN")
             })
         };
         self.task_region.get_or_try_init(ask).await.cloned()
@@ -166,23 +120,25 @@ impl Aws {
     /// One document of the ECS agent: `path` is empty for the own container's, `/task` for the task's.
     pub(crate) async fn metadata(&self, path: &str) -> Result<Vec<u8>, Fault> {
         let Some(base) = &self.settings.metadata_uri else {
-            let fault = Fault::new(Code::ConfigNoCredSpec, "no CredSpec is configured and this is no ECS task");
+            let fault =
+                Fault::new(Code::ConfigNoCredSpec, "No CredSpec is configured, and the sidecar is not running in ECS");
             return Err(fault.because("ECS_CONTAINER_METADATA_URI_V4 is not set"));
         };
         let uri = format!("{}{path}", base.trim_end_matches('/'));
-        let unreachable = || Fault::new(Code::TaskMetadataUnreachable, format!("no answer from {uri}"));
+        let unreachable =
+            || Fault::new(Code::TaskMetadataUnreachable, format!("Could not read the task metadata at {uri}"));
         let request = HttpRequest::get(&uri).map_err(|error| unreachable().caused_by(&error))?;
         // Whatever its host is called: the agent is never behind a proxy.
         let call = async { answer(limited(self.router().direct.call(request)).await?).await };
         match timeout(METADATA_DEADLINE, call).await {
-            Err(_) => Err(unreachable().because(format!("nothing came within {METADATA_DEADLINE:?}"))),
+            Err(_) => Err(unreachable().because(format!("no answer came within {METADATA_DEADLINE:?}"))),
             Ok(Err(Unanswered::TooLong)) => {
-                let what = format!("{uri} answered with more than {ANSWER_LIMIT} bytes");
+                let what = format!("The task metadata at {uri} has more than {ANSWER_LIMIT} bytes");
                 Err(Fault::new(Code::TaskMetadataMalformed, what))
             }
             Ok(Err(Unanswered::Lost(why))) => Err(unreachable().because(why)),
             Ok(Ok((200, body))) => Ok(body),
-            Ok(Ok((status, _))) => Err(unreachable().because(format!("it answered with status {status}"))),
+            Ok(Ok((status, _))) => Err(unreachable().because(format!("the endpoint answered with HTTP {status}"))),
         }
     }
 
@@ -192,7 +148,7 @@ impl Aws {
         let mut config = aws_sdk_s3::config::Builder::from(self.config().await).region(region);
         if let Some(endpoint) = &self.settings.endpoint_s3 {
             // An access point has a host name of its own, never a path.
-            config = config.endpoint_url(endpoint).force_path_style(!bucket.starts_with("arn:"));
+            config = config.endpoint_url(&endpoint.url).force_path_style(!bucket.starts_with("arn:"));
         }
         aws_sdk_s3::Client::from_conf(config.build())
     }
@@ -205,7 +161,7 @@ impl Aws {
         let builder = aws_sdk_secretsmanager::config::Builder::from(self.config().await);
         let mut config = builder.region(region).http_client(client);
         if let Some(endpoint) = &self.settings.endpoint_secrets_manager {
-            config = config.endpoint_url(endpoint);
+            config = config.endpoint_url(&endpoint.url);
         }
         aws_sdk_secretsmanager::Client::from_conf(config.build())
     }
@@ -217,16 +173,25 @@ impl Aws {
         action: &str,
         body: String,
         at: Place<'_>,
+        words: Words,
     ) -> Result<Vec<u8>, Failure> {
         let call = async {
             let provider = self.config().await.credentials_provider();
             let provider = provider.ok_or_else(|| Failure::Credentials("no provider".into()))?;
             let credentials = provider.provide_credentials().await.map_err(|error| Failure::no_credentials(&error))?;
             let request = self.request(service, action, body, at, credentials).map_err(Failure::lost)?;
-            answer(self.router().call(request).await?).await.map_err(Failure::from)
+            let response = self.router().call(request).await?;
+            // What it says of itself, for a refusal.
+            let head = HttpResponse::new(response.status(), SdkBody::empty());
+            let head = response.headers().iter().fold(head, |mut head, (name, value)| {
+                let _ = head.headers_mut().try_insert(name.to_owned(), value.to_owned());
+                head
+            });
+            let (status, body) = answer(response).await?;
+            Ok::<_, Failure>((status, head, body))
         };
-        let lost = |_| Failure::Unreachable(format!("nothing came within {OPERATION_DEADLINE:?}"));
-        let (status, body) = timeout(OPERATION_DEADLINE, call).await.map_err(lost)??;
+        let lost = |_| Failure::Unreachable(format!("no complete answer came within {OPERATION_DEADLINE:?}"));
+        let (status, head, body) = timeout(OPERATION_DEADLINE, call).await.map_err(lost)??;
         if status == 200 {
             return Ok(body);
         }
@@ -234,7 +199,10 @@ impl Aws {
         // The name may come with its name space before a `#` (JSON 1.1 protocol of Smithy, "Operation error").
         let name = document["__type"].as_str().map(|name| name.rsplit('#').next().unwrap_or(name));
         let message = document["message"].as_str().or(document["Message"].as_str());
-        Err(Failure::Refused(Refusal::new(status, name, message, None)))
+        if name.is_none() && !matches!(status, 403 | 404 | 429 | 500..) {
+            return Err(Failure::Strange(status, None));
+        }
+        Err(Failure::Refused(Box::new(Refusal::new(status, name, message, words).told_by(&head))))
     }
 
     fn request(
@@ -245,14 +213,12 @@ impl Aws {
         at: Place<'_>,
         credentials: Credentials,
     ) -> Result<HttpRequest, Box<dyn Error + Send + Sync>> {
-        let (name, target, endpoint) = match service {
-            Service::Ecs => ("ecs", "AmazonEC2ContainerServiceV20141113", &self.settings.endpoint_ecs),
-            Service::Ssm => ("ssm", "AmazonSSM", &self.settings.endpoint_ssm),
+        let name = service.name();
+        let target = match service {
+            Service::Ssm => "AmazonSSM",
+            _ => "AmazonEC2ContainerServiceV20141113",
         };
-        let uri = match endpoint {
-            Some(endpoint) => format!("{}/", endpoint.trim_end_matches('/')),
-            None => format!("https://{name}.{}.{}/", at.region, dns_suffix(at.partition)),
-        };
+        let uri = format!("{}/", service.url(at, &self.settings));
         let identity = credentials.into();
         let params = v4::SigningParams::builder()
             .identity(&identity)
@@ -279,6 +245,16 @@ impl Aws {
         Ok(request)
     }
 
+    /// Whether this is told for the first time.
+    fn is_news(&self, text: &str) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        // CredSpecs change; a process that lives for years need not remember all of them.
+        if told.len() >= 1024 {
+            told.clear();
+        }
+        told.insert(text.to_owned())
+    }
+
     /// The region that S3 named for the bucket.
     pub(crate) fn bucket_region(&self, bucket: &str) -> Option<String> {
         self.buckets.lock().unwrap_or_else(PoisonError::into_inner).get(bucket).cloned()
@@ -292,23 +268,37 @@ impl Aws {
 
     async fn config(&self) -> &SdkConfig {
         let load = async || {
-            let timeouts = TimeoutConfig::builder()
-                .connect_timeout(CONNECT_DEADLINE)
-                .read_timeout(READ_DEADLINE)
-                .operation_attempt_timeout(ATTEMPT_DEADLINE)
-                .operation_timeout(OPERATION_DEADLINE)
-                .build();
-            // Of use to STS only. Given even if unknown, so that the SDK does not go and ask the instance.
-            let region = self.region().await.ok().map(Region::new);
-            let loader = aws_config::defaults(aws_config::BehaviorVersion::latest())
-                .http_client(self.router().client())
-                .timeout_config(timeouts)
-                .region(region);
+            let loader = self.loader().await;
             #[cfg(test)]
             let loader = loader.credentials_provider(Credentials::for_tests());
             loader.load().await
         };
         self.config.get_or_init(load).await
+    }
+
+    /// The SDK, with nothing but what was read here.
+    async fn loader(&self) -> ConfigLoader {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_DEADLINE)
+            .read_timeout(READ_DEADLINE)
+            .operation_attempt_timeout(ATTEMPT_DEADLINE)
+            .operation_timeout(OPERATION_DEADLINE)
+            .build();
+        // Of use to STS only. Given even if unknown, so that the SDK does not go and ask the instance.
+        let region = self.region().await.ok().map(Region::new);
+        let settings = &self.settings;
+        let retries = if settings.adaptive { RetryConfig::adaptive() } else { RetryConfig::standard() };
+        let retries = retries.with_max_attempts(settings.max_attempts.unwrap_or(3));
+        let variables: HashMap<String, String> = settings.variables.clone().into_iter().collect();
+        aws_config::defaults(aws_config::BehaviorVersion::latest())
+            .env(Env::from(variables))
+            .profile_files(settings.profile.files())
+            .use_fips(settings.fips)
+            .use_dual_stack(settings.dual_stack)
+            .retry_config(retries)
+            .http_client(self.router().client())
+            .timeout_config(timeouts)
+            .region(region)
     }
 
     fn router(&self) -> Arc<Router> {
@@ -322,20 +312,21 @@ impl fmt::Debug for Aws {
     }
 }
 
-/// A service whose calls are made here.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Service {
-    Ecs,
-    Ssm,
-}
-
-/// Where an API is called.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Place<'a> {
-    /// `eu-central-1`.
-    pub(crate) region: &'a str,
-    /// `aws-cn`.
-    pub(crate) partition: &'a str,
+/// The variable whose proxy requests to a URL go through, as far as it can be told.
+fn is_proxied(settings: &AwsSettings, url: &str) -> Option<&'static str> {
+    let uri = url.parse::<hyper::Uri>().ok()?;
+    let host = uri.host().filter(|host| !http::is_local(host))?;
+    let excepted = |rule: &str| {
+        let rule = rule.trim().trim_start_matches("*.").trim_start_matches('.');
+        rule == "*" || (!rule.is_empty() && (host == rule || host.ends_with(&format!(".{rule}"))))
+    };
+    if settings.no_proxy.as_deref().is_some_and(|rules| rules.split(',').any(excepted)) {
+        return None;
+    }
+    match uri.scheme_str() {
+        Some("http") => settings.http_proxy.as_ref().map(|_| "HTTP_PROXY"),
+        _ => settings.https_proxy.as_ref().map(|_| "HTTPS_PROXY"),
+    }
 }
 
 /// Whether a log may show a record, whatever `GMSA_LOG` says: a `filter_fn` for every layer that writes one.
@@ -350,669 +341,5 @@ pub fn may_log(metadata: &Metadata<'_>) -> bool {
 /// frames and headers.
 pub const QUIET_TARGETS: [&str; 5] = ["aws_", "h2", "hyper", "rustls", "tower"];
 
-const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
-const READ_DEADLINE: Duration = Duration::from_secs(5);
-const ATTEMPT_DEADLINE: Duration = Duration::from_secs(5);
-const OPERATION_DEADLINE: Duration = Duration::from_secs(15);
-/// What is on this host or link answers the connect at once or never.
-const LOCAL_CONNECT_DEADLINE: Duration = Duration::from_secs(1);
-const METADATA_DEADLINE: Duration = Duration::from_secs(3);
-/// No answer that this program asks for is longer: task metadata is limited to it, all others are far shorter.
-const ANSWER_LIMIT: usize = 1024 * 1024;
-
-/// Trust and proxies: what connections are made with.
-struct Network {
-    tls: TlsContext,
-    http_proxy: Option<ProxyConfig>,
-    https_proxy: Option<ProxyConfig>,
-}
-
-impl Network {
-    /// The error tells the variable that cannot be used.
-    fn new(settings: &AwsSettings) -> Result<Self, String> {
-        let mut store = TrustStore::default();
-        if let Some(path) = &settings.ca_bundle {
-            let refused = |why: &str| format!("AWS_CA_BUNDLE: `{}` cannot be used: {why}", path.display());
-            let pem = std::fs::read(path).map_err(|error| refused(&error.to_string()))?;
-            store.add_pem_certificate(usable_certificates(&pem).map_err(refused)?);
-        }
-        let tls = TlsContext::builder().with_trust_store(store).build();
-        let tls = tls.map_err(|error| format!("AWS_CA_BUNDLE: {error}"))?;
-        let proxy = |name, url: &Option<String>| match url {
-            None => Ok(None),
-            Some(url) => proxy(name, url, settings.no_proxy.as_deref()).map(Some),
-        };
-        let http_proxy = proxy("HTTP_PROXY", &settings.http_proxy)?;
-        let https_proxy = proxy("HTTPS_PROXY", &settings.https_proxy)?;
-        Ok(Self { tls, http_proxy, https_proxy })
-    }
-
-    /// New connections, none of them open yet.
-    fn router(&self) -> Router {
-        let connector = |connect_deadline| -> ConnectorBuilder<_> {
-            let settings = HttpConnectorSettings::builder();
-            let settings = settings.connect_timeout(connect_deadline).read_timeout(READ_DEADLINE).build();
-            let ring = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
-            Connector::builder().connector_settings(settings).tls_provider(ring).tls_context(self.tls.clone())
-        };
-        let proxied = |proxy: &Option<ProxyConfig>| {
-            let proxy = proxy.clone().unwrap_or_else(ProxyConfig::disabled);
-            SharedHttpConnector::new(connector(CONNECT_DEADLINE).proxy_config(proxy).build())
-        };
-        Router {
-            direct: SharedHttpConnector::new(connector(LOCAL_CONNECT_DEADLINE).build()),
-            http: proxied(&self.http_proxy),
-            https: proxied(&self.https_proxy),
-        }
-    }
-}
-
-/// `no_proxy` is the proxy library's to interpret; local addresses never get that far, see [`is_local`].
-fn proxy(name: &str, url: &str, no_proxy: Option<&str>) -> Result<ProxyConfig, String> {
-    let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
-    let Ok(proxy) = ProxyConfig::all(url) else {
-        // Not quoted: it may hold a password.
-        return Err(format!("{name}: cannot be used: it takes `http://[USER:PASSWORD@]HOST:PORT`, https:// as well"));
-    };
-    Ok(match no_proxy {
-        Some(rules) => proxy.no_proxy(rules),
-        None => proxy,
-    })
-}
-
-/// The certificates of a PEM bundle that can be trust anchors, as PEM: the SDK panics at any that cannot.
-fn usable_certificates(pem: &[u8]) -> Result<Vec<u8>, &'static str> {
-    let block = |certificate: &CertificateDer<'_>| {
-        let text = BASE64_STANDARD.encode(certificate);
-        format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
-    };
-    let usable: String = trust_anchors(pem)?.iter().map(block).collect();
-    Ok(usable.into_bytes())
-}
-
-/// Sends every request the right way: local ones directly, others by the proxy for their scheme. No answer is read
-/// beyond [`ANSWER_LIMIT`].
-#[derive(Debug, Clone)]
-struct Router {
-    direct: SharedHttpConnector,
-    http: SharedHttpConnector,
-    https: SharedHttpConnector,
-}
-
-impl Router {
-    fn client(&self) -> SharedHttpClient {
-        let connector = SharedHttpConnector::new(self.clone());
-        http_client_fn(move |_, _| connector.clone())
-    }
-}
-
-impl HttpConnector for Router {
-    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let uri = request.uri().parse::<hyper::Uri>().unwrap_or_default();
-        let connector = if uri.host().is_some_and(is_local) {
-            &self.direct
-        } else if uri.scheme_str() == Some("http") {
-            &self.http
-        } else {
-            &self.https
-        };
-        let host = uri.authority().map(ToString::to_string).unwrap_or_default();
-        let call = connector.call(request);
-        HttpConnectorFuture::new(async move { limited(call).await.map_err(|error| unanswered(host, error)) })
-    }
-}
-
-/// Says whom a request did not reach: the SDK's own error names no host.
-fn unanswered(host: String, error: ConnectorError) -> ConnectorError {
-    let (is_timeout, is_io, is_user, other) = (error.is_timeout(), error.is_io(), error.is_user(), error.as_other());
-    let named = |error| Box::new(NoAnswer { host, error });
-    match other {
-        // What the SDK tries again it tells by the kind.
-        _ if is_timeout => ConnectorError::timeout(named(error)),
-        _ if is_io => ConnectorError::io(named(error)),
-        _ if is_user => ConnectorError::user(named(error)),
-        kind => ConnectorError::other(named(error), kind),
-    }
-}
-
-#[derive(Debug)]
-struct NoAnswer {
-    host: String,
-    error: ConnectorError,
-}
-
-impl fmt::Display for NoAnswer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no answer from {}", self.host)
-    }
-}
-
-impl Error for NoAnswer {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.error.source()
-    }
-}
-
-/// Whether a host is this one or on its link, as the endpoints for metadata and credentials are: 169.254.170.2,
-/// 169.254.170.23, 169.254.169.254, fd00:ec2::23, fd00:ec2::254. A proxy could not reach them and would see keys.
-fn is_local(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    match host.parse::<IpAddr>().map(|address| address.to_canonical()) {
-        Ok(IpAddr::V4(address)) => address.is_loopback() || address.is_link_local(),
-        Ok(IpAddr::V6(address)) => {
-            address.is_loopback() || address.is_unicast_link_local() || address.segments()[..2] == [0xfd00, 0x0ec2]
-        }
-        Err(_) => host.eq_ignore_ascii_case("localhost"),
-    }
-}
-
-async fn limited(call: HttpConnectorFuture) -> Result<HttpResponse, ConnectorError> {
-    Ok(call.await?.map(|body| SdkBody::from_body_1_x(Limited::new(body, ANSWER_LIMIT))))
-}
-
-/// An HTTP exchange without a whole answer.
-enum Unanswered {
-    Lost(String),
-    TooLong,
-}
-
-impl From<ConnectorError> for Unanswered {
-    fn from(error: ConnectorError) -> Self {
-        Self::Lost(chain(&error))
-    }
-}
-
-async fn answer(response: HttpResponse) -> Result<(u16, Vec<u8>), Unanswered> {
-    let status = response.status().as_u16();
-    let body = response.into_body().collect().await.map_err(|error| {
-        let mut cause: Option<&(dyn Error + 'static)> = Some(error.as_ref());
-        while let Some(error) = cause {
-            if error.is::<LengthLimitError>() {
-                return Unanswered::TooLong;
-            }
-            cause = error.source();
-        }
-        Unanswered::Lost("the answer broke off".into())
-    })?;
-    Ok((status, body.to_bytes().to_vec()))
-}
-
-/// Why a call to AWS failed. Of an answer it holds nothing but words this file knows: no body, no message, so that
-/// a secret cannot be in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Failure {
-    /// There are no AWS credentials; why.
-    Credentials(String),
-    /// No whole answer came; why.
-    Unreachable(String),
-    /// The service said no.
-    Refused(Refusal),
-    /// What answered does not speak as the service does; its status, and the region it named.
-    Strange(u16, Option<String>),
-}
-
-/// A service's no.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    pub(crate) status: u16,
-    /// The error's name, if it is one of [`ERRORS`].
-    pub(crate) name: Option<&'static str>,
-    pub(crate) kind: Kind,
-    /// Who may not do what, if the service told.
-    denial: Option<String>,
-    /// `x-amz-bucket-region`.
-    region: Option<String>,
-}
-
-/// What a refusal means to the caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    NotFound,
-    Denied,
-    /// The credentials themselves are no good.
-    Credentials,
-    /// There, but not in a state to be used.
-    Unusable,
-    /// It may work the next time.
-    Transient,
-}
-
-/// The codes of a step for what can happen to any call.
-pub(crate) struct Codes {
-    pub(crate) credentials: Code,
-    pub(crate) denied: Code,
-    pub(crate) unreachable: Code,
-    pub(crate) not_found: Code,
-    pub(crate) unusable: Code,
-}
-
-impl Failure {
-    /// Reads an error of the SDK.
-    pub(crate) fn of<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Self {
-        match error {
-            SdkError::ConstructionFailure(_) => Self::Unreachable("the request could not be built".into()),
-            SdkError::TimeoutError(_) => Self::Unreachable("nothing came in time".into()),
-            SdkError::DispatchFailure(failure) => match failure.as_connector_error() {
-                Some(error) => credentials_error(error).unwrap_or_else(|| Self::Unreachable(chain(error))),
-                None => Self::Unreachable("the request was not sent".into()),
-            },
-            SdkError::ServiceError(service) => {
-                let (answer, error) = (service.raw(), service.err());
-                match error.code() {
-                    Some(name) => {
-                        let region = bucket_region(answer);
-                        let refusal = Refusal::new(answer.status().as_u16(), Some(name), error.message(), region);
-                        Self::Refused(refusal)
-                    }
-                    None => Self::without_words(answer),
-                }
-            }
-            SdkError::ResponseError(response) => Self::without_words(response.raw()),
-            _ => Self::Unreachable("the call failed in a way this version does not know".into()),
-        }
-    }
-
-    /// An answer that says nothing, as S3's to a HEAD or a proxy's page.
-    fn without_words(answer: &HttpResponse) -> Self {
-        match answer.status().as_u16() {
-            status @ (403 | 404 | 429 | 500..) => {
-                Self::Refused(Refusal::new(status, None, None, bucket_region(answer)))
-            }
-            status => Self::Strange(status, bucket_region(answer)),
-        }
-    }
-
-    fn no_credentials(error: &CredentialsError) -> Self {
-        Self::Credentials(match error {
-            // The SDK's own list of what it tried has a line for each.
-            CredentialsError::CredentialsNotLoaded(_) => {
-                "neither environment, web identity, container endpoint nor instance role offers any".into()
-            }
-            error => chain(error),
-        })
-    }
-
-    fn lost(error: Box<dyn Error + Send + Sync>) -> Self {
-        Self::Unreachable(chain(error.as_ref()))
-    }
-
-    /// The region in which S3 says the bucket lies, if it is another than the one asked.
-    pub(crate) fn redirect(&self, asked: &str) -> Option<&str> {
-        let region = match self {
-            Self::Refused(refusal) => refusal.region.as_deref(),
-            Self::Strange(_, region) => region.as_deref(),
-            _ => None,
-        };
-        region.filter(|region| *region != asked)
-    }
-
-    /// The fault of a step whose `what` failed.
-    pub(crate) fn fault(&self, what: String, codes: &Codes) -> Fault {
-        let code = match self {
-            Self::Credentials(_) => codes.credentials,
-            Self::Unreachable(_) | Self::Strange(..) => codes.unreachable,
-            Self::Refused(refusal) => match refusal.kind {
-                Kind::NotFound => codes.not_found,
-                Kind::Denied => codes.denied,
-                Kind::Credentials => codes.credentials,
-                Kind::Unusable => codes.unusable,
-                Kind::Transient => codes.unreachable,
-            },
-        };
-        Fault::new(code, what).because(self)
-    }
-}
-
-impl From<ConnectorError> for Failure {
-    fn from(error: ConnectorError) -> Self {
-        Self::Unreachable(chain(&error))
-    }
-}
-
-impl From<Unanswered> for Failure {
-    fn from(unanswered: Unanswered) -> Self {
-        match unanswered {
-            Unanswered::Lost(why) => Self::Unreachable(why),
-            Unanswered::TooLong => Self::Unreachable(format!("the answer is longer than {ANSWER_LIMIT} bytes")),
-        }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Credentials(why) => write!(f, "there are no AWS credentials: {why}"),
-            Self::Unreachable(why) => f.write_str(why),
-            Self::Strange(status, _) => {
-                write!(f, "the answer with status {status} is not the service's; a proxy may be in between")
-            }
-            Self::Refused(refusal) => {
-                write!(f, "{}, status {}", refusal.name.unwrap_or("an error without a known name"), refusal.status)?;
-                refusal.denial.as_ref().map_or(Ok(()), |denial| write!(f, ": {denial}"))
-            }
-        }
-    }
-}
-
-impl Refusal {
-    fn new(status: u16, name: Option<&str>, message: Option<&str>, region: Option<String>) -> Self {
-        let known = ERRORS.iter().find(|(known, _)| Some(*known) == name);
-        let kind = known.map_or_else(|| Kind::of_status(status), |(_, kind)| *kind);
-        let denial = if kind == Kind::Denied { message.and_then(denial) } else { None };
-        Self { status, name: known.map(|(name, _)| *name), kind, denial, region }
-    }
-}
-
-impl Kind {
-    fn of_status(status: u16) -> Self {
-        match status {
-            403 => Self::Denied,
-            404 => Self::NotFound,
-            // An unknown no may be one of a proxy, or new: trying again is the lesser harm.
-            _ => Self::Transient,
-        }
-    }
-}
-
-/// The errors of S3, Secrets Manager, SSM, ECS and of signing that are told by name.
-const ERRORS: &[(&str, Kind)] = &[
-    ("NoSuchBucket", Kind::NotFound),
-    ("NoSuchKey", Kind::NotFound),
-    ("ResourceNotFoundException", Kind::NotFound),
-    ("AccessDenied", Kind::Denied),
-    ("AccessDeniedException", Kind::Denied),
-    ("AllAccessDisabled", Kind::Denied),
-    ("AccountProblem", Kind::Denied),
-    ("DecryptionFailure", Kind::Denied),
-    ("NotAuthorized", Kind::Denied),
-    ("UnauthorizedOperation", Kind::Denied),
-    ("ExpiredToken", Kind::Credentials),
-    ("ExpiredTokenException", Kind::Credentials),
-    ("IncompleteSignature", Kind::Credentials),
-    ("InvalidAccessKeyId", Kind::Credentials),
-    ("InvalidClientTokenId", Kind::Credentials),
-    ("InvalidSignatureException", Kind::Credentials),
-    ("InvalidToken", Kind::Credentials),
-    ("MissingAuthenticationToken", Kind::Credentials),
-    ("MissingAuthenticationTokenException", Kind::Credentials),
-    ("RequestExpired", Kind::Credentials),
-    ("RequestTimeTooSkewed", Kind::Credentials),
-    ("SignatureDoesNotMatch", Kind::Credentials),
-    ("TokenRefreshRequired", Kind::Credentials),
-    ("UnrecognizedClientException", Kind::Credentials),
-    ("ClientException", Kind::Unusable),
-    ("InvalidKeyId", Kind::Denied),
-    ("InvalidObjectState", Kind::Unusable),
-    ("InvalidParameterException", Kind::Unusable),
-    ("InvalidRequestException", Kind::Unusable),
-    ("ValidationException", Kind::Unusable),
-    ("AuthorizationHeaderMalformed", Kind::Transient),
-    ("IllegalLocationConstraintException", Kind::Transient),
-    ("InternalError", Kind::Transient),
-    ("InternalServiceError", Kind::Transient),
-    ("InternalServiceErrorException", Kind::Transient),
-    ("PermanentRedirect", Kind::Transient),
-    ("RequestTimeout", Kind::Transient),
-    ("ServerException", Kind::Transient),
-    ("ServiceUnavailable", Kind::Transient),
-    ("SlowDown", Kind::Transient),
-    ("TemporaryRedirect", Kind::Transient),
-    ("ThrottlingException", Kind::Transient),
-];
-
-/// Who may not do what, and by which policy, out of IAM's sentence: "User: ARN is not authorized to perform:
-/// ACTION on resource: ARN because no identity-based policy allows the ACTION action". Only an ARN of a principal and
-/// set phrases are taken over.
-fn denial(message: &str) -> Option<String> {
-    let word_after = |mark: &str| message.split_once(mark).and_then(|(_, rest)| rest.split_whitespace().next());
-    let who = word_after("User: ").filter(|who| {
-        let plain = who.bytes().all(|b| b.is_ascii_alphanumeric() || b":/+=,.@_-".contains(&b));
-        plain && who.len() <= 300 && Arn::parse(who).is_ok_and(|arn| matches!(arn.service, "sts" | "iam"))
-    });
-    let action = word_after("perform: ").and_then(|said| ACTIONS.iter().find(|action| said.starts_with(**action)));
-    let kms = || message.to_ascii_lowercase().contains("kms").then_some(&"kms:Decrypt");
-    let by = POLICIES.iter().find(|policy| message.contains(**policy));
-    let told = match (who, action.or_else(kms)) {
-        (Some(who), Some(action)) => format!("{who} may not {action}"),
-        (Some(who), None) => format!("{who} may not"),
-        (None, Some(action)) => format!("{action} is not allowed"),
-        (None, None) => return None,
-    };
-    Some(by.map_or_else(|| told.clone(), |by| format!("{told} ({by})")))
-}
-
-/// All that a task role may need.
-const ACTIONS: &[&str] = &[
-    "s3:GetObject",
-    "s3:ListBucket",
-    "ssm:GetParameters",
-    "secretsmanager:GetSecretValue",
-    "kms:Decrypt",
-    "ecs:DescribeTaskDefinition",
-];
-
-/// Longer phrases first: the first one found is told.
-const POLICIES: &[&str] = &[
-    "explicit deny in a service control policy",
-    "explicit deny in a resource control policy",
-    "explicit deny in a VPC endpoint policy",
-    "explicit deny in a permissions boundary",
-    "explicit deny in a session policy",
-    "explicit deny in a resource-based policy",
-    "explicit deny in an identity-based policy",
-    "explicit deny",
-    "no service control policy allows",
-    "no VPC endpoint policy allows",
-    "no permissions boundary allows",
-    "no session policy allows",
-    "no resource-based policy allows",
-    "no identity-based policy allows",
-];
-
-fn bucket_region(answer: &HttpResponse) -> Option<String> {
-    answer.headers().get("x-amz-bucket-region").filter(|region| is_region(region)).map(str::to_owned)
-}
-
-/// The failure of the credentials' provider, where that is what an error is about.
-fn credentials_error(error: &ConnectorError) -> Option<Failure> {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<CredentialsError>() {
-            return Some(Failure::no_credentials(error));
-        }
-        cause = error.source();
-    }
-    None
-}
-
-/// An error with its sources, outermost first. Never for one that holds an answer.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    Fault::new(Code::InternalBug, "").caused_by(error).why.unwrap_or_default()
-}
-
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    use std::io::{Read, Write};
-    use std::net::TcpListener;
-
-    /// An HTTP server on loopback that gives each request the next answer, and its address.
-    pub(crate) fn server(answers: Vec<Vec<u8>>) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        std::thread::spawn(move || {
-            for answer in answers {
-                let (mut stream, _) = listener.accept().unwrap();
-                let mut request = Vec::new();
-                let mut part = [0; 4096];
-                // The requests here are short; their bodies come with their heads or right after.
-                while !request.windows(4).any(|end| end == b"\r\n\r\n") {
-                    let count = stream.read(&mut part).unwrap();
-                    if count == 0 {
-                        break;
-                    }
-                    request.extend_from_slice(&part[..count]);
-                }
-                let _ = stream.set_read_timeout(Some(Duration::from_millis(20)));
-                let _ = stream.read(&mut part);
-                let _ = stream.write_all(&answer);
-            }
-        });
-        url
-    }
-
-    /// An HTTP/1.1 answer.
-    pub(crate) fn http(status: u16, headers: &str, body: &[u8]) -> Vec<u8> {
-        let length = body.len();
-        let head = format!("HTTP/1.1 {status} Said\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}\r\n");
-        [head.as_bytes(), body].concat()
-    }
-
-    /// Everything at `url`, in eu-central-1, with the SDK's test credentials.
-    pub(crate) fn aws_at(url: &str) -> Aws {
-        let url = Some(url.to_owned());
-        Aws::new(AwsSettings {
-            region: Some("eu-central-1".into()),
-            endpoint_s3: url.clone(),
-            endpoint_secrets_manager: url.clone(),
-            endpoint_ecs: url.clone(),
-            endpoint_ssm: url.clone(),
-            metadata_uri: url,
-            ..AwsSettings::default()
-        })
-        .unwrap()
-    }
-
-    #[test]
-    fn an_empty_variable_is_unset_and_the_special_endpoint_wins() {
-        let settings = AwsSettings::from_lookup(|name| {
-            let value = match name {
-                "AWS_REGION" => "",
-                "AWS_DEFAULT_REGION" => "eu-west-1",
-                "AWS_ENDPOINT_URL" => "http://all",
-                "AWS_ENDPOINT_URL_S3" => "http://s3",
-                "all_proxy" => "http://user:pa55word@proxy:3128",
-                "https_proxy" => "http://other:3128",
-                _ => return None,
-            };
-            Some(value.to_owned())
-        });
-        assert_eq!(settings.region.as_deref(), Some("eu-west-1"));
-        assert_eq!(settings.endpoint_s3.as_deref(), Some("http://s3"));
-        assert_eq!(settings.endpoint_ecs.as_deref(), Some("http://all"));
-        assert_eq!(settings.https_proxy.as_deref(), Some("http://other:3128"));
-        assert_eq!(settings.http_proxy.as_deref(), Some("http://user:pa55word@proxy:3128"));
-        assert!(!format!("{settings:?}").contains("pa55word"));
-    }
-
-    #[test]
-    fn a_signed_request_goes_to_the_region_and_partition() {
-        let aws = Aws::new(AwsSettings::default()).unwrap();
-        let place = Place { region: "cn-north-1", partition: "aws-cn" };
-        let credentials = Credentials::for_tests();
-        let request = aws.request(Service::Ssm, "GetParameters", String::new(), place, credentials).unwrap();
-        assert_eq!(request.uri(), "https://ssm.cn-north-1.amazonaws.com.cn/");
-        assert_eq!(request.headers().get("x-amz-target"), Some("AmazonSSM.GetParameters"));
-        assert!(request.headers().get("authorization").unwrap().contains("/cn-north-1/ssm/aws4_request"));
-    }
-
-    #[test]
-    fn configured_endpoints_can_be_ignored() {
-        let settings = AwsSettings::from_lookup(|name| match name {
-            "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS" => Some("true".into()),
-            "AWS_ENDPOINT_URL" => Some("http://all".into()),
-            _ => None,
-        });
-        assert_eq!(settings.endpoint_s3, None);
-    }
-
-    #[test]
-    fn local_addresses_are_known() {
-        for host in [
-            "169.254.170.2",
-            "169.254.170.23",
-            "169.254.169.254",
-            "127.0.0.1",
-            "127.0.10.20",
-            "localhost",
-            "[::1]",
-            "[fd00:ec2::254]",
-            "[fd00:ec2::23]",
-            "[fe80::1]",
-            "[::ffff:169.254.170.2]",
-        ] {
-            assert!(is_local(host), "{host}");
-        }
-        for host in ["s3.eu-central-1.amazonaws.com", "10.0.0.1", "[fd00:ec3::1]", "localhost.evil.com", "8.8.8.8"] {
-            assert!(!is_local(host), "{host}");
-        }
-    }
-
-    #[test]
-    fn a_bundle_that_cannot_be_used_is_a_configuration_fault() {
-        let folder = tempfile::tempdir().unwrap();
-        for (name, text, why) in [
-            ("missing", None, "No such file"),
-            ("empty", Some(""), "it holds no CA certificate"),
-            ("text", Some("hello"), "it holds no CA certificate"),
-            ("broken", Some("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"), "it is not PEM"),
-            ("odd", Some("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), "no CA certificate"),
-        ] {
-            let path = folder.path().join(name);
-            if let Some(text) = text {
-                let mut file = std::fs::OpenOptions::new().create_new(true).write(true).open(&path).unwrap();
-                file.write_all(text.as_bytes()).unwrap();
-            }
-            let fault = Aws::new(AwsSettings { ca_bundle: Some(path), ..AwsSettings::default() }).unwrap_err();
-            assert_eq!(fault.code, Code::ConfigInvalid);
-            assert!(fault.why.as_deref().unwrap().contains(why), "{fault}");
-        }
-    }
-
-    #[test]
-    fn a_proxy_that_cannot_be_used_is_told_without_its_password() {
-        for url in ["ftp://me:pa55word@proxy", "http://me:pa55word@", "http://me:pa55 word@proxy"] {
-            let settings = AwsSettings { https_proxy: Some(url.into()), ..AwsSettings::default() };
-            let fault = Aws::new(settings).unwrap_err();
-            assert_eq!(fault.code, Code::ConfigInvalid);
-            assert!(!format!("{fault} {fault:?}").contains("pa55"), "{fault}");
-        }
-        assert!(Aws::new(AwsSettings { https_proxy: Some("proxy:3128".into()), ..AwsSettings::default() }).is_ok());
-    }
-
-    #[test]
-    fn a_denial_names_principal_action_and_policy_and_nothing_else() {
-        let told = denial(
-            "User: arn:aws:sts::123456789012:assumed-role/gmsa-task/e408 is not authorized to perform: s3:GetObject \
-             on resource: \"arn:aws:s3:::b/k\" because no identity-based policy allows the s3:GetObject action",
-        );
-        let expected = "arn:aws:sts::123456789012:assumed-role/gmsa-task/e408 may not s3:GetObject \
-                        (no identity-based policy allows)";
-        assert_eq!(told.as_deref(), Some(expected));
-        assert_eq!(denial("Access to KMS is not allowed").as_deref(), Some("kms:Decrypt is not allowed"));
-        assert_eq!(denial("Access Denied"), None);
-        assert_eq!(denial("User: pa55word perform: pa55word on"), None);
-    }
-
-    #[tokio::test]
-    async fn the_region_is_the_tasks_if_the_environment_names_none() {
-        let task = br#"{"TaskARN":"arn:aws-cn:ecs:cn-north-1:123456789012:task/c/e408"}"#;
-        let url = server(vec![http(500, "", b""), http(200, "", task)]);
-        let aws = Aws::new(AwsSettings { metadata_uri: Some(url), ..AwsSettings::default() }).unwrap();
-        assert_eq!(aws.region().await.unwrap_err().code, Code::TaskMetadataUnreachable);
-        assert_eq!(aws.region().await.unwrap(), "cn-north-1");
-        // From memory now: the server is gone.
-        assert_eq!(aws.region().await.unwrap(), "cn-north-1");
-        let nowhere = Aws::new(AwsSettings::default()).unwrap();
-        assert_eq!(nowhere.region().await.unwrap_err().code, Code::CredSpecRegion);
-    }
-
-    #[tokio::test]
-    async fn metadata_is_limited_in_size() {
-        let url = server(vec![http(200, "", &vec![b' '; ANSWER_LIMIT]), http(200, "", &vec![b' '; ANSWER_LIMIT + 1])]);
-        let aws = aws_at(&url);
-        assert_eq!(aws.metadata("").await.unwrap().len(), ANSWER_LIMIT);
-        assert_eq!(aws.metadata("").await.unwrap_err().code, Code::TaskMetadataMalformed);
-    }
-}
+pub(crate) mod tests;

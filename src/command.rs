@@ -8,3 +8,6 @@ pub mod health;
 
 /// what is in the caches on the volume
 pub mod klist;
+
+/// the page of a fault code
+pub mod explain;

@@ -22,10 +22,11 @@ use crate::directory::dc::{DomainControllers, Site};
 use crate::directory::ldap::Transport;
 use crate::directory::tls::Tls;
 use crate::fault::{Code, Fault};
+use crate::kerberos::{LEAST_LIFE, REFUSED_BEFORE_END};
 use crate::log;
 use crate::login::HostKeytab;
 use crate::name::{Account, NameError, Spn};
-use crate::text::{items, quoted};
+use crate::text::{distance, items, quoted};
 use crate::volume::{Mode, Owner};
 
 /// What the process was started to do.
@@ -61,6 +62,13 @@ pub enum Command {
         listen: Result<SocketAddr, Fault>,
         /// How long to wait for a yes.
         wait: Duration,
+    },
+    /// Print the page of a fault code, or the list of codes.
+    Explain {
+        /// As it was typed.
+        code: Option<String>,
+        /// For programs.
+        json: bool,
     },
     /// Show what is in the caches.
     Klist {
@@ -110,6 +118,14 @@ pub struct Config {
     pub init_timeout: Duration,
     /// How long `run` may take to be ready for the first time.
     pub start_timeout: Option<Duration>,
+    /// The level of the log.
+    pub log_level: String,
+    /// `GMSA_` variables that mean nothing.
+    pub unknown: Vec<String>,
+    /// Where `host` listens for the ECS agent.
+    pub host_socket: PathBuf,
+    /// Whether metrics go to stdout in CloudWatch's embedded metric format.
+    pub emf: bool,
 }
 
 /// The services whose tickets are kept beside the TGT: for every gMSA, or for one.
@@ -146,6 +162,10 @@ impl Invocation {
                 let path = matches.get_one::<PathBuf>(PATH).cloned();
                 Command::Klist { path: path.unwrap_or_else(|| values.dir()), json: matches.get_flag(JSON) }
             }
+            EXPLAIN => {
+                let code = matches.get_one::<String>(CODE).cloned();
+                Command::Explain { code, json: matches.get_flag(JSON) }
+            }
             CHECK => {
                 let (config, fault) = values.read();
                 Command::Check { config, fault, json: matches.get_flag(JSON) }
@@ -162,6 +182,8 @@ const INIT: &str = "init";
 const CHECK: &str = "check";
 const HEALTH: &str = "health";
 const KLIST: &str = "klist";
+const EXPLAIN: &str = "explain";
+const CODE: &str = "code";
 const WAIT: &str = "wait";
 const PATH: &str = "path";
 const JSON: &str = "json";
@@ -216,6 +238,13 @@ fn parser() -> Parser {
                 .arg(Arg::new(JSON).long(JSON).action(ArgAction::SetTrue).help("Print JSON"))
                 .arg(settings::setting("GMSA_DIR").arg()),
         )
+        .subcommand(
+            Parser::new(EXPLAIN)
+                .about("Print the page of a fault code: its cause and how to fix it")
+                .long_about(ABOUT_EXPLAIN)
+                .arg(Arg::new(CODE).value_name("CODE").help("The code, e.g. dc-srv-not-found [default: a list of all]"))
+                .arg(Arg::new(JSON).long(JSON).action(ArgAction::SetTrue).help("Print JSON")),
+        )
 }
 
 const ABOUT_RUN: &str = "\
@@ -252,7 +281,15 @@ Exit codes: 0 nothing failed, else that of the first step that failed, as `help 
 const ABOUT_HEALTH: &str = "\
 Ask the sidecar whether the app may run, for a container health check.
 
-Asks GET /gate of the sidecar at --listen. Exit code 0 is a yes, 1 a no with one line that says why.";
+Asks GET /gate of the sidecar at --listen. Exit code 0 means yes. Exit code 1 means no, with three lines: the fault, why, and what to do next.";
+
+const ABOUT_EXPLAIN: &str = "\
+Print the page of a fault code: its cause and how to fix it.
+
+Each fault in the log, in /ready and in `check` has a code. Without CODE all codes are listed. It needs neither network \
+nor configuration.
+
+Exit code 0, or 64 if there is no such code; the code that is spelt most like it is named.";
 
 const ABOUT_KLIST: &str = "\
 Show the tickets in the caches: principals, times left, encryption type and flags, never keys.
@@ -263,6 +300,7 @@ impl Config {
     // What holds where nothing is set; a test compares it with what the help says.
     const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8488);
     const DIR: &str = "/var/credentials-fetcher/krbdir";
+    const HOST_SOCKET: &str = "/var/credentials-fetcher/socket/credentials_fetcher.sock";
     const INIT_TIMEOUT: Duration = Duration::from_secs(60);
 }
 
@@ -310,12 +348,21 @@ impl<'a> Values<'a> {
             ticket_lifetime: self.parsed("GMSA_TICKET_LIFETIME", ticket_lifetime).flatten(),
             init_timeout: self.parsed("GMSA_INIT_TIMEOUT", duration).unwrap_or(Config::INIT_TIMEOUT),
             start_timeout: self.parsed("GMSA_START_TIMEOUT", timeout_or_off).flatten(),
+            log_level: self
+                .text("GMSA_LOG")
+                .and_then(|text| text.parse::<log::Filter>().ok())
+                .unwrap_or_default()
+                .level(),
+            unknown: unknown(self.environment).into_iter().map(|unknown| unknown.variable).collect(),
+            host_socket: self.parsed("GMSA_HOST_SOCKET", absolute).unwrap_or_else(|| Config::HOST_SOCKET.into()),
+            emf: self.parsed("GMSA_METRICS", emf).unwrap_or_default(),
         };
         let nowhere = config.cred_specs.is_none() && config.aws.metadata_uri.is_none();
         let fault = self.sound(()).err().or_else(|| {
-            let what = "no CredSpec is named, and there is no ECS task to ask for one";
+            let what = "No CredSpec is configured, and the sidecar is not running in ECS";
             let why = "neither GMSA_CREDENTIAL_SPECS nor ECS_CONTAINER_METADATA_URI_V4 is set";
-            nowhere.then(|| Fault::new(Code::ConfigNoCredSpec, what).because(why))
+            let next = "set GMSA_CREDENTIAL_SPECS=credentialspecdomainless:arn:aws:s3:::BUCKET/KEY with the ARN of your CredSpec";
+            nowhere.then(|| Fault::new(Code::ConfigNoCredSpec, what).because(why).with_next(next))
         });
         (config, fault)
     }
@@ -323,8 +370,8 @@ impl<'a> Values<'a> {
     fn login_keytab(&mut self) -> Option<HostKeytab> {
         let path = self.text("GMSA_LOGIN_KEYTAB");
         let principal = self.parsed("GMSA_LOGIN_PRINCIPAL", |name| match path {
-            None => Err("is of use with GMSA_LOGIN_KEYTAB only".to_owned()),
-            Some(_) if name.contains(char::is_control) => Err(format!("{} is no principal", quoted(name))),
+            None => Err("has an effect with GMSA_LOGIN_KEYTAB only".to_owned()),
+            Some(_) if name.contains(char::is_control) => Err(format!("{} is not a principal", quoted(name))),
             Some(_) => Ok(name.to_owned()),
         });
         path.map(|path| HostKeytab { path: path.into(), principal })
@@ -338,7 +385,7 @@ impl<'a> Values<'a> {
         });
         let ldaps = ldaps.unwrap_or_default();
         let tls = self.parsed("GMSA_LDAP_CA_FILE", |path| {
-            if ldaps { Tls::trusting(path.into()) } else { Err("is of use with GMSA_LDAP=ldaps only".into()) }
+            if ldaps { Tls::trusting(path.into()) } else { Err("has an effect with GMSA_LDAP=ldaps only".into()) }
         });
         if ldaps { Transport::Tls(tls.unwrap_or_default()) } else { Transport::Sasl }
     }
@@ -388,11 +435,20 @@ impl<'a> Values<'a> {
         match self.problems.as_slice() {
             [] => Ok(read),
             problems => {
-                let fault = Fault::new(Code::ConfigInvalid, "the configuration cannot be used");
-                Err(fault.because(problems.join("; ")))
+                let fault = Fault::new(Code::ConfigInvalid, "The configuration cannot be used");
+                Err(fault.because(problems.join("; ")).with_next(correction(problems)))
             }
         }
     }
+}
+
+/// What to correct, by the names that the problems begin with.
+fn correction(problems: &[String]) -> String {
+    let mut names: Vec<&str> = problems.iter().filter_map(|problem| problem.split(':').next()).collect();
+    names.dedup();
+    let ours = names.iter().any(|name| name.starts_with("GMSA_"));
+    let help = if ours { "; `gmsa-sidecar help run` says what each takes" } else { "" };
+    format!("correct or remove {}{help}", names.join(", "))
 }
 
 const SPECS: &str = "GMSA_CREDENTIAL_SPECS";
@@ -466,14 +522,39 @@ fn boolean(text: &str) -> Result<bool, String> {
     text.parse().map_err(|_| format!("{} is neither `true` nor `false`", quoted(text)))
 }
 
+/// The path of a socket: a Unix address takes 107 bytes.
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    match text {
+        _ if !text.starts_with('/') || text.contains(char::is_control) => {
+            Err(format!("{} is not an absolute path", quoted(text)))
+        }
+        _ if text.len() > 107 => Err(format!("{} is longer than the 107 bytes of a socket's path", quoted(text))),
+        _ => Ok(text.into()),
+    }
+}
+
+fn emf(text: &str) -> Result<bool, String> {
+    match text {
+        "off" => Ok(false),
+        "emf" => Ok(true),
+        _ => Err(format!("{} is neither `emf` nor `off`", quoted(text))),
+    }
+}
+
 fn timeout_or_off(text: &str) -> Result<Option<Duration>, String> {
     if text == "off" { Ok(None) } else { duration(text).map(Some) }
 }
 
-/// A KDC refuses a TGT in its last two minutes: one that is shorter would be of no use.
+/// Not one that could not be renewed without a gap.
 fn ticket_lifetime(text: &str) -> Result<Option<Duration>, String> {
     match timeout_or_off(text)? {
-        Some(short) if short < Duration::from_secs(150) => Err(format!("{} is shorter than 150s", quoted(text))),
+        Some(short) if short < LEAST_LIFE => Err(format!(
+            "{} is too short: the shortest ticket that can be renewed without a gap lives {}s, since a KDC refuses a TGT \
+             in its last {}s",
+            quoted(text),
+            LEAST_LIFE.as_secs(),
+            REFUSED_BEFORE_END.as_secs()
+        )),
         lifetime => Ok(lifetime),
     }
 }
@@ -493,23 +574,12 @@ fn unknown(environment: &Environment) -> Vec<Unknown> {
     let nearest = |name: &str| {
         let known = settings::SETTINGS.iter().map(|setting| setting.variable);
         // What looks like a beginning of a name is one.
-        known.min_by_key(|known| (!known.starts_with(name), distance(name, known)))
+        let begun_alike = |known: &str| known.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
+        known.min_by_key(|known| {
+            (!known.starts_with(name), distance(name, known) + 2 * (64 - begun_alike(known).min(64)))
+        })
     };
     ours.filter_map(|name| Some(Unknown { variable: name.clone(), nearest: nearest(name)? })).collect()
-}
-
-/// The least number of letters to add, drop or change to get from one word to the other (Levenshtein).
-fn distance(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, b) in to.bytes().enumerate() {
-            let changed = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[to.len()]
 }
 
 /// The environment of the process. It may hold credentials: only names are ever shown.

@@ -2,31 +2,37 @@
 //!
 //! <https://docs.aws.amazon.com/AmazonECS/latest/developerguide/linux-gmsa.html>
 
+mod document;
+mod fetch;
+mod overrides;
+mod reference;
+pub mod task;
+
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::Value;
-use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use crate::arn::Arn;
-use crate::aws::{Aws, Codes, Failure, Place, Service};
+use self::document::field;
+pub use self::fetch::{fetch, list};
+pub use self::overrides::Overrides;
+pub use self::reference::{Reference, ReferenceError, parse_label, parse_references};
+use crate::aws::arn::{SecretArn, placeholder};
 use crate::fault::{Code, Fault};
 use crate::name::{Account, Domain};
-use crate::secret::SecretArn;
-use crate::text::json_reason;
+use crate::text::{json_reason, plain};
 
 /// A CredSpec, read and sound.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredSpec {
     domain: Domain,
     accounts: Vec<Account>,
+    /// The domain of each account, in the same order.
+    domains: Vec<Domain>,
     login: LoginSource,
+    overrides: Overrides,
 }
 
 /// Where the login comes from. The document decides, not the prefix of its reference.
@@ -66,28 +72,16 @@ impl Hash for GivenLogin {
 }
 
 impl CredSpec {
-    /// Reads a document of at most 64 KiB (UTF-8, a BOM is ignored, unknown fields are too).
+    /// Reads a document of at most 64 KiB. Keys match without case, unknown ones are ignored.
     pub fn parse(document: &[u8]) -> Result<Self, Fault> {
-        if document.len() > LIMIT {
-            return Err(too_large());
+        match Draft::parse(document)? {
+            Draft { spec, netbios: None } => Ok(spec),
+            Draft { netbios: Some(name), .. } => Err(looks_like_netbios(&name)),
         }
-        let document = document.strip_prefix(b"\xef\xbb\xbf").unwrap_or(document);
-        if document.trim_ascii().is_empty() {
-            return Err(malformed("it is empty"));
-        }
-        let document: Value = serde_json::from_slice(document).map_err(|error| malformed(json_reason(&error)))?;
-        if !document.is_object() {
-            return Err(malformed("it is no JSON object"));
-        }
-        let domain = text(&document["DomainJoinConfig"]["DnsName"], "DomainJoinConfig.DnsName")?;
-        let domain = domain.parse().map_err(|error| malformed(format!("`DomainJoinConfig.DnsName`: {error}")))?;
-        let directory = &document["ActiveDirectoryConfig"];
-        let accounts = accounts(&directory["GroupManagedServiceAccounts"])?;
-        let login = login_source(&directory["HostAccountConfig"]["PluginInput"])?;
-        Ok(Self { domain, accounts, login })
     }
 
-    /// The gMSAs' domain (`DomainJoinConfig.DnsName`), and the login's if its secret names none.
+    /// The domain of the gMSAs that name no other (`DomainJoinConfig.DnsName`), and the login's if its secret names
+    /// none.
     pub fn domain(&self) -> &Domain {
         &self.domain
     }
@@ -97,610 +91,317 @@ impl CredSpec {
         &self.accounts
     }
 
+    /// The domain in which a gMSA is looked for: that of its `Scope`, if it is the DNS name of another domain.
+    pub fn domain_of(&self, account: &Account) -> &Domain {
+        let own = self.accounts.iter().position(|known| known == account).and_then(|place| self.domains.get(place));
+        own.unwrap_or(&self.domain)
+    }
+
     /// Where the login comes from.
     pub fn login(&self) -> &LoginSource {
         &self.login
     }
+
+    /// What the document sets for its accounts, where no variable does.
+    pub fn overrides(&self) -> &Overrides {
+        &self.overrides
+    }
 }
 
-/// One account is usually listed twice, with the domain's NetBIOS name and its DNS name as `Scope`.
-fn accounts(list: &Value) -> Result<Vec<Account>, Fault> {
-    const FIELD: &str = "ActiveDirectoryConfig.GroupManagedServiceAccounts";
-    let entries = match list {
-        Value::Null => return Err(malformed(format!("`{FIELD}` is missing"))),
-        Value::Array(entries) => entries,
-        _ => return Err(malformed(format!("`{FIELD}` is no array"))),
+/// A document that is read, perhaps with a name for its domain that DNS does not know.
+struct Draft {
+    spec: CredSpec,
+    /// `DnsName` without a dot, if nothing else in the document tells the DNS name.
+    netbios: Option<String>,
+}
+
+impl Draft {
+    fn parse(document: &[u8]) -> Result<Self, Fault> {
+        if document.len() > LIMIT {
+            return Err(too_large());
+        }
+        let document = document::read(document)?;
+        misplaced(&document)?;
+        let get = |value: &'_ Value, name: &str| field(value, name).map(|found| found.cloned()).map_err(malformed);
+        let join = object(get(&document, "DomainJoinConfig")?, "DomainJoinConfig")?;
+        let directory = object(get(&document, "ActiveDirectoryConfig")?, "ActiveDirectoryConfig")?;
+        let dns_name = get(&join, "DnsName")?.unwrap_or_default();
+        let dns_name = text(&dns_name, DNS_NAME)?;
+        let netbios = get(&join, "NetBiosName")?.and_then(|name| name.as_str().map(str::to_owned));
+        let entries = entries(get(&directory, "GroupManagedServiceAccounts")?)?;
+        let tree = get(&join, "DnsTreeName")?.and_then(|name| name.as_str().map(str::to_owned));
+        let known = dns_domain(dns_name, tree.as_deref(), &entries);
+        let domain: Domain = known.unwrap_or(dns_name).parse().map_err(|error| {
+            malformed(format!("`{DNS_NAME}`: {error}")).with_next(format!(
+                "write the DNS name of the Active Directory domain into `{DNS_NAME}`, e.g. corp.example.com"
+            ))
+        })?;
+        let (accounts, domains): (Vec<_>, Vec<_>) = accounts(entries, &domain)?.into_iter().unzip();
+        let mut login = login_source(get(&directory, "HostAccountConfig")?)?;
+        if let LoginSource::Secret(arn) = &mut login {
+            arn.hints.netbios = netbios.or_else(|| (!dns_name.contains('.')).then(|| dns_name.to_owned()));
+            if domains.iter().any(|of_account| *of_account != domain) {
+                arn.login_domain = Some(domain.clone());
+            }
+        }
+        let overrides = Overrides::read(&document)
+            .map_err(|why| malformed(why).with_next("correct the object `GmsaSidecar`, or remove the field"))?;
+        let spec = CredSpec { domain, accounts, domains, login, overrides };
+        let netbios = (!spec.domain.as_str().contains('.')).then(|| dns_name.to_owned());
+        Ok(Self { spec, netbios })
+    }
+
+    /// The CredSpec, once something else has told the domain's DNS name.
+    fn of_domain(mut self, domain: Domain) -> CredSpec {
+        for own in self.spec.domains.iter_mut().filter(|own| **own == self.spec.domain) {
+            own.clone_from(&domain);
+        }
+        self.spec.domain = domain;
+        self.spec
+    }
+}
+
+const DNS_NAME: &str = "DomainJoinConfig.DnsName";
+const ACCOUNTS: &str = "ActiveDirectoryConfig.GroupManagedServiceAccounts";
+const PLUGIN_INPUT: &str = "ActiveDirectoryConfig.HostAccountConfig.PluginInput";
+
+fn looks_like_netbios(name: &str) -> Fault {
+    let why = format!("`{DNS_NAME}` is `{}`, which looks like a NetBIOS name: it has no dot", plain(name, 80));
+    malformed(why).with_next(format!(
+        "write the DNS name of the domain into `{DNS_NAME}` (PowerShell: (Get-ADDomain {}).DNSRoot)",
+        plain(name, 80)
+    ))
+}
+
+/// The DNS name of the domain, where `DnsName` has none: a `Scope`, or the root of the tree if it begins with that
+/// name. Nothing else in the document is certain to be this domain's.
+fn dns_domain<'a>(dns_name: &'a str, tree: Option<&'a str>, entries: &'a [Entry]) -> Option<&'a str> {
+    if dns_name.contains('.') {
+        return None;
+    }
+    let is_it = |name: &&str| {
+        name.trim_end_matches('.').split_once('.').is_some_and(|(first, _)| first.eq_ignore_ascii_case(dns_name))
     };
-    let mut accounts: Vec<Account> = Vec::new();
-    for (place, entry) in entries.iter().enumerate() {
-        let field = format!("{FIELD}[{place}].Name");
-        let account = text(&entry["Name"], &field)?;
-        let account: Account = account.parse().map_err(|error| malformed(format!("`{field}`: {error}")))?;
-        if !accounts.iter().any(|known| known.same_as(account.as_str())) {
-            accounts.push(account);
+    entries.iter().filter_map(|entry| entry.scope.as_deref()).chain(tree).find(is_it)
+}
+
+/// What belongs below `ActiveDirectoryConfig` and stands elsewhere: without it the login would be another one.
+fn misplaced(document: &Value) -> Result<(), Fault> {
+    for (name, place) in [
+        ("HostAccountConfig", "ActiveDirectoryConfig.HostAccountConfig"),
+        ("PluginInput", PLUGIN_INPUT),
+        ("CredentialArn", "ActiveDirectoryConfig.HostAccountConfig.PluginInput.CredentialArn"),
+    ] {
+        for found in document::places(document, name) {
+            if !found.eq_ignore_ascii_case(place) {
+                let fault = malformed(format!("`{}` is not at its place, `{place}`", plain(&found, 200)));
+                return Err(fault.with_next(format!("move it to `{place}`")));
+            }
         }
     }
-    if accounts.is_empty() { Err(malformed(format!("`{FIELD}` is empty"))) } else { Ok(accounts) }
+    Ok(())
 }
 
-/// `PluginInput` is an object, or (as Windows has it) a string that holds one.
-fn login_source(input: &Value) -> Result<LoginSource, Fault> {
-    const FIELD: &str = "ActiveDirectoryConfig.HostAccountConfig.PluginInput";
+/// A field that holds an object; missing is empty.
+fn object(value: Option<Value>, name: &str) -> Result<Value, Fault> {
+    match value {
+        None => Ok(Value::Null),
+        Some(value @ Value::Object(_)) => Ok(value),
+        Some(value) => Err(of_another_type(name, &value, "an object")),
+    }
+}
+
+/// `ConvertTo-Json` writes what lies deeper than `-Depth` (2 by default) as the name of a type.
+fn of_another_type(name: &str, value: &Value, expected: &str) -> Fault {
+    let is_cut_off = |text: &str| text.starts_with("@{") || text.starts_with("System.");
+    match value {
+        Value::String(text) if is_cut_off(text) => {
+            let why =
+                format!("`{name}` is a text of PowerShell instead of {expected}: ConvertTo-Json cut the document off");
+            malformed(why).with_next("create the document again with ConvertTo-Json -Depth 10")
+        }
+        _ => malformed(format!("`{name}` is not {expected}")),
+    }
+}
+
+/// An element of `GroupManagedServiceAccounts`.
+struct Entry {
+    name: Account,
+    scope: Option<String>,
+}
+
+/// PowerShell writes a list of one as the element itself.
+fn entries(list: Option<Value>) -> Result<Vec<Entry>, Fault> {
+    let list = match list {
+        None => return Err(malformed(format!("`{ACCOUNTS}` is missing"))),
+        Some(Value::Array(entries)) => entries,
+        Some(entry @ Value::Object(_)) => vec![entry],
+        Some(value) => return Err(of_another_type(ACCOUNTS, &value, "an array")),
+    };
+    let mut entries = Vec::new();
+    for (place, entry) in list.iter().enumerate() {
+        let path = format!("{ACCOUNTS}[{place}]");
+        if !entry.is_object() {
+            return Err(of_another_type(&path, entry, "an object"));
+        }
+        let get = |name| field(entry, name).map_err(|why| malformed(format!("`{path}`: {why}")));
+        let path = format!("{path}.Name");
+        let name = text(get("Name")?.unwrap_or(&Value::Null), &path)?;
+        let name = name.parse().map_err(|error| malformed(format!("`{path}`: {error}")))?;
+        let scope = get("Scope")?.and_then(Value::as_str).map(str::to_owned);
+        entries.push(Entry { name, scope });
+    }
+    if entries.is_empty() { Err(malformed(format!("`{ACCOUNTS}` is empty"))) } else { Ok(entries) }
+}
+
+/// One account is usually listed twice, with the domain's NetBIOS name and its DNS name as `Scope`. A `Scope` that is
+/// the DNS name of another domain is where the account is.
+fn accounts(entries: Vec<Entry>, domain: &Domain) -> Result<Vec<(Account, Domain)>, Fault> {
+    let mut accounts: Vec<(Account, Option<Domain>)> = Vec::new();
+    for Entry { name, scope } in entries {
+        let scope = scope.filter(|scope| scope.contains('.')).and_then(|scope| scope.parse::<Domain>().ok());
+        match accounts.iter_mut().find(|(known, _)| known.same_as(name.as_str())) {
+            None => accounts.push((name, scope)),
+            // The document's own domain goes before another one.
+            Some((_, known)) if known.is_none() || scope.as_ref() == Some(domain) => *known = scope.or(known.take()),
+            Some(_) => {}
+        }
+    }
+    if accounts.len() > MOST_ACCOUNTS {
+        let fault = malformed(format!("it names {} gMSAs; a CredSpec may name {MOST_ACCOUNTS}", accounts.len()));
+        return Err(fault.with_next("split it into several CredSpecs"));
+    }
+    Ok(accounts.into_iter().map(|(name, scope)| (name, scope.unwrap_or_else(|| domain.clone()))).collect())
+}
+
+/// `HostAccountConfig` is an object whose `PluginInput` is an object, or (as Windows has it) a string that holds one;
+/// or, alone, the ARN or the name of the secret.
+fn login_source(host: Option<Value>) -> Result<LoginSource, Fault> {
+    const HOST: &str = "ActiveDirectoryConfig.HostAccountConfig";
+    let host = object(host, HOST)?;
+    if host.as_object().is_none_or(serde_json::Map::is_empty) {
+        return Ok(LoginSource::DomainJoined);
+    }
+    let get = |value: &Value, name: &str| field(value, name).map(|found| found.cloned()).map_err(malformed);
+    let plugin = get(&host, "PluginGUID")?.and_then(|guid| guid.as_str().map(str::to_owned)).unwrap_or_default();
+    let other = PLUGINS.iter().find(|(guid, _)| plugin.trim_matches(['{', '}']).eq_ignore_ascii_case(guid));
+    let of_another_plugin = || other.map(|(_, of)| another_plugin(of));
+    let missing = |why: String| {
+        let fault = Fault::new(Code::CredSpecCredentialArnMissing, "The CredSpec does not name the login's secret");
+        fault.because(why).with_next(format!(
+            "write the ARN of the login's secret into `{PLUGIN_INPUT}.CredentialArn`, or remove `{HOST}` if the login \
+             is the host's keytab"
+        ))
+    };
     let decoded;
-    let input = match input {
-        Value::String(text) => {
-            decoded = serde_json::from_str(text)
-                .map_err(|error| malformed(format!("`{FIELD}` is a string without JSON: {}", json_reason(&error))))?;
-            &decoded
+    let input = match get(&host, "PluginInput")? {
+        None => return Err(of_another_plugin().unwrap_or_else(|| missing(format!("`{HOST}` has no `PluginInput`")))),
+        Some(Value::String(text)) if !text.trim_start().starts_with('{') => {
+            return login_in_words(&text, of_another_plugin());
         }
-        input => input,
+        Some(Value::String(text)) => {
+            decoded = serde_json::from_str(&text)
+                .map_err(|error| malformed(format!("`{PLUGIN_INPUT}` is a string in which {}", json_reason(&error))))?;
+            decoded
+        }
+        Some(input) => input,
     };
-    if !input.is_object() && !input.is_null() {
-        return Err(malformed(format!("`{FIELD}` is no object")));
+    if !input.is_object() {
+        return Err(of_another_plugin().unwrap_or_else(|| of_another_type(PLUGIN_INPUT, &input, "an object")));
     }
-    match &input["CredentialArn"] {
-        Value::Null => Ok(LoginSource::DomainJoined),
-        arn => {
-            let field = format!("{FIELD}.CredentialArn");
-            let arn = text(arn, &field)?.parse().map_err(|error| malformed(format!("`{field}`: {error}")))?;
-            Ok(LoginSource::Secret(arn))
+    let arn = match get(&input, "CredentialArn")? {
+        Some(arn) => arn,
+        None => {
+            let keys: Vec<_> = input.as_object().into_iter().flatten().map(|(key, _)| plain(key, 40)).collect();
+            let keys = if keys.is_empty() { "none".to_owned() } else { keys.join(", ") };
+            let why = format!("`{PLUGIN_INPUT}` has no `CredentialArn`; its keys: {keys}");
+            return Err(of_another_plugin().unwrap_or_else(|| missing(why)));
         }
-    }
+    };
+    let path = format!("{PLUGIN_INPUT}.CredentialArn");
+    let arn = text(&arn, &path)?;
+    secret_arn(arn, &path).map(LoginSource::Secret)
 }
+
+/// `PluginInput` as a text that is not JSON. It may hold a password, so it is never repeated.
+fn login_in_words(text: &str, other: Option<Fault>) -> Result<LoginSource, Fault> {
+    let text = text.trim();
+    if let Some(fault) = other {
+        return Err(fault);
+    }
+    if text.starts_with("System.") || text.starts_with("@{") {
+        return Err(of_another_type(PLUGIN_INPUT, &Value::String(text.to_owned()), "an object"));
+    }
+    if text.is_empty() {
+        return Err(malformed(format!("`{PLUGIN_INPUT}` is empty")));
+    }
+    if !text.starts_with("arn:") && text.split(':').count() == 3 {
+        return Err(another_plugin("the sample plugin of Windows, `domain:user:password`"));
+    }
+    if text.contains("SecretUri=") || text.contains("ObjectId=") {
+        return Err(another_plugin("Azure Key Vault"));
+    }
+    let in_name = |c: char| c.is_ascii_alphanumeric() || "/_+=.@-".contains(c);
+    let is_name = text.chars().all(in_name) || text.starts_with("arn:");
+    if !is_name {
+        let fault = malformed(format!("`{PLUGIN_INPUT}` is neither a JSON object nor the ARN of a secret"));
+        return Err(fault.with_next(format!(
+            "write {{\"CredentialArn\": \"ARN\"}} into `{PLUGIN_INPUT}`, with the ARN of the login's secret"
+        )));
+    }
+    secret_arn(text, PLUGIN_INPUT).map(LoginSource::Secret)
+}
+
+fn secret_arn(text: &str, path: &str) -> Result<SecretArn, Fault> {
+    if let Some(placeholder) = placeholder(text) {
+        let why = format!("`{path}` is `{}`, in which {placeholder} is a placeholder", plain(text, 300));
+        return Err(malformed(why).with_next(format!("write the ARN of the login's secret into `{path}`")));
+    }
+    text.parse().map_err(|error| {
+        malformed(format!("`{path}`: {error}")).with_next(format!(
+            "write the ARN of the login's secret into `{path}`; this prints it: aws secretsmanager describe-secret \
+             --secret-id NAME --query ARN"
+        ))
+    })
+}
+
+fn another_plugin(of: &str) -> Fault {
+    let fault = malformed(format!("`{PLUGIN_INPUT}` is made for another plugin: {of}"));
+    fault.with_next(format!(
+        "store the login in AWS Secrets Manager, and write {{\"CredentialArn\": \"ARN\"}} with its ARN into `{PLUGIN_INPUT}`"
+    ))
+}
+
+/// Plugins of CCG that keep the login elsewhere.
+const PLUGINS: &[(&str, &str)] = &[
+    ("CCC2A336-D7F3-4818-A213-272B7924213E", "Azure Key Vault"),
+    ("E4781092-F116-4B79-B55E-28EB6A224E26", "Rancher"),
+    ("8019A64C-3F4E-4DE3-AD2B-9A544290E2C3", "Cloud Foundry"),
+];
 
 fn text<'a>(value: &'a Value, field: &str) -> Result<&'a str, Fault> {
     match value {
-        Value::Null => Err(malformed(format!("`{field}` is missing"))),
-        Value::String(text) if text.is_empty() => Err(malformed(format!("`{field}` is empty"))),
+        Value::Null => Err(malformed(format!("`{field}` is missing")).with_next(format!("add `{field}`"))),
+        Value::String(text) if text.trim().is_empty() => Err(malformed(format!("`{field}` is empty"))),
         Value::String(text) => Ok(text),
-        _ => Err(malformed(format!("`{field}` is no string"))),
+        _ => Err(malformed(format!("`{field}` is not a string"))),
     }
 }
 
 fn malformed(why: impl fmt::Display) -> Fault {
-    Fault::new(Code::CredSpecMalformed, "the CredSpec cannot be used").because(why)
+    Fault::new(Code::CredSpecMalformed, "The CredSpec cannot be used").because(why)
 }
 
 fn too_large() -> Fault {
-    Fault::new(Code::CredSpecTooLarge, format!("the CredSpec is larger than {LIMIT} bytes"))
-}
-
-/// A place that a CredSpec comes from, as users name it: `credentialspecdomainless:ARN`, `credentialspec:ARN`, a
-/// bare ARN, `file:///path` (with or without prefix), or the document itself.
-///
-/// Its `Display` is what users see as `spec` in `/ready`: the ARN, `file:///path`, or `inline`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reference {
-    /// Whether it was named by `credentialspecdomainless:`, so that a document without a secret is a mistake.
-    domainless: bool,
-    source: Source,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Source {
-    S3(Object),
-    Ssm(Parameter),
-    File(PathBuf),
-    Inline(String),
-}
-
-/// An object in S3. The key is raw: it is never URL-decoded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Object {
-    arn: String,
-    /// Its name, or the ARN of an access point.
-    bucket: String,
-    /// The access point's; that of a bucket is found out.
-    region: Option<String>,
-    key: String,
-}
-
-/// A parameter in SSM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Parameter {
-    arn: String,
-    region: String,
-    partition: String,
-}
-
-impl Reference {
-    /// Whether the CredSpec lies in AWS: all that a label or a task definition may name.
-    fn is_in_aws(&self) -> bool {
-        matches!(self.source, Source::S3(_) | Source::Ssm(_))
-    }
-}
-
-impl FromStr for Reference {
-    type Err = ReferenceError;
-
-    fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        let refuse = |why: &str| ReferenceError { text: text.chars().take(300).collect(), why: why.to_owned() };
-        if text.trim_start().starts_with('{') {
-            return Ok(Self { domainless: false, source: Source::Inline(text.to_owned()) });
-        }
-        let domainless = text.strip_prefix("credentialspecdomainless:");
-        let place = domainless.or_else(|| text.strip_prefix("credentialspec:")).unwrap_or(text);
-        let source = if let Some(path) = place.strip_prefix("file://") {
-            if !path.starts_with('/') {
-                return Err(refuse("needs an absolute path: file:///path"));
-            }
-            if path.contains(char::is_control) {
-                return Err(refuse("holds control characters"));
-            }
-            Source::File(PathBuf::from(path))
-        } else if place.starts_with("arn:") {
-            let arn = Arn::parse(place).map_err(|error| refuse(&error.to_string()))?;
-            match arn.service {
-                "s3" => Source::S3(object(place, arn).map_err(refuse)?),
-                "ssm" => Source::Ssm(parameter(place, arn).map_err(refuse)?),
-                _ => return Err(refuse("is no ARN of an S3 object or an SSM parameter")),
-            }
-        } else {
-            return Err(refuse(
-                "is no CredSpec: the ARN of an S3 object or an SSM parameter, or `file:///path` is wanted, alone or after `credentialspecdomainless:` or `credentialspec:`, or a JSON document",
-            ));
-        };
-        Ok(Self { domainless: domainless.is_some(), source })
-    }
-}
-
-impl Reference {
-    /// The file it names, if it names one.
-    pub fn path(&self) -> Option<&std::path::Path> {
-        match &self.source {
-            Source::File(path) => Some(path),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Reference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.source {
-            Source::S3(object) => f.write_str(&object.arn),
-            Source::Ssm(parameter) => f.write_str(&parameter.arn),
-            Source::File(path) => write!(f, "file://{}", path.display()),
-            Source::Inline(_) => f.write_str("inline"),
-        }
-    }
-}
-
-/// `arn:PARTITION:s3:::BUCKET/KEY`, or `arn:PARTITION:s3:REGION:ACCOUNT:accesspoint/NAME/object/KEY`, as policies name
-/// an object behind an access point.
-fn object(text: &str, arn: Arn<'_>) -> Result<Object, &'static str> {
-    const ACCESS_POINT: &str = "is no ARN of an S3 object: neither arn:aws:s3:::BUCKET/KEY, which has no region and no \
-                                account, nor arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME/object/KEY";
-    let in_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let is_name = |name: &str| (3..=255).contains(&name.len()) && name.chars().all(in_name);
-    let (bucket, region, key) = if arn.region.is_empty() && arn.account.is_empty() {
-        let (bucket, key) = arn.resource.split_once('/').ok_or("names a bucket but no key")?;
-        if !is_name(bucket) {
-            return Err("names no bucket");
-        }
-        (bucket.to_owned(), None, key)
-    } else {
-        let access_point = arn.resource.strip_prefix("accesspoint/").and_then(|rest| rest.split_once("/object/"));
-        let (name, key) = access_point.ok_or(ACCESS_POINT)?;
-        if !is_name(name) || arn.region.is_empty() || arn.account.is_empty() {
-            return Err(ACCESS_POINT);
-        }
-        let Arn { partition, region, account, .. } = arn;
-        (format!("arn:{partition}:s3:{region}:{account}:accesspoint/{name}"), Some(region.to_owned()), key)
-    };
-    if key.is_empty() || key.len() > 1024 {
-        return Err("names no key of 1 to 1024 bytes");
-    }
-    Ok(Object { arn: text.to_owned(), bucket, region, key: key.to_owned() })
-}
-
-/// `arn:PARTITION:ssm:REGION:ACCOUNT:parameter/NAME`, with `:VERSION` or `:LABEL` if need be.
-fn parameter(text: &str, arn: Arn<'_>) -> Result<Parameter, &'static str> {
-    if arn.region.is_empty() || arn.account.is_empty() || !arn.resource.starts_with("parameter/") {
-        return Err("is no ARN of a parameter, arn:aws:ssm:REGION:ACCOUNT:parameter/NAME");
-    }
-    Ok(Parameter { arn: text.to_owned(), region: arn.region.to_owned(), partition: arn.partition.to_owned() })
-}
-
-/// A text names no place of a CredSpec; the message quotes it with its control characters escaped.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` {why}", .text.escape_debug())]
-pub struct ReferenceError {
-    text: String,
-    why: String,
-}
-
-/// Reads `GMSA_CREDENTIAL_SPECS`: references separated by white space or commas; or a JSON array of them, so that
-/// keys may hold both; or one document. What is named twice is one. All errors are told.
-pub fn parse_references(text: &str) -> Result<Vec<Reference>, Vec<ReferenceError>> {
-    let text = text.trim();
-    let refuse = |why: String| vec![ReferenceError { text: text.chars().take(300).collect(), why }];
-    let words: Vec<String> = if text.starts_with('{') {
-        vec![text.to_owned()]
-    } else if text.starts_with('[') {
-        let array: Vec<Value> = serde_json::from_str(text)
-            .map_err(|error| refuse(format!("is no JSON array of strings: {}", json_reason(&error))))?;
-        let strings = array.iter().map(|word| word.as_str().map(str::to_owned)).collect::<Option<_>>();
-        strings.ok_or_else(|| refuse("is no JSON array of strings".into()))?
-    } else {
-        let separator = |c: char| c.is_whitespace() || c == ',';
-        text.split(separator).filter(|word| !word.is_empty()).map(str::to_owned).collect()
-    };
-    let (mut references, mut errors) = (Vec::new(), Vec::new());
-    for word in &words {
-        match word.parse::<Reference>() {
-            Ok(reference) if references.contains(&reference) => {}
-            Ok(reference) => references.push(reference),
-            Err(error) => errors.push(error),
-        }
-    }
-    match (references.is_empty(), errors.is_empty()) {
-        (true, true) => Err(refuse("names no CredSpec".into())),
-        (_, true) => Ok(references),
-        (_, false) => Err(errors),
-    }
-}
-
-/// The same syntax as the label has it: ARNs only, since neither the sidecar's files nor a document belong to
-/// whoever sets the label of some container.
-pub fn parse_label(text: &str) -> Result<Vec<Reference>, Vec<ReferenceError>> {
-    let references = parse_references(text)?;
-    let elsewhere: Vec<_> = references.iter().filter(|reference| !reference.is_in_aws()).collect();
-    if elsewhere.is_empty() {
-        return Ok(references);
-    }
-    let refuse = |reference: &&Reference| ReferenceError {
-        text: reference.to_string(),
-        why: "is not allowed in a label or a task definition, only ARNs are".to_owned(),
-    };
-    Err(elsewhere.iter().map(refuse).collect())
-}
-
-/// Reads the CredSpec a reference names. Its faults name the reference.
-pub async fn fetch(reference: &Reference, aws: &Aws) -> Result<CredSpec, Fault> {
-    let named = |mut fault: Fault| {
-        fault.what = format!("{} (`{reference}`)", fault.what);
-        fault
-    };
-    let spec = match &reference.source {
-        Source::S3(object) => CredSpec::parse(&object.read(aws).await.map_err(named)?),
-        Source::Ssm(parameter) => CredSpec::parse(&parameter.read(aws).await.map_err(named)?),
-        Source::File(path) => CredSpec::parse(&read_file(path).await.map_err(named)?),
-        Source::Inline(document) => CredSpec::parse(document.as_bytes()),
-    }
-    .map_err(named)?;
-    if reference.domainless && spec.login == LoginSource::DomainJoined {
-        let fault = Fault::new(Code::CredSpecCredentialArnMissing, "the CredSpec names no login");
-        return Err(named(fault.because("it was named by `credentialspecdomainless:` and has no `CredentialArn`")));
-    }
-    Ok(spec)
-}
-
-impl Object {
-    /// Reads the object; where S3 says that the bucket lies in another region, there.
-    async fn read(&self, aws: &Aws) -> Result<Vec<u8>, Fault> {
-        let region = match self.region.clone().or_else(|| aws.bucket_region(&self.bucket)) {
-            Some(region) => region,
-            None => aws.region().await?,
-        };
-        let mut result = self.read_in(&region, aws).await;
-        if let Err(Lost::Failed(failure)) = &result
-            && let Some(other) = failure.redirect(&region).map(str::to_owned)
-        {
-            aws.remember_bucket(&self.bucket, &other);
-            result = self.read_in(&other, aws).await;
-        }
-        result.map_err(|lost| match lost {
-            Lost::TooLarge => too_large(),
-            Lost::Failed(failure) => failure.fault("the CredSpec was not read from S3".to_owned(), &CODES),
-        })
-    }
-
-    async fn read_in(&self, region: &str, aws: &Aws) -> Result<Vec<u8>, Lost> {
-        let request = aws.s3(&self.bucket, region).await.get_object().bucket(&self.bucket).key(&self.key);
-        let mut body = request.send().await.map_err(|error| Lost::Failed(Failure::of(&error)))?.body;
-        let mut document = Vec::new();
-        let broken = |why: &str| Lost::Failed(Failure::Unreachable(why.to_owned()));
-        // The deadlines of the SDK end with the head of the answer.
-        let read = async {
-            while let Some(part) = body.next().await {
-                document.extend_from_slice(&part.map_err(|_| broken("the answer broke off"))?);
-                if document.len() > LIMIT {
-                    return Err(Lost::TooLarge);
-                }
-            }
-            Ok(())
-        };
-        timeout(BODY_DEADLINE, read).await.map_err(|_| broken("the answer stopped half-way"))??;
-        Ok(document)
-    }
-}
-
-impl Parameter {
-    /// Reads the parameter, decrypted if it is a SecureString. `GetParameters`, since that is the right which the
-    /// platform's own fetcher asks for, so that policies can be moved as they are.
-    async fn read(&self, aws: &Aws) -> Result<Vec<u8>, Fault> {
-        const WHAT: &str = "the CredSpec was not read from SSM";
-        let body = serde_json::json!({"Names": [self.arn], "WithDecryption": true}).to_string();
-        let place = Place { region: &self.region, partition: &self.partition };
-        let answer = aws.call(Service::Ssm, "GetParameters", body, place).await;
-        let answer = answer.map_err(|failure| failure.fault(WHAT.to_owned(), &CODES))?;
-        let answer: Value = serde_json::from_slice(&answer)
-            .map_err(|error| Fault::new(Code::CredSpecUnreachable, WHAT).because(json_reason(&error)))?;
-        match &answer["Parameters"][0]["Value"] {
-            Value::String(document) => Ok(document.clone().into_bytes()),
-            _ => {
-                Err(Fault::new(Code::CredSpecNotFound, WHAT).because("there is no such parameter (InvalidParameters)"))
-            }
-        }
-    }
-}
-
-/// Why an object was not read.
-enum Lost {
-    TooLarge,
-    Failed(Failure),
-}
-
-/// Reads a file of at most 64 KiB, within a deadline: it may be a pipe or lie on a network's file system.
-async fn read_file(path: &Path) -> Result<Vec<u8>, Fault> {
-    let unreadable = || Fault::new(Code::CredSpecUnreadable, "the CredSpec file cannot be read");
-    let path = path.to_owned();
-    let read = tokio::task::spawn_blocking(move || {
-        let mut document = Vec::new();
-        std::fs::File::open(path)?.take(LIMIT as u64 + 1).read_to_end(&mut document)?;
-        Ok::<_, std::io::Error>(document)
-    });
-    match timeout(BODY_DEADLINE, read).await {
-        Err(_) => Err(unreadable().because(format!("nothing came within {BODY_DEADLINE:?}"))),
-        Ok(Err(error)) => Err(unreadable().caused_by(&error)),
-        Ok(Ok(Err(error))) => Err(unreadable().because(error)),
-        Ok(Ok(Ok(document))) => Ok(document),
-    }
+    let fault = Fault::new(Code::CredSpecTooLarge, format!("The document has more than {LIMIT} bytes"));
+    fault.with_next("correct the name: a CredSpec has about a kilobyte, so this is another object")
 }
 
 /// Bytes.
 const LIMIT: usize = 64 * 1024;
-const BODY_DEADLINE: Duration = Duration::from_secs(5);
 
-const CODES: Codes = Codes {
-    credentials: Code::CredSpecAwsCredentials,
-    denied: Code::CredSpecDenied,
-    unreachable: Code::CredSpecUnreachable,
-    not_found: Code::CredSpecNotFound,
-    unusable: Code::CredSpecUnreachable,
-};
+/// One lease each.
+const MOST_ACCOUNTS: usize = 64;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    use crate::aws::tests::{aws_at, http, server};
-
-    const SECRET: &str = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:gmsa/login-AbCdEf";
-
-    fn document() -> Value {
-        json!({
-            "CmsPlugins": ["ActiveDirectory"],
-            "DomainJoinConfig": {"DnsName": "Corp.Example.COM", "NetBiosName": "CORP", "Sid": "S-1-5-21"},
-            "ActiveDirectoryConfig": {
-                "GroupManagedServiceAccounts": [
-                    {"Name": "WebApp01", "Scope": "corp.example.com"},
-                    {"Name": "WEBAPP01$", "Scope": "CORP"},
-                    {"Name": "WebApp02", "Scope": "CORP"},
-                ],
-                "HostAccountConfig": {"PortableCcgVersion": "1", "PluginInput": {"CredentialArn": SECRET}},
-            },
-        })
-    }
-
-    fn parse(document: &Value) -> Result<CredSpec, Fault> {
-        CredSpec::parse(document.to_string().as_bytes())
-    }
-
-    #[test]
-    fn a_sound_document_is_read_and_one_account_is_one() {
-        let spec = parse(&document()).unwrap();
-        assert_eq!(spec.domain().as_str(), "corp.example.com");
-        let names: Vec<_> = spec.accounts().iter().map(Account::as_str).collect();
-        assert_eq!(names, ["WebApp01", "WebApp02"]);
-        assert_eq!(spec.login(), &LoginSource::Secret(SECRET.parse().unwrap()));
-        let with_bom = format!("\u{feff}{}", document());
-        assert_eq!(CredSpec::parse(with_bom.as_bytes()).unwrap(), spec);
-        let mut windows = document();
-        let input = json!({"CredentialArn": SECRET}).to_string();
-        windows["ActiveDirectoryConfig"]["HostAccountConfig"]["PluginInput"] = input.into();
-        assert_eq!(parse(&windows).unwrap(), spec);
-        let mut joined = document();
-        joined["ActiveDirectoryConfig"]["HostAccountConfig"] = Value::Null;
-        assert_eq!(parse(&joined).unwrap().login(), &LoginSource::DomainJoined);
-    }
-
-    #[test]
-    fn a_fault_names_the_field() {
-        let directory = "/ActiveDirectoryConfig";
-        for (at, value, why) in [
-            ("/DomainJoinConfig", json!(null), "`DomainJoinConfig.DnsName` is missing"),
-            ("/DomainJoinConfig/DnsName", json!(7), "`DomainJoinConfig.DnsName` is no string"),
-            ("/DomainJoinConfig/DnsName", json!("a b"), "`DomainJoinConfig.DnsName`: domain `a b` is not"),
-            (directory, json!([]), "`ActiveDirectoryConfig.GroupManagedServiceAccounts` is missing"),
-            ("/ActiveDirectoryConfig/GroupManagedServiceAccounts", json!([]), "is empty"),
-            ("/ActiveDirectoryConfig/GroupManagedServiceAccounts", json!({}), "is no array"),
-            ("/ActiveDirectoryConfig/GroupManagedServiceAccounts/1/Name", json!(null), "[1].Name` is missing"),
-            ("/ActiveDirectoryConfig/GroupManagedServiceAccounts/0/Name", json!("../x"), "[0].Name`: account name"),
-            ("/ActiveDirectoryConfig/HostAccountConfig/PluginInput", json!("x"), "PluginInput` is a string without"),
-            ("/ActiveDirectoryConfig/HostAccountConfig/PluginInput", json!(1), "PluginInput` is no object"),
-            ("/ActiveDirectoryConfig/HostAccountConfig/PluginInput/CredentialArn", json!("x"), "CredentialArn`: `x`"),
-            (
-                "/ActiveDirectoryConfig/HostAccountConfig/PluginInput/CredentialArn",
-                json!(""),
-                "CredentialArn` is empty",
-            ),
-        ] {
-            let mut broken = document();
-            *broken.pointer_mut(at).unwrap() = value;
-            let fault = parse(&broken).unwrap_err();
-            assert_eq!(fault.code, Code::CredSpecMalformed);
-            assert!(fault.why.as_deref().unwrap().contains(why), "{fault}");
-        }
-        let code = |text: &[u8]| CredSpec::parse(text).unwrap_err();
-        assert_eq!(code(b" \n").why.as_deref(), Some("it is empty"));
-        assert_eq!(code(b"[]").why.as_deref(), Some("it is no JSON object"));
-        assert_eq!(code(b"{\"a\":").why.as_deref(), Some("it ends too early (line 1, column 5)"));
-        assert_eq!(code(b"{\"a\" 1}").why.as_deref(), Some("it is not JSON (line 1, column 6)"));
-        assert_eq!(code(&vec![b' '; LIMIT + 1]).code, Code::CredSpecTooLarge);
-    }
-
-    #[test]
-    fn references_are_read_in_every_form() {
-        let text = "credentialspecdomainless:arn:aws:s3:::bucket/a.json, credentialspec:arn:aws-cn:s3:::bucket/b%20c+d\n\
-                    arn:aws-us-gov:ssm:us-gov-west-1:123456789012:parameter/gmsa/x file:///etc/spec.json,,\
-                    credentialspec:file:///x arn:aws:s3:::bucket/a.json arn:aws:s3:::bucket/a.json";
-        let references = parse_references(text).unwrap();
-        let shown: Vec<_> = references.iter().map(ToString::to_string).collect();
-        assert_eq!(
-            shown,
-            [
-                "arn:aws:s3:::bucket/a.json",
-                "arn:aws-cn:s3:::bucket/b%20c+d",
-                "arn:aws-us-gov:ssm:us-gov-west-1:123456789012:parameter/gmsa/x",
-                "file:///etc/spec.json",
-                "file:///x",
-                "arn:aws:s3:::bucket/a.json",
-            ]
-        );
-        assert!(references[0].domainless && !references[1].domainless && !references[5].domainless);
-        let inline = parse_references(" {\"a\": 1} ").unwrap();
-        assert_eq!((inline.len(), inline[0].to_string().as_str()), (1, "inline"));
-    }
-
-    #[test]
-    fn a_json_array_takes_keys_with_spaces_commas_and_any_script() {
-        let text = r#"["arn:aws:s3:::bucket/teams/a b,c/wëb 01.json", "file:///a b"]"#;
-        let references = parse_references(text).unwrap();
-        assert_eq!(references[0].to_string(), "arn:aws:s3:::bucket/teams/a b,c/wëb 01.json");
-        assert_eq!(references[1].to_string(), "file:///a b");
-        for text in ["[", "[1]", r#"["arn:aws:s3:::b\u0000ucket/k"]"#, "[]", r#"[{"CmsPlugins":[]}]"#] {
-            assert!(parse_references(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn all_errors_are_told() {
-        let errors =
-            parse_references("x arn:aws:s3:::bucket file://x arn:aws:s3:::bucket/k arn:aws:iam::1:x").unwrap_err();
-        let told: Vec<_> = errors.iter().map(ToString::to_string).collect();
-        assert_eq!(
-            told,
-            [
-                "`x` is no CredSpec: the ARN of an S3 object or an SSM parameter, or `file:///path` is wanted, alone or after `credentialspecdomainless:` or `credentialspec:`, or a JSON document",
-                "`arn:aws:s3:::bucket` names a bucket but no key",
-                "`file://x` needs an absolute path: file:///path",
-                "`arn:aws:iam::1:x` names no account of twelve digits",
-            ]
-        );
-        assert_eq!(parse_references(" , ").unwrap_err()[0].to_string(), "`,` names no CredSpec");
-    }
-
-    #[test]
-    fn an_object_is_in_a_bucket_or_behind_an_access_point() {
-        let parse = |text: &str| object(text, Arn::parse(text).unwrap());
-        let behind = parse("arn:aws-cn:s3:cn-north-1:123456789012:accesspoint/my-ap/object/a/object/b.json").unwrap();
-        assert_eq!(behind.bucket, "arn:aws-cn:s3:cn-north-1:123456789012:accesspoint/my-ap");
-        assert_eq!((behind.region.as_deref(), behind.key.as_str()), (Some("cn-north-1"), "a/object/b.json"));
-        for text in [
-            "arn:aws:s3:eu-west-1:123456789012:bucket/key",
-            "arn:aws:s3:eu-west-1:123456789012:accesspoint/my-ap/key",
-            "arn:aws:s3:eu-west-1:123456789012:accesspoint/my-ap/object/",
-            "arn:aws:s3:eu-west-1:123456789012:accesspoint/a/b/object/key",
-            "arn:aws:s3:eu-west-1::accesspoint/my-ap/object/key",
-        ] {
-            assert!(parse(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_label_takes_arns_only() {
-        assert!(parse_label("arn:aws:s3:::bucket/k arn:aws:ssm:eu-central-1:123456789012:parameter/x").is_ok());
-        for text in ["file:///etc/shadow", "{}", "arn:aws:s3:::bucket/k credentialspec:file:///x"] {
-            assert!(parse_label(text).unwrap_err()[0].to_string().ends_with("only ARNs are"), "{text}");
-        }
-    }
-
-    async fn fetch_from(reference: &str, answers: Vec<Vec<u8>>) -> Result<CredSpec, Fault> {
-        fetch(&reference.parse().unwrap(), &aws_at(&server(answers))).await
-    }
-
-    #[tokio::test]
-    async fn refusals_of_s3_have_their_codes() {
-        const OBJECT: &str = "arn:aws:s3:::bucket/key";
-        let error = |status, name: &str| http(status, "", format!("<Error><Code>{name}</Code></Error>").as_bytes());
-        for (answer, code) in [
-            (error(404, "NoSuchKey"), Code::CredSpecNotFound),
-            (error(404, "NoSuchBucket"), Code::CredSpecNotFound),
-            (error(403, "AccessDenied"), Code::CredSpecDenied),
-            (error(403, "InvalidAccessKeyId"), Code::CredSpecAwsCredentials),
-            (http(403, "", b""), Code::CredSpecDenied),
-            (http(200, "", b"<html>log in to the network</html>"), Code::CredSpecMalformed),
-            (http(200, "", &vec![b' '; LIMIT + 1]), Code::CredSpecTooLarge),
-        ] {
-            let fault = fetch_from(OBJECT, vec![answer]).await.unwrap_err();
-            assert_eq!(fault.code, code, "{fault}");
-            assert!(fault.what.contains(OBJECT), "{fault}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_bucket_elsewhere_is_read_there_and_remembered() {
-        let moved =
-            || http(301, "x-amz-bucket-region: us-west-2\r\n", b"<Error><Code>PermanentRedirect</Code></Error>");
-        let found = || http(200, "", document().to_string().as_bytes());
-        let aws = aws_at(&server(vec![moved(), found(), found(), moved(), moved()]));
-        let reference: Reference = "arn:aws:s3:::bucket/key".parse().unwrap();
-        fetch(&reference, &aws).await.unwrap();
-        assert_eq!(aws.bucket_region("bucket").as_deref(), Some("us-west-2"));
-        fetch(&reference, &aws).await.unwrap();
-        // Sent to and fro: once is enough.
-        let other: Reference = "arn:aws:s3:::other/key".parse().unwrap();
-        assert_eq!(fetch(&other, &aws).await.unwrap_err().code, Code::CredSpecUnreachable);
-    }
-
-    #[tokio::test]
-    async fn files_are_read_within_limits() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a b.json");
-        let write = |text: &str| {
-            use std::io::Write;
-            let mut file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).open(&path).unwrap();
-            file.write_all(text.as_bytes()).unwrap();
-        };
-        let reference = format!("credentialspecdomainless:file://{}", path.display());
-        let code = async || fetch_from(&reference, vec![]).await.map_err(|fault| fault.code);
-        assert_eq!(code().await.unwrap_err(), Code::CredSpecUnreadable);
-        write(&document().to_string());
-        assert!(code().await.is_ok());
-        let mut joined = document();
-        joined["ActiveDirectoryConfig"]["HostAccountConfig"] = Value::Null;
-        write(&joined.to_string());
-        assert_eq!(code().await.unwrap_err(), Code::CredSpecCredentialArnMissing);
-        let zeros = fetch_from("file:///dev/zero", vec![]).await.unwrap_err();
-        assert_eq!(zeros.code, Code::CredSpecTooLarge);
-    }
-
-    proptest! {
-        #[test]
-        fn any_document_is_read_or_refused(text in "\\PC{0,200}") {
-            let _ = CredSpec::parse(text.as_bytes());
-        }
-
-        #[test]
-        fn what_a_reference_shows_has_no_control_characters(text in "(credentialspec:)?(arn:aws:s3:::bucket/|file:///).{0,40}") {
-            if let Ok(reference) = text.parse::<Reference>() {
-                prop_assert!(!reference.to_string().contains(char::is_control));
-            }
-            let _ = parse_references(&text);
-        }
-    }
-}
+mod tests;

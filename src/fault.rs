@@ -4,6 +4,8 @@
 //! code what to do *next*, who owns the cure and whether trying again can help. [`Code::ALL`] is the registry that
 //! `docs/faults.md` is generated from.
 
+pub mod manual;
+
 use std::error::Error;
 use std::fmt;
 use std::time::SystemTime;
@@ -102,7 +104,7 @@ impl fmt::Display for Fault {
         if let Some(why) = &self.why {
             write!(f, "\n  why:  {why}")?;
         }
-        write!(f, "\n  next: {}; see docs/faults.md#{}", self.next(), self.code)
+        write!(f, "\n  next: {}\n  more: gmsa-sidecar explain {}", self.next(), self.code)
     }
 }
 
@@ -224,9 +226,9 @@ macro_rules! registry {
 
 registry! {
     ConfigInvalid "config-invalid" Config TaskDefinition
-        "correct the named variables or flags; `gmsa-sidecar help run` lists what each takes"
+        "correct the variables that are named; `gmsa-sidecar help run` says what each takes"
     ConfigNoCredSpec "config-no-credspec" Config TaskDefinition
-        "set GMSA_CREDENTIAL_SPECS, or run as an ECS task whose sidecar container carries the label gmsa-sidecar.credential-specs"
+        "set GMSA_CREDENTIAL_SPECS, or run in an ECS task whose sidecar container has the label gmsa-sidecar.credential-specs"
     ConfigAccountTwice "config-account-twice" Config TaskDefinition
         "give each gMSA one CredSpec: two leases cannot share one folder of the volume"
     ConfigOwnerDenied "config-owner-denied" Config TaskDefinition
@@ -234,59 +236,63 @@ registry! {
     ConfigListen "config-listen" Config TaskDefinition
         "choose a free address and port with GMSA_LISTEN; all containers of a task share one network"
     ConfigLoginMissing "config-login-missing" Config TaskDefinition
-        "put HostAccountConfig.PluginInput.CredentialArn into the CredSpec (domainless), or set GMSA_LOGIN_KEYTAB and GMSA_LOGIN_PRINCIPAL"
+        "write the ARN of the login's secret into HostAccountConfig.PluginInput.CredentialArn of the CredSpec; on a domain-joined host set GMSA_LOGIN_KEYTAB instead"
 
     TaskMetadataUnreachable "task-metadata-unreachable" Unavailable Network
         "on ECS this passes by itself; elsewhere unset ECS_CONTAINER_METADATA_URI_V4 and set GMSA_CREDENTIAL_SPECS"
     TaskMetadataMalformed "task-metadata-malformed" Data TaskDefinition
-        "check what ECS_CONTAINER_METADATA_URI_V4 points to; it must be the ECS agent's task metadata endpoint version 4"
+        "correct ECS_CONTAINER_METADATA_URI_V4: it must name the ECS agent's task metadata endpoint version 4"
     TaskCredSpecNotFound "task-credspec-not-found" Data TaskDefinition
         "set the label gmsa-sidecar.credential-specs (or GMSA_CREDENTIAL_SPECS) on the sidecar's own container in the task definition"
     TaskLabelInvalid "task-label-invalid" Data TaskDefinition
         "write S3 object ARNs into the label, e.g. credentialspecdomainless:arn:aws:s3:::bucket/webapp01.json, separated by spaces"
     TaskDefinitionDenied "task-definition-denied" Denied TaskDefinition
-        "allow ecs:DescribeTaskDefinition to the task role, or set the label gmsa-sidecar.credential-specs so that it is not needed"
+        "set the label gmsa-sidecar.credential-specs on the sidecar's container, so that ecs:DescribeTaskDefinition is not needed"
     TaskDefinitionUnreachable "task-definition-unreachable" Unavailable Network
-        "let the task reach the ECS API (NAT, proxy or the VPC endpoint com.amazonaws.REGION.ecs), or set the label gmsa-sidecar.credential-specs"
+        "set the label gmsa-sidecar.credential-specs on the sidecar's container, so that the ECS API is not needed"
 
     TaskStartTimeout "task-start-timeout" Unavailable TaskDefinition
-        "see the log for the step that takes so long, or give more time with GMSA_START_TIMEOUT"
+        "find the step that takes so long in the log, or raise GMSA_START_TIMEOUT"
 
     CredSpecNotFound "credspec-not-found" Data TaskDefinition
-        "check bucket and key, or the parameter's name, region and account, against the ARN, character for character: keys are used raw, never URL-decoded"
+        "correct the ARN, character for character: keys are used as they are written, never URL-decoded"
     CredSpecDenied "credspec-denied" Denied TaskDefinition
-        "allow s3:GetObject on the object, or ssm:GetParameters on the parameter, to the *task* role (a sidecar does not use the execution role), and kms:Decrypt if it is encrypted with a customer-managed key; without s3:ListBucket a missing key reads as denied too"
+        "allow s3:GetObject on the object (ssm:GetParameters on a parameter) in the policy of the task role; the execution role does not count"
     CredSpecAwsCredentials "credspec-aws-credentials" Denied TaskDefinition
-        "give the task a task role (taskRoleArn): it is what a container's AWS credentials come from"
+        "set taskRoleArn in the task definition: a container's AWS credentials come from the task role"
+    CredSpecAwsCredentialsFailed "credspec-aws-credentials-failed" Unavailable TaskDefinition
+        "no change is needed if this passes: the endpoint of the task role's credentials is asked again within seconds; if it lasts, check taskRoleArn"
     CredSpecUnreachable "credspec-unreachable" Unavailable Network
-        "let the task reach s3.REGION.amazonaws.com, or ssm.REGION.amazonaws.com for a parameter, on TCP 443 (NAT, proxy, the S3 gateway endpoint or the VPC endpoint com.amazonaws.REGION.ssm), or whatever AWS_ENDPOINT_URL names; for a private CA set AWS_CA_BUNDLE"
+        "allow TCP 443 from the task to the endpoint that is named: add the VPC endpoint of the service, or a NAT route"
     CredSpecRegion "credspec-region" Config TaskDefinition
         "set AWS_REGION"
     CredSpecUnreadable "credspec-unreadable" Data TaskDefinition
-        "check path and permissions of the CredSpec file as the sidecar's user sees them"
+        "mount the CredSpec file into the sidecar's container, readable for its user"
     CredSpecTooLarge "credspec-too-large" Data CredSpec
-        "check that the reference names a CredSpec; a CredSpec has at most 64 KiB"
+        "correct the name: a CredSpec has about a kilobyte, and at most 64 KiB"
     CredSpecMalformed "credspec-malformed" Data CredSpec
-        "make the CredSpec anew with New-CredentialSpec (PowerShell module CredentialSpec), or correct the named field"
+        "correct the field that is named, or create the CredSpec again with New-CredentialSpec (PowerShell module CredentialSpec)"
     CredSpecCredentialArnMissing "credspec-credential-arn-missing" Data CredSpec
-        "put HostAccountConfig.PluginInput.CredentialArn into the CredSpec, or use the prefix credentialspec: for a domain-joined login"
+        "write the ARN of the login's secret into HostAccountConfig.PluginInput.CredentialArn of the CredSpec"
 
     SecretNotFound "secret-not-found" Data CredSpec
-        "check the CredentialArn of the CredSpec against the secret's ARN, region and account included; its last six characters change when a secret is made anew"
+        "correct the CredentialArn of the CredSpec; the last six characters of an ARN change when a secret is created again"
     SecretDenied "secret-denied" Denied TaskDefinition
-        "allow secretsmanager:GetSecretValue on the secret to the *task* role, and kms:Decrypt if it is encrypted with a customer-managed key"
+        "allow secretsmanager:GetSecretValue on the secret in the policy of the task role; the execution role does not count"
     SecretAwsCredentials "secret-aws-credentials" Denied TaskDefinition
-        "give the task a task role (taskRoleArn): it is what a container's AWS credentials come from"
+        "set taskRoleArn in the task definition: a container's AWS credentials come from the task role"
+    SecretAwsCredentialsFailed "secret-aws-credentials-failed" Unavailable TaskDefinition
+        "no change is needed if this passes: the endpoint of the task role's credentials is asked again within seconds; if it lasts, check taskRoleArn"
     SecretUnreachable "secret-unreachable" Unavailable Network
-        "let the task reach secretsmanager.REGION.amazonaws.com on TCP 443 (NAT, proxy or the VPC endpoint com.amazonaws.REGION.secretsmanager), or whatever AWS_ENDPOINT_URL names; for a private CA set AWS_CA_BUNDLE"
+        "allow TCP 443 from the task to the endpoint that is named: add the VPC endpoint of Secrets Manager, or a NAT route"
     SecretUnusable "secret-unusable" Data Secret
-        "check the secret's state in the console: it may be scheduled for deletion or hold no value yet"
+        "look at the state of the secret (aws secretsmanager describe-secret): it may be scheduled for deletion"
     SecretTooLarge "secret-too-large" Data Secret
-        "check that the CredentialArn names the login's secret; it has at most 64 KiB"
+        "correct the CredentialArn of the CredSpec: a login has at most 64 KiB"
     SecretMalformed "secret-malformed" Data Secret
         "store a JSON object with the keys username, password and domainName in the secret"
     SecretKeyMissing "secret-key-missing" Data Secret
-        "add the named key to the secret; it holds username, password and, if it differs from the CredSpec's DnsName, domainName"
+        "add the key that is named to the secret: it holds username, password and, if it differs from the CredSpec's DnsName, domainName"
 
     SecretKeytabUnusable "secret-keytab-unusable" Data TaskDefinition
         "mount the login's keytab into the sidecar's container, readable for its user; GMSA_LOGIN_PRINCIPAL must be one of its principals (klist -ke)"
@@ -343,6 +349,10 @@ registry! {
         "see that the domain controller has a certificate for server authentication: without one it hangs up on port 636; or use GMSA_LDAP=sasl, which needs none"
     GmsaBindRefused "gmsa-bind-refused" Denied Directory
         "check that the login may log on to the directory and that the domain controller's own SPN ldap/HOST/DOMAIN is registered (setspn -Q)"
+    GmsaServerUnproven "gmsa-server-unproven" Denied Directory
+        "find out who answers as a domain controller: only one of the domain's own holds ldap/HOST/DOMAIN and knows the managed password"
+    GmsaUnconfirmed "gmsa-unconfirmed" Denied Directory
+        "give the gMSA a service name, so that the KDC issues tickets for it (setspn -S host/NAME NAME$), and allow AES for it"
     GmsaNotFound "gmsa-not-found" Data Directory
         "check the account name in the CredSpec (Get-ADServiceAccount NAME) and that the login may see it"
     GmsaReadDenied "gmsa-read-denied" Denied Directory
@@ -394,6 +404,13 @@ impl Code {
         }
     }
 
+    /// Whether AWS denied something to the task's role: right after a start it may only not know the role yet.
+    pub fn is_aws_denial(self) -> bool {
+        use Code::{CredSpecAwsCredentials, CredSpecDenied, SecretAwsCredentials, SecretDenied, TaskDefinitionDenied};
+        [CredSpecAwsCredentials, CredSpecDenied, SecretAwsCredentials, SecretDenied, TaskDefinitionDenied]
+            .contains(&self)
+    }
+
     /// Whether `run` gives up because of it: nothing that changes outside can cure it.
     pub fn is_config(self) -> bool {
         self.exit() == Exit::Config && self.name().starts_with("config-")
@@ -407,7 +424,7 @@ impl fmt::Display for Code {
 }
 
 #[cfg(test)]
-mod manual;
+mod document;
 
 #[cfg(test)]
 mod tests {
@@ -433,7 +450,8 @@ mod tests {
         code=dc-srv-not-found
           what: no domain controller is known for `corp.example.com`
           why:  DNS has no record `_ldap._tcp.dc._msdcs.corp.example.com`
-          next: let the VPC resolve the AD domain (DHCP options or a Route 53 Resolver rule), or set GMSA_DNS_SERVERS; see docs/faults.md#dc-srv-not-found
+          next: let the VPC resolve the AD domain (DHCP options or a Route 53 Resolver rule), or set GMSA_DNS_SERVERS
+          more: gmsa-sidecar explain dc-srv-not-found
         ");
     }
 }

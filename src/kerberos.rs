@@ -32,9 +32,6 @@ use std::time::{Duration, SystemTime};
 
 use zeroize::Zeroizing;
 
-use self::messages::Reply;
-use crate::clock;
-use crate::directory::dc::Kdc;
 use crate::fault::{Code, Fault};
 use crate::name::{Account, Domain, Host, Spn};
 use crate::volume::KeytabImage;
@@ -42,6 +39,14 @@ use crate::volume::KeytabImage;
 /// The enctypes asked for, best known first: what every AD since 2008 speaks, then AES with SHA-2 (RFC 8009).
 /// RC4 is left out on purpose: it is broken, and the directory's cure is one attribute.
 pub const ENCTYPES: [i32; 4] = [18, 17, 20, 19];
+
+/// How long before its end a KDC no longer accepts a TGT: AD refuses one in its last two minutes, so that no service
+/// ticket is born dead.
+pub const REFUSED_BEFORE_END: Duration = Duration::from_secs(120);
+
+/// The shortest life that `GMSA_TICKET_LIFETIME` may ask for. Half of what comes before the last two minutes is left for
+/// a renewal then: 30 seconds, in which a dead domain controller and a back-off still have room.
+pub const LEAST_LIFE: Duration = Duration::from_secs(180);
 
 /// A long-term key of one principal, with the salt it was derived with.
 #[derive(Clone)]
@@ -63,6 +68,13 @@ impl ClientKey {
     pub(crate) fn sample() -> Self {
         static SAMPLE: std::sync::OnceLock<ClientKey> = std::sync::OnceLock::new();
         SAMPLE.get_or_init(|| Self::derive(18, "sample", b"salt", None).unwrap()).clone()
+    }
+}
+
+impl ClientKey {
+    /// The salt it was derived with.
+    pub fn salt(&self) -> &[u8] {
+        &self.salt
     }
 }
 
@@ -100,159 +112,6 @@ impl std::fmt::Debug for Password {
         f.write_str("Password(redacted)")
     }
 }
-
-/// Carries an exchange through over a kept connection to a KDC.
-pub async fn authenticate(
-    kdc: &mut Kdc,
-    client: &Principal,
-    server: &Principal,
-    proof: Proof,
-    lifetime: Option<Duration>,
-) -> Result<(Ticket, ClientKey), Refusal> {
-    let (client, server) = (client.clone(), server.clone());
-    let failed = |host: Option<&Host>, error| Refusal::Exchange(host.cloned(), error);
-    let started = AsExchange::start(client, server, proof, lifetime, rand::random(), clock::now());
-    let (mut exchange, mut request) = started.map_err(|error| failed(None, error))?;
-    loop {
-        let reply = kdc.ask(&request).await?;
-        match exchange.receive(&reply, clock::now()).map_err(|error| failed(kdc.host(), error))? {
-            Step::Send(next) => request = next,
-            Step::Done(ticket, key) => return Ok((*ticket, key)),
-        }
-    }
-}
-
-/// Asks a KDC of `server`'s realm for a ticket, with a ticket for its ticket-granting service.
-pub async fn grant(kdc: &mut Kdc, tgt: &Ticket, server: &Principal) -> Result<Granted, Refusal> {
-    let failed = |host: Option<&Host>, error| Refusal::Exchange(host.cloned(), error);
-    let started = TgsExchange::start(tgt, server.clone(), rand::random(), clock::now());
-    let (exchange, request) = started.map_err(|error| failed(None, error))?;
-    let reply = kdc.ask(&request).await?;
-    exchange.receive(&reply).map_err(|error| failed(kdc.host(), error))
-}
-
-/// Asks a KDC for a ticket without a proof, as every login begins: it counts as no failed login. The refusal that it
-/// answers with tells its clock; none if it gave the ticket.
-pub async fn probe(kdc: &mut Kdc, client: &Principal, server: &Principal) -> Result<Option<KdcError>, Refusal> {
-    let failed = |host: Option<&Host>, error| Refusal::Exchange(host.cloned(), error);
-    let nothing = Proof::Password(Password::new(Zeroizing::default()));
-    let started = AsExchange::start(client.clone(), server.clone(), nothing, None, rand::random(), clock::now());
-    let (_, request) = started.map_err(|error| failed(None, error))?;
-    let reply = kdc.ask(&request).await?;
-    match Reply::decode(&reply).map_err(|error| failed(kdc.host(), error.into()))? {
-        Reply::Kdc(_) => Ok(None),
-        Reply::Error(error) => Ok(Some(KdcError::from(&*error))),
-    }
-}
-
-/// Why no ticket came.
-#[derive(Debug, thiserror::Error)]
-pub enum Refusal {
-    /// The KDC could not be asked.
-    #[error("{0}")]
-    Unreachable(#[from] Fault),
-    /// The exchange failed, with this KDC if it came so far.
-    #[error("{1}")]
-    Exchange(Option<Host>, ExchangeError),
-}
-
-impl Refusal {
-    /// The KDC takes the proof for wrong.
-    pub fn is_wrong_password(&self) -> bool {
-        matches!(self, Self::Exchange(_, ExchangeError::Kdc(error)) if error.code == KdcError::PREAUTH_FAILED)
-    }
-
-    /// The KDC does not know the client or the service: it may not have replicated to it yet.
-    pub fn is_unknown_name(&self) -> bool {
-        use KdcError as E;
-        matches!(self, Self::Exchange(_, ExchangeError::Kdc(E { code: E::CLIENT_UNKNOWN | E::SERVICE_UNKNOWN, .. })))
-    }
-
-    /// As a fault of the login's exchange for a DC's LDAP service.
-    pub fn of_login(&self, login: &Principal) -> Fault {
-        let codes = ClientCodes {
-            unknown: Code::TicketLoginUnknown,
-            revoked: Code::TicketLoginRevoked,
-            restricted: Code::TicketLoginRestricted,
-            password_expired: Code::TicketLoginPasswordExpired,
-            wrong_password: Code::TicketLoginRefused,
-        };
-        self.fault(&format!("the login `{login}`"), &codes)
-    }
-
-    /// As a fault of the gMSA's own exchange.
-    pub fn of_gmsa(&self, gmsa: &Principal) -> Fault {
-        self.fault(&format!("the gMSA `{gmsa}`"), &OF_GMSA)
-    }
-
-    /// As a fault of a TGS exchange for a service, asked as the gMSA.
-    pub fn of_service(&self, spn: &Spn, gmsa: &Principal) -> Fault {
-        let fault = self.fault(&format!("the gMSA `{gmsa}` for the service `{spn}`"), &OF_GMSA);
-        match (fault.code, &fault.why) {
-            (Code::TicketServiceUnknown, Some(why)) => {
-                let hint = spn.hint().map_or_else(String::new, |hint| format!("; {hint}"));
-                let why = format!(
-                    "{why}; no account has this SPN, or several have it: `setspn -Q {spn}` tells, and `setspn -S {spn} \
-                     ACCOUNT` gives it to the account that the service runs as{hint}"
-                );
-                fault.because(why)
-            }
-            _ => fault,
-        }
-    }
-
-    fn fault(&self, client: &str, codes: &ClientCodes) -> Fault {
-        let (kdc, error) = match self {
-            Self::Unreachable(fault) => return fault.clone(),
-            Self::Exchange(kdc, error) => (kdc, error),
-        };
-        let (code, told) = match error {
-            ExchangeError::Invalid(_) => (Code::TicketReplyInvalid, "its reply cannot be believed"),
-            ExchangeError::Encryption(_) => (Code::TicketEncryption, "it offers no enctype that is allowed here"),
-            ExchangeError::Preauthentication(_) => (Code::TicketPreauth, "it does not take a password"),
-            ExchangeError::Kdc(refused) => {
-                let code = match refused.code {
-                    KdcError::CLIENT_UNKNOWN | KdcError::WRONG_REALM => codes.unknown,
-                    KdcError::SERVICE_UNKNOWN => Code::TicketServiceUnknown,
-                    KdcError::ENCTYPE_UNSUPPORTED => Code::TicketEncryption,
-                    KdcError::POLICY => codes.restricted,
-                    KdcError::CLIENT_REVOKED => codes.revoked,
-                    KdcError::PASSWORD_EXPIRED => codes.password_expired,
-                    KdcError::PREAUTH_FAILED => codes.wrong_password,
-                    KdcError::PREAUTH_REQUIRED => Code::TicketPreauth,
-                    KdcError::CLOCK_SKEW => Code::TicketClockSkew,
-                    _ => Code::TicketKdcFailed,
-                };
-                (code, refused.status_in_words().unwrap_or_else(|| refused.code_in_words()))
-            }
-        };
-        let mut why = error.to_string();
-        if let ExchangeError::Kdc(refused @ KdcError { code: KdcError::CLOCK_SKEW, .. }) = error {
-            let (skew, ahead) = refused.skew(clock::now());
-            let skew = humantime::format_duration(Duration::from_secs(skew.as_secs()));
-            why = format!("{why}; its clock is {skew} {} of ours", if ahead { "ahead" } else { "behind" });
-        }
-        let kdc = kdc.as_ref().map_or_else(String::new, |host| format!(" from the KDC on `{host}`"));
-        Fault::new(code, format!("no ticket for {client}{kdc}: {told}")).because(why)
-    }
-}
-
-/// The codes that tell whose account is at fault.
-struct ClientCodes {
-    unknown: Code,
-    revoked: Code,
-    restricted: Code,
-    password_expired: Code,
-    wrong_password: Code,
-}
-
-const OF_GMSA: ClientCodes = ClientCodes {
-    unknown: Code::TicketGmsaUnknown,
-    revoked: Code::TicketGmsaRevoked,
-    restricted: Code::TicketGmsaRevoked,
-    password_expired: Code::TicketGmsaRefused,
-    wrong_password: Code::TicketGmsaRefused,
-};
 
 /// `account$@REALM`, with the account in the directory's own spelling: the KDC keeps the case that was asked for.
 pub fn gmsa_principal(sam_account_name: &str, domain: &Domain) -> Principal {

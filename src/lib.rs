@@ -9,7 +9,7 @@ pub mod sidecar;
 /// the state of the leases -> HTTP
 pub mod serve;
 
-/// the commands that look: check, klist, health
+/// the commands that look: check, klist, health, explain
 pub mod command;
 
 /// one gMSA's ticket, kept fresh
@@ -21,14 +21,8 @@ pub mod directory;
 /// Secrets Manager, a keytab -> the login
 pub mod login;
 
-/// Secrets Manager -> what a secret holds
-pub mod secret;
-
-/// S3, SSM, a file, inline -> the CredSpec: which gMSAs, which login
+/// the ECS task, S3, SSM, a file, inline -> the CredSpec: which gMSAs, which login
 pub mod credspec;
-
-/// the ECS task -> where its CredSpecs are
-pub mod task;
 
 /// files on the shared volume
 pub mod volume;
@@ -41,13 +35,17 @@ pub mod aws;
 
 // What these stand on:
 
-pub mod arn;
 pub mod clock;
 pub mod config;
 pub mod fault;
+mod file;
 pub mod log;
 pub mod name;
+pub mod progress;
 mod text;
 pub mod trust;
 
+pub use aws::arn;
+pub use credspec::task;
+pub use login::secret;
 pub use sidecar::{init, run};

@@ -1,26 +1,27 @@
-//! The login: from a secret or from the host's keytab; and how often it may be proven, since AD locks an account after
-//! a few wrong passwords.
-//!
-//! One [`Guard`] for each login account, shared by all its leases. Within one process at most two logins fail in any
-//! half hour, and a version of the secret (or of the keytab's keys) that was refused is not sent again.
+//! The login: from a secret or from the host's keytab.
 
-use std::collections::{HashMap, VecDeque};
+/// how often a login may be proven
+pub mod lockout;
+
+/// Secrets Manager, SSM -> what a secret holds
+pub mod secret;
+
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{CWD, OFlags};
 use sha2::{Digest, Sha256};
-use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::aws::Aws;
+use self::secret::{Secret, Stage, UserName};
+use crate::aws::arn::SecretArn;
+use crate::aws::{Aws, LONGEST_CALL};
 use crate::credspec::{GivenLogin, LoginSource};
 use crate::fault::{Code, Fault};
 use crate::kerberos::{self, Key, Password, Principal, Proof, keytab};
 use crate::name::Domain;
-use crate::secret::{self, Secret, Stage};
-use crate::volume;
+use crate::{progress, volume};
 
 /// A login as it would be proven now.
 pub struct Login {
@@ -41,9 +42,14 @@ pub struct Login {
 impl From<Secret> for Login {
     fn from(secret: Secret) -> Self {
         let Secret { version_id: version, created_at, login } = secret;
-        let told = format!("version {version}; keys present: {}", login.keys.join(", "));
+        let keys = format!("version {version}; keys present: {}", login.keys.join(", "));
+        let told = [vec![keys.as_str()], login.notes.clone()].concat().join("; ");
+        let principal = match &login.user {
+            UserName::Plain(name) => kerberos::login_principal(name, &login.domain),
+            UserName::Enterprise(name) => Principal::new(NT_ENTERPRISE, [name.as_str()], login.domain.realm()),
+        };
         Self {
-            principal: kerberos::login_principal(&login.user, &login.domain),
+            principal,
             domain: login.domain,
             proof: Proof::Password(Password::new(login.password)),
             version,
@@ -68,9 +74,12 @@ impl Login {
 }
 
 fn missing(domain: &Domain) -> Fault {
-    let what = format!("the CredSpec for `{domain}` names no CredentialArn");
-    Fault::new(Code::ConfigLoginMissing, what).because("GMSA_LOGIN_KEYTAB is not set")
+    let what = format!("No login is configured for the domain {domain}");
+    let why = "the CredSpec does not have a CredentialArn, and GMSA_LOGIN_KEYTAB is not set";
+    Fault::new(Code::ConfigLoginMissing, what).because(why)
 }
+/// The type of a user principal name as a principal's only component (RFC 6806 section 5).
+const NT_ENTERPRISE: i32 = 10;
 
 /// Where logins come from.
 pub struct Logins {
@@ -96,14 +105,12 @@ impl Logins {
     /// The login that a CredSpec of `domain` names.
     pub async fn current(&self, source: &LoginSource, domain: &Domain) -> Result<Login, Fault> {
         match (source, &self.keytab) {
-            (LoginSource::Secret(arn), _) => {
-                secret::fetch(arn, domain, &self.aws, Stage::Current).await.map(Login::from)
-            }
+            (LoginSource::Secret(arn), _) => self.read(arn, domain, Stage::Current).await,
             (LoginSource::DomainJoined, Some(keytab)) => keytab.read().await,
             (LoginSource::DomainJoined, None) => Err(missing(domain)),
             (LoginSource::Given(given), _) => Ok(Login::given(given)),
             (LoginSource::Absent, _) => {
-                let what = format!("no login is at hand for the domain `{domain}`");
+                let what = format!("No login is at hand for the domain {domain}");
                 Err(Fault::new(Code::ConfigLoginMissing, what).because("the next request brings one"))
             }
         }
@@ -120,7 +127,13 @@ impl Logins {
     /// What the login will be once a rotation of its secret is over, if one is under way.
     pub async fn pending(&self, source: &LoginSource, domain: &Domain) -> Option<Login> {
         let LoginSource::Secret(arn) = source else { return None };
-        secret::fetch(arn, domain, &self.aws, Stage::Pending).await.ok().map(Login::from)
+        self.read(arn, domain, Stage::Pending).await.ok()
+    }
+
+    async fn read(&self, arn: &SecretArn, domain: &Domain, stage: Stage) -> Result<Login, Fault> {
+        let peer = self.aws.endpoint_for(&arn.to_string());
+        let read = secret::fetch(arn, domain, &self.aws, stage);
+        progress::during("secret", peer, LONGEST_CALL, read).await.map(Login::from)
     }
 }
 
@@ -184,127 +197,10 @@ impl HostKeytab {
 /// For a keytab, which may lie on a network's file system.
 const READ_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The guards of all login accounts of the process.
-#[derive(Default)]
-pub struct Guards(StdMutex<HashMap<String, Arc<Mutex<Guard>>>>);
-
-impl Guards {
-    /// The guard of an account, by its principal. Whoever holds its lock is the only one to log in.
-    pub fn of(&self, principal: &str) -> Arc<Mutex<Guard>> {
-        let mut guards = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let guard = guards
-            .entry(principal.to_ascii_lowercase())
-            .or_insert_with(|| Arc::new(Mutex::new(Guard { principal: principal.to_owned(), ..Guard::default() })));
-        Arc::clone(guard)
-    }
-
-    /// Lets go of guards that know nothing. What was refused or worked is remembered, of the latest accounts.
-    pub fn tidy(&self) {
-        let mut guards = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut known = 0;
-        guards.retain(|_, guard| {
-            let clean = guard.try_lock().is_ok_and(|guard| guard.refused.is_empty() && !guard.succeeded);
-            known += usize::from(!clean);
-            Arc::strong_count(guard) > 1 || !clean
-        });
-        if known > ACCOUNTS {
-            let last =
-                |guard: &Arc<Mutex<Guard>>| guard.try_lock().ok().and_then(|guard| guard.failures.back().copied());
-            let mut times: Vec<_> = guards.values().filter_map(last).collect();
-            times.sort_unstable();
-            let oldest = times.get(times.len().saturating_sub(ACCOUNTS)).copied();
-            guards.retain(|_, guard| Arc::strong_count(guard) > 1 || last(guard) >= oldest);
-        }
-    }
-}
-
-/// What one login account's failures allow.
-#[derive(Debug, Default)]
-pub struct Guard {
-    /// For the fault.
-    principal: String,
-    failures: VecDeque<SystemTime>,
-    /// Versions of the secret that were refused, with the refusal.
-    refused: VecDeque<(String, Fault)>,
-    succeeded: bool,
-}
-
-impl Guard {
-    /// Whether this version of the secret may be sent now. The fault says why not.
-    pub fn allows(&self, version: &str, now: SystemTime) -> Result<(), Fault> {
-        if let Some((_, fault)) = self.refused.iter().find(|(refused, _)| refused == version) {
-            let why = "this version of the secret was refused before and is not sent again";
-            return Err(fault.clone().because(match &fault.why {
-                Some(told) => format!("{told}; {why}"),
-                None => why.to_owned(),
-            }));
-        }
-        let recent = |failure: &&SystemTime| now.duration_since(**failure).is_ok_and(|age| age < WINDOW);
-        match self.failures.iter().filter(recent).count() {
-            failed if failed < LIMIT => Ok(()),
-            failed => {
-                let window = humantime::format_duration(WINDOW);
-                let what = format!("the login `{}` is held back, so that it does not get locked", self.principal);
-                let why =
-                    format!("{failed} passwords were refused in the last {window}: none is sent until that is over");
-                Err(Fault::new(Code::TicketLoginHeld, what).because(why))
-            }
-        }
-    }
-
-    /// Whether a pending version may stand in for the current one: only while a rotation of the secret is under way,
-    /// which a process that never logged in cannot tell from a wrong secret.
-    pub fn trusts_pending(&self) -> bool {
-        self.succeeded
-    }
-
-    /// AD took the password.
-    pub fn succeeded(&mut self) {
-        self.succeeded = true;
-    }
-
-    /// AD refused the password of this version.
-    pub fn failed(&mut self, version: &str, fault: &Fault, now: SystemTime) {
-        self.failures.push_back(now);
-        self.refused.push_back((version.to_owned(), fault.clone()));
-        while self.failures.len() > LIMIT {
-            self.failures.pop_front();
-        }
-        while self.refused.len() > REMEMBERED {
-            self.refused.pop_front();
-        }
-    }
-}
-
-/// Failed logins an account is granted in [`WINDOW`]. AD's lockout thresholds are rarely under five.
-const LIMIT: usize = 2;
-const WINDOW: Duration = Duration::from_secs(30 * 60);
-const REMEMBERED: usize = 16;
-/// Of how many accounts it is remembered what was refused.
-const ACCOUNTS: usize = 1024;
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::clock;
-    use proptest::prelude::*;
-
-    fn fault() -> Fault {
-        Fault::new(Code::TicketLoginRefused, "no ticket").because("wrong")
-    }
-
-    #[test]
-    fn a_refused_version_is_not_sent_again_and_two_failures_close_the_window() {
-        let mut guard = Guard::default();
-        let at = |minutes: i64| clock::from_unix(60 * minutes);
-        assert!(guard.allows("a", at(0)).is_ok());
-        guard.failed("a", &fault(), at(0));
-        assert_eq!(guard.allows("a", at(1000)).unwrap_err().code, Code::TicketLoginRefused);
-        assert!(guard.allows("b", at(1)).is_ok());
-        guard.failed("b", &fault(), at(1));
-        assert_eq!(guard.allows("c", at(29)).unwrap_err().code, Code::TicketLoginHeld);
-        assert!(guard.allows("c", at(30)).is_ok(), "the first failure is half an hour old");
-    }
 
     #[test]
     fn the_newest_keys_of_the_principal_are_the_login() {
@@ -334,31 +230,5 @@ mod tests {
         let why = |principal| read(principal).err().unwrap();
         assert!(why(Some("nobody")).starts_with("it has no AES key of `nobody`, but of HOST$@EXAMPLE.COM, host/h."));
         assert!(why(Some("svc")).contains("in capitals"));
-    }
-
-    #[test]
-    fn accounts_are_told_apart_without_case() {
-        let guards = Guards::default();
-        assert!(Arc::ptr_eq(&guards.of("svc@EXAMPLE.COM"), &guards.of("SVC@example.com")));
-        assert!(!Arc::ptr_eq(&guards.of("svc@EXAMPLE.COM"), &guards.of("other@EXAMPLE.COM")));
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_is_tried_at_most_two_fail_in_any_half_hour(steps in proptest::collection::vec(0_i64..900, 1..60)) {
-            let mut guard = Guard::default();
-            let mut now = 0;
-            let mut failures: Vec<i64> = Vec::new();
-            for (version, step) in steps.into_iter().enumerate() {
-                now += step;
-                if guard.allows(&version.to_string(), clock::from_unix(now)).is_ok() {
-                    guard.failed(&version.to_string(), &fault(), clock::from_unix(now));
-                    failures.push(now);
-                }
-            }
-            for window in failures.windows(3) {
-                prop_assert!(window[2] - window[0] >= 1800);
-            }
-        }
     }
 }

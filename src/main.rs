@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use gmsa_sidecar::command::check::{Given, Screen, Style, check};
-use gmsa_sidecar::command::{health, klist};
+use gmsa_sidecar::command::{explain, health, klist};
 use gmsa_sidecar::config::{Command, Environment, Invocation};
 use gmsa_sidecar::fault::{Code, Fault};
 use gmsa_sidecar::lease::refresh::Refresh;
@@ -37,11 +37,16 @@ fn main() -> ExitCode {
             let (variable, nearest) = (&unknown.variable, unknown.nearest);
             tracing::warn!(event = "config.unknown-variable", variable, nearest);
         }
+        for target in invocation.log.filter.foreign() {
+            tracing::warn!(event = "config.foreign-log-target", ignored = target, "{FOREIGN}");
+        }
     }
-    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let code = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(obey(invocation)).unwrap_or_else(exit),
         Err(error) => exit(system("the runtime cannot start", &error)),
-    }
+    };
+    log::finish();
+    code
 }
 
 async fn obey(invocation: Invocation) -> Result<ExitCode, Fault> {
@@ -72,9 +77,13 @@ async fn obey(invocation: Invocation) -> Result<ExitCode, Fault> {
         Command::Health { listen, wait } => {
             let answer = match listen {
                 Ok(listen) => health::health(listen, wait).await,
-                Err(fault) => Err(fault.why.unwrap_or(fault.what)),
+                Err(fault) => Err(health::No::from(&fault)),
             };
             Ok(answer.map_or_else(no, |()| ExitCode::SUCCESS))
+        }
+        Command::Explain { code, json } => {
+            let told = explain::explain(code.as_deref(), json, &mut io::stdout().lock());
+            Ok(told.map_or_else(unknown_code, |()| ExitCode::SUCCESS))
         }
         Command::Klist { path, json } => {
             let shown = klist::klist(&path, json, clock::now(), &mut io::stdout().lock());
@@ -131,11 +140,18 @@ fn exit(fault: Fault) -> ExitCode {
     ExitCode::from(fault.code.exit() as u8)
 }
 
-/// A no, in one line.
-fn no(why: String) -> ExitCode {
-    let _ = writeln!(io::stderr(), "{why}");
+fn unknown_code(unknown: explain::Unknown) -> ExitCode {
+    let _ = writeln!(io::stderr(), "error: {unknown}");
+    USAGE.into()
+}
+
+/// A no, in three lines.
+fn no(no: health::No) -> ExitCode {
+    let _ = writeln!(io::stderr(), "{no}");
     ExitCode::FAILURE
 }
+
+const FOREIGN: &str = "GMSA_LOG names another crate: only the sidecar's own records are ever logged";
 
 /// sysexits.h: EX_USAGE.
 const USAGE: u8 = 64;

@@ -152,6 +152,9 @@ impl fmt::Display for Host {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Spn(String);
 
+const SQL_SERVER: &str = "MSSQLSvc";
+const SQL_PORT: &str = "1433";
+
 impl Spn {
     /// Class, host and perhaps a third part.
     pub fn components(&self) -> impl Iterator<Item = &str> {
@@ -163,15 +166,35 @@ impl Spn {
         self.0.eq_ignore_ascii_case(other)
     }
 
-    /// What is unusual about the name, for a KDC that does not know it.
-    pub fn hint(&self) -> Option<&'static str> {
+    /// SQL Server's other name, which another driver asks for: ODBC, JDBC and Go ask with the port, .NET's SqlClient
+    /// without it. `MSSQLSvc/HOST` and `MSSQLSvc/HOST:1433` are twins; any other port and an instance have none, since
+    /// the name without it is that of the default instance.
+    pub fn twin(&self) -> Option<Self> {
         let mut components = self.components();
         let (class, host) = (components.next()?, components.next()?);
-        if class.eq_ignore_ascii_case("MSSQLSvc") && !host.contains(':') {
-            return Some("drivers ask for SQL Server with the port, `MSSQLSvc/HOST:1433`, and this name has none");
+        if !class.eq_ignore_ascii_case(SQL_SERVER) || components.next().is_some() {
+            return None;
         }
+        match host.split_once(':') {
+            None => Some(Self(format!("{class}/{host}:{SQL_PORT}"))),
+            Some((name, SQL_PORT)) if !name.is_empty() => Some(Self(format!("{class}/{name}"))),
+            Some(_) => None,
+        }
+    }
+
+    /// What is unusual about the name, for a KDC that does not know it.
+    pub fn hint(&self) -> Option<String> {
+        let mut components = self.components();
+        let (class, host) = (components.next()?, components.next()?);
         let name = host.split(':').next()?;
-        (!name.contains('.')).then_some("clients ask with the full DNS name of the host, and this one has no domain")
+        if !name.contains('.') {
+            return Some("clients ask with the full DNS name of the host, and this one has no domain".to_owned());
+        }
+        let twin = self.twin()?;
+        Some(match host.contains(':') {
+            true => format!("SqlClient asks for `{twin}`; ODBC, JDBC and Go ask for the name with the port"),
+            false => format!("ODBC, JDBC and Go ask for `{twin}`; only SqlClient asks for `{class}/{host}`"),
+        })
     }
 }
 
@@ -333,10 +356,40 @@ mod tests {
         for bad in bad {
             assert!(bad.parse::<Spn>().is_err(), "{bad:?} was accepted");
         }
+    }
+
+    #[test]
+    fn sql_server_has_a_name_with_the_port_and_one_without() {
+        let twin = |spn: &str| spn.parse::<Spn>().unwrap().twin().map(|spn| spn.to_string());
+        assert_eq!(twin("MSSQLSvc/db.example.com").as_deref(), Some("MSSQLSvc/db.example.com:1433"));
+        assert_eq!(twin("mssqlsvc/DB.example.com:1433").as_deref(), Some("mssqlsvc/DB.example.com"));
+        let alone = [
+            "MSSQLSvc/db.example.com:1434",
+            "MSSQLSvc/db.example.com:PROD",
+            "MSSQLSvc/db.example.com:",
+            "MSSQLSvc/:1433",
+            "MSSQLSvc/db.example.com/example.com",
+            "HTTP/web.example.com",
+            "HTTP/web.example.com:1433",
+        ];
+        for spn in alone {
+            assert_eq!(twin(spn), None, "{spn}");
+        }
+    }
+
+    #[test]
+    fn a_hint_names_what_the_drivers_ask_for() {
         let hint = |spn: &str| spn.parse::<Spn>().unwrap().hint();
-        assert!(hint("mssqlsvc/db.example.com").unwrap().contains("MSSQLSvc/HOST:1433"));
+        let without = hint("mssqlsvc/db.example.com").unwrap();
+        assert_eq!(
+            without,
+            "ODBC, JDBC and Go ask for `mssqlsvc/db.example.com:1433`; only SqlClient asks for `mssqlsvc/db.example.com`"
+        );
+        let with = hint("MSSQLSvc/db.example.com:1433").unwrap();
+        assert!(with.starts_with("SqlClient asks for `MSSQLSvc/db.example.com`;"), "{with}");
         assert!(hint("HTTP/web").unwrap().contains("full DNS name"));
-        assert_eq!((hint("MSSQLSvc/db.example.com:1433"), hint("HTTP/web.example.com")), (None, None));
+        assert!(hint("MSSQLSvc/db:1433").unwrap().contains("full DNS name"));
+        assert_eq!((hint("MSSQLSvc/db.example.com:PROD"), hint("HTTP/web.example.com")), (None, None));
     }
 
     #[test]

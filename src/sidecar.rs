@@ -10,11 +10,12 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::Level;
 
-use crate::aws::Aws;
+use crate::aws::{Aws, LONGEST_CALL};
 use crate::config::Config;
 use crate::credspec::Reference;
 use crate::directory::Directories;
 use crate::directory::dc::Locator;
+use crate::directory::ldap::Transport;
 use crate::fault::{Code, Fault};
 use crate::lease::follow::{Followed, FollowedList, Settings};
 use crate::lease::manager::{Conduct, Manager};
@@ -26,8 +27,8 @@ use crate::lease::schedule::{Backoff, SPREADING, is_login_held, may_pass};
 use crate::lease::status::{LeaseStatus, Order, Status, Statuses};
 use crate::login::Logins;
 use crate::serve::readiness;
-use crate::volume::Volume;
-use crate::{clock, log, task};
+use crate::volume::{Volume, caller};
+use crate::{clock, log, progress, task};
 
 /// Serves HTTP, gets every ticket and keeps it fresh until `shutdown`.
 ///
@@ -35,7 +36,7 @@ use crate::{clock, log, task};
 /// by itself only on a configuration or a volume that cannot be used, and if it was not ready in time.
 pub async fn run(config: Config, refresh: Refresh, shutdown: impl Future<Output = ()>) -> Result<(), Fault> {
     let listener = readiness::bind(config.listen).await.inspect_err(failed)?;
-    tracing::info!(event = "sidecar.started", version = env!("CARGO_PKG_VERSION"), listen = %config.listen);
+    started(&config);
     let (statuses, metrics) = (Statuses::default(), Arc::new(Metrics::new()));
     let state = readiness::State { status: statuses.watch(), metrics: Arc::clone(&metrics), refresh: refresh.clone() };
     let server = tokio::spawn(readiness::serve(listener, state));
@@ -50,6 +51,42 @@ pub async fn run(config: Config, refresh: Refresh, shutdown: impl Future<Output 
         fault = late => Err(fault),
         ended = server => Err(died(ended.map(|never| match never {}))),
     }
+}
+
+/// One line that says what is in force.
+fn started(config: &Config) {
+    let owner = config.owner.map_or_else(caller, |owner| owner.to_string());
+    let (dns_servers, dns_source) = match config.dns_servers.as_slice() {
+        [] => (resolv_conf(), "/etc/resolv.conf"),
+        servers => (servers.iter().map(ToString::to_string).collect(), "GMSA_DNS_SERVERS"),
+    };
+    let (specs, specs_source) = match &config.cred_specs {
+        Some(specs) => (specs.iter().map(ToString::to_string).collect(), "GMSA_CREDENTIAL_SPECS"),
+        None => (Vec::new(), "the ECS task"),
+    };
+    tracing::info!(
+        event = "sidecar.started",
+        version = env!("CARGO_PKG_VERSION"),
+        listen = %config.listen,
+        dir = %config.dir.display(),
+        user = caller(),
+        owner,
+        mode = %config.mode,
+        dns_servers = dns_servers.join(" "),
+        dns_source,
+        ldap = if matches!(config.ldap, Transport::Sasl) { "sasl" } else { "ldaps" },
+        credspecs = specs.join(" "),
+        credspecs_source = specs_source,
+        log = config.log_level,
+        unknown_variables = config.unknown.join(" "),
+    );
+}
+
+/// The system's DNS servers, as its file names them.
+fn resolv_conf() -> Vec<String> {
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+    servers.map(|server| server.trim().to_owned()).collect()
 }
 
 /// Gets every ticket once. The fault returned is the first in the order of the CredSpecs.
@@ -93,7 +130,7 @@ impl Sidecar {
     ) -> Result<Self, Fault> {
         let volume = Volume::open(&config.dir, config.owner, config.mode)?;
         let locator =
-            Arc::new(Locator::new(&config.dns_servers, config.domain_controllers.clone(), config.site.clone())?);
+            Arc::new(Locator::new(&config.dns_servers, config.domain_controllers.clone(), config.site.clone()));
         let addresses = (!config.dns_servers.is_empty()).then(|| Arc::clone(&locator));
         let aws = Arc::new(Aws::new(config.aws.clone())?);
         let logins = Logins::new(Arc::clone(&aws), config.login_keytab.clone());
@@ -177,7 +214,8 @@ impl Sidecar {
         }
         let mut backoff = Backoff::new(self.refresh.requests(), self.conduct.longest_wait);
         loop {
-            match task::discover(&self.aws).await {
+            let discovery = task::discover(&self.aws);
+            match progress::during("task", self.aws.metadata_url(), LONGEST_CALL, discovery).await {
                 Ok(references) => return references,
                 Err(fault) => {
                     self.metrics.fault(fault.code);

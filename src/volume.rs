@@ -10,11 +10,13 @@ mod ccache;
 mod krb5_conf;
 mod ownership;
 mod remove;
+mod watch;
 
 pub use ccache::{CacheImage, KeytabImage, Warm, warm};
 pub use krb5_conf::{Kdc, Krb5Conf, RealmEntry};
 pub use ownership::{LeaseFolder, Location, Mode, Owner, Ownership};
 pub use remove::{Stale, Written};
+pub use watch::Watch;
 
 #[cfg(test)]
 pub(crate) use ccache::sample;

@@ -38,9 +38,9 @@ fn events() -> BTreeSet<String> {
 }
 
 fn is_event(literal: &str) -> bool {
-    const STEPS: [&str; 13] = [
+    const STEPS: [&str; 15] = [
         "sidecar", "config", "task", "credspec", "secret", "login", "dc", "clock", "lease", "ticket", "gmsa", "volume",
-        "refresh",
+        "refresh", "log", "step",
     ];
     let Some((step, name)) = literal.split_once('.') else { return false };
     (STEPS.contains(&step) || step == "http")
@@ -69,4 +69,26 @@ fn documents_name_only_codes_that_exist() {
             assert!(faults.contains(&format!("\n## {code}\n")), "{document}: {code}");
         }
     }
+}
+
+/// gokrb5, and with it every Go client, takes `FILE:/path` for a relative path.
+#[test]
+fn documents_and_examples_name_the_cache_by_its_plain_path() {
+    fn texts(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { texts(&path, found) } else { found.push(path) }
+        }
+    }
+    let mut paths = vec![root().join("README.md"), root().join("task-definition.example.json")];
+    for folder in ["docs", "examples"] {
+        texts(&root().join(folder), &mut paths);
+    }
+    let mut named = 0;
+    for path in paths {
+        let text = read(&path);
+        assert!(!text.contains("FILE:/var/"), "{} names the type of the cache", path.display());
+        named += text.matches("KRB5CCNAME").count();
+    }
+    assert!(named > 8, "{named}");
 }

@@ -114,7 +114,14 @@ def credspecs(login_arn, foreign_arn):
         ODD_KEY: webapp01,
     }.items():
         api.put_object(Bucket=BUCKET, Key=key, Body=body.encode(), ContentType="application/json")
-    client("ssm").put_parameter(Name="/gmsa/webapp01", Value=webapp01, Type="SecureString", Overwrite=True)
+    ssm = client("ssm")
+    ssm.put_parameter(Name="/gmsa/webapp01", Value=webapp01, Type="SecureString", Overwrite=True)
+    ssm.put_parameter(Name="/gmsa/login", Value=login(env["LAB_USER"], env["LAB_USER_PW"]), Type="SecureString", Overwrite=True)
+    for name in ["webapp01", "webapp02"]:
+        body = credspec(env["LAB_GMSA"] if name == "webapp01" else env["LAB_GMSA2"], login_arn)
+        api.put_object(Bucket=BUCKET, Key=f"list/{name}.json", Body=body.encode(), ContentType="application/json")
+        ssm.put_parameter(Name=f"/list/specs/{name}", Value=body, Type="SecureString", Overwrite=True)
+    api.put_object(Bucket=BUCKET, Key="list/README.txt", Body=b"not a CredSpec")
 
 
 def task_definition():

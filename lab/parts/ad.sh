@@ -10,11 +10,12 @@ make_ca() {
       -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign \
       -keyout "$dir/$name.key" -out "$dir/$name.pem"
   done
-  for name in dc1 dc2 rodc aws; do
+  for name in dc1 dc2 rodc db aws; do
     [ ! -e "$dir/$name.pem" ] || continue
     case $name in
       dc1) names="DNS:$LAB_DC1,DNS:$LAB_DOMAIN,IP:$LAB_DC1_IP" ;;
       dc2) names="DNS:$LAB_DC2,DNS:$LAB_DOMAIN,IP:$LAB_DC2_IP" ;;
+      db) names="DNS:$LAB_DB,DNS:$LAB_DB_TRUSTED,DNS:$LAB_DB_ALIAS" ;;
       rodc) names="DNS:$LAB_RODC,IP:$LAB_RODC_IP" ;;
       aws) names="DNS:localhost,IP:127.0.0.1,IP:$LAB_AWS_IP,DNS:*.amazonaws.com,DNS:*.$LAB_AWS_REGION.amazonaws.com,DNS:*.s3.$LAB_AWS_REGION.amazonaws.com" ;;
     esac

@@ -22,13 +22,19 @@ use crate::clock;
 use crate::config::{Config, ServiceTickets, Unknown};
 use crate::credspec::{self, CredSpec, LoginSource, Reference};
 use crate::directory;
-use crate::directory::dc::{self, DomainControllers, Kdc, Locator, Service, Site};
+use crate::directory::dc::{self, DomainControllers, Locator, Service, Site};
 use crate::directory::gmsa::{self, Gmsa, LDAP_DEADLINE};
+use crate::directory::kdc::{self, Kdc};
 use crate::directory::ldap::{Connection, Plain, Sealed, Transport};
+use crate::directory::referral::follow;
+use crate::directory::refusal::Refusal;
+use crate::directory::server::{Confirmed, Server, unproven};
+use crate::directory::session::Proven;
 use crate::directory::sid::{Sid, readers};
 use crate::directory::site;
 use crate::fault::{Code, Fault};
-use crate::kerberos::{self, GmsaTgt, Password, Principal, Proof, Refusal, SKEW_TO_BELIEVE};
+use crate::kerberos::{self, ClientKey, GmsaTgt, Password, Principal, Proof, SKEW_TO_BELIEVE};
+use crate::login::lockout::Lockout;
 use crate::login::{Login, Logins};
 use crate::name::{Account, Domain, Host, Spn};
 use crate::task::{self, Task};
@@ -47,7 +53,7 @@ pub struct Given {
 
 /// Tries every step, shows each as it ends, and returns them all.
 pub async fn check(given: Given, screen: Screen<'_>) -> Report {
-    let mut walk = Walk { screen, report: Report::default() };
+    let mut walk = Walk { screen, lockout: Arc::default(), report: Report::default() };
     let Given { config, fault, unknown } = given;
     walk.step("configuration", "", async { configuration(&config, fault, &unknown) }).await;
     match Aws::new(config.aws.clone()) {
@@ -79,6 +85,7 @@ fn configuration(config: &Config, fault: Option<Fault>, unknown: &[Unknown]) -> 
 /// The steps so far, and where they are shown.
 struct Walk<'a> {
     screen: Screen<'a>,
+    lockout: Arc<Lockout>,
     report: Report,
 }
 
@@ -255,7 +262,7 @@ impl Walk<'_> {
         source: &LoginSource,
         logins: &Logins,
         config: &Config,
-    ) -> Option<Login> {
+    ) -> Option<Arc<Login>> {
         let (name, subject) = match (source, &config.login_keytab) {
             (LoginSource::Secret(arn), _) => ("secret", arn.to_string()),
             (LoginSource::DomainJoined, Some(keytab)) => ("keytab", keytab.path.display().to_string()),
@@ -265,7 +272,7 @@ impl Walk<'_> {
         let read = async {
             let login = logins.current(source, domain).await?;
             let told = format!("login `{}` of `{}`; {}", login.principal.name(), login.domain, login.told);
-            Ok((login, told))
+            Ok((Arc::new(login), told))
         };
         self.step(name, &subject, read).await
     }
@@ -277,7 +284,7 @@ impl Walk<'_> {
             if config.dns_servers.is_empty() { Locator::system_servers() } else { config.dns_servers.clone() };
         let find = async {
             let locator =
-                Arc::new(Locator::new(&config.dns_servers, config.domain_controllers.clone(), config.site.clone())?);
+                Arc::new(Locator::new(&config.dns_servers, config.domain_controllers.clone(), config.site.clone()));
             let (found, answers) = tokio::join!(locator.locate(domain), async {
                 if configured { String::new() } else { each_server(&servers, domain).await }
             });
@@ -396,25 +403,33 @@ impl Walk<'_> {
     async fn log_in(
         &mut self,
         domain: &Domain,
-        login: &Login,
+        login: &Arc<Login>,
         controller: &Controller,
         config: &Config,
     ) -> Result<Session, &'static str> {
         let host = &controller.host;
         let principal = login.principal.to_string();
+        let lockout = Arc::clone(&self.lockout);
         let log_in = async {
-            let kdc = Mutex::new(controller.kdc());
-            let ticket = directory::prove(login, host, domain, &kdc, &controller.locator).await?;
+            let kdc = Arc::new(Mutex::new(controller.kdc()));
+            let mut connection = controller.ldap(&config.ldap).await?;
+            let (locator, lockout) = (&controller.locator, &lockout);
+            let server = Server { host, domain, kdc: &kdc, locator, lockout };
+            let ticket = server.ticket(login, &mut connection).await;
+            let (ticket, proven) = ticket.map_err(|refusal| server.refused(&refusal, &login.principal))?;
             let trust = if login.domain == *domain { "" } else { ", by the trust between the domains" };
-            Ok(((kdc.into_inner(), ticket), format!("`{host}` gave a ticket for ldap/{host}/{domain}{trust}")))
+            let name = locator.own_name(host);
+            let told =
+                format!("`{host}` gave a ticket for ldap/{name}/{domain}, which only a domain controller has{trust}");
+            Ok(((kdc, connection, ticket, proven), told))
         };
-        let Some((kdc, ticket)) = self.step("login", &principal, log_in).await else {
+        let Some((kdc, connection, ticket, proven)) = self.step("login", &principal, log_in).await else {
             const WHY: &str = "the login was not accepted";
             self.skip("bind", host.as_str(), WHY);
             return Err(WHY);
         };
         let bind = async {
-            let ldap = gmsa::bind(controller.ldap(&config.ldap).await?, &ticket, host, &principal).await?;
+            let ldap = gmsa::bind(connection, &ticket, host, &principal).await?;
             let sealed = match config.ldap {
                 Transport::Sasl => "signed and sealed",
                 Transport::Tls(_) => "in TLS, bound to its certificate",
@@ -423,7 +438,7 @@ impl Walk<'_> {
         };
         let ldap = self.step("bind", host.as_str(), bind).await.ok_or("the directory cannot be asked")?;
         let (locator, lifetime) = (Arc::clone(&controller.locator), config.ticket_lifetime);
-        Ok(Session { locator, host: host.clone(), login: principal, kdc, ldap, lifetime })
+        Ok(Session { locator, lockout, host: host.clone(), login: principal, proven, kdc, ldap, lifetime })
     }
 
     async fn accounts(
@@ -506,7 +521,9 @@ struct Session {
     locator: Arc<Locator>,
     host: Host,
     login: String,
-    kdc: Kdc,
+    lockout: Arc<Lockout>,
+    proven: Proven,
+    kdc: Arc<Mutex<Kdc>>,
     ldap: Connection<Sealed>,
     /// What a gMSA's ticket is asked for.
     lifetime: Option<Duration>,
@@ -530,7 +547,8 @@ impl Session {
 
     /// Reads the managed password; without the right to, tells who has it.
     async fn read(&mut self, domain: &Domain, account: &Account, readers: &[Sid]) -> Told<Gmsa> {
-        match Gmsa::read(&mut self.ldap, domain, slice::from_ref(account), &self.login).await.remove(0) {
+        let read = Gmsa::read(&mut self.ldap, domain, slice::from_ref(account), &self.login).await.remove(0);
+        match read.map_err(Fault::from) {
             Ok(gmsa) => {
                 let mut told = vec![format!("`{}` may read it", self.login)];
                 told.extend(gmsa.kvno.map(|kvno| format!("version {kvno}")));
@@ -575,6 +593,9 @@ impl Session {
     /// Gets a ticket, which is never written.
     async fn ticket(&mut self, domain: &Domain, account: &Account, gmsa: Gmsa) -> Told<GmsaTgt> {
         let principal = kerberos::gmsa_principal(&gmsa.sam_account_name, domain);
+        let witness = directory::witness(&self.proven, account, domain, &self.kdc, &self.lockout).await?;
+        let passwords = [Some(&gmsa.password.current), gmsa.password.previous.as_ref()];
+        let passwords = passwords.into_iter().flatten().cloned().collect();
         let mut which = "";
         let mut ticket = self.authenticate(&principal, domain, account, gmsa.password.current).await;
         if let (Err(refusal), Some(previous)) = (&ticket, gmsa.password.previous)
@@ -583,15 +604,24 @@ impl Session {
             which = ", with the previous password: the current one becomes valid within minutes";
             ticket = self.authenticate(&principal, domain, account, previous).await;
         }
-        let ticket = ticket.map_err(|refusal| refusal.of_gmsa(&principal))?;
+        let salt = kerberos::gmsa_salt(account, domain);
+        let confirmed = match Confirmed::by(witness, ticket.as_ref().ok().map(|(_, key)| key), passwords, salt).await {
+            Confirmed::Yes => "the KDC confirms the password".to_owned(),
+            Confirmed::No => return Err(unproven(&self.host, account, domain).into()),
+            Confirmed::Unknown(why) => format!("the KDC cannot confirm the password: {why}"),
+        };
+        let (ticket, _key) = ticket.map_err(|refusal| refusal.of_gmsa(&principal))?;
         let until = clock::rfc3339(ticket.expires_at());
-        Ok((ticket, format!("`{}` gave a ticket for {principal} until {until}{which}; it is not kept", self.host)))
+        Ok((
+            ticket,
+            format!("`{}` gave a ticket for {principal} until {until}{which}; {confirmed}; it is not kept", self.host),
+        ))
     }
 
     /// Gets a ticket for a service, and throws it away. Where the KDC knows none, tells who has the name.
     async fn service_ticket(&mut self, domain: &Domain, tgt: &GmsaTgt, spn: &Spn) -> Told<()> {
-        let granted = kerberos::grant(&mut self.kdc, tgt.as_ticket(), &kerberos::service(spn, domain)).await;
-        let followed = directory::follow(granted, spn, domain, &self.locator).await;
+        let granted = kdc::grant(&mut *self.kdc.lock().await, tgt.as_ticket(), &kerberos::service(spn, domain)).await;
+        let followed = follow(granted, spn, domain, &self.locator).await;
         match followed.map_err(|refusal| refusal.of_service(spn, tgt.client())) {
             Ok(ticket) => {
                 let (realm, until) = (ticket.realm(), clock::rfc3339(ticket.expires_at()));
@@ -627,11 +657,12 @@ impl Session {
         domain: &Domain,
         account: &Account,
         password: Password,
-    ) -> Result<GmsaTgt, Refusal> {
+    ) -> Result<(GmsaTgt, ClientKey), Refusal> {
         let proof = Proof::SaltedPassword(password, kerberos::gmsa_salt(account, domain));
         let service = kerberos::ticket_granting_service(domain);
-        let (ticket, _key) = kerberos::authenticate(&mut self.kdc, gmsa, &service, proof, self.lifetime).await?;
-        Ok(ticket.into_gmsa_tgt())
+        let mut kdc = self.kdc.lock().await;
+        let (ticket, key) = kdc::authenticate(&mut kdc, gmsa, &service, proof, self.lifetime).await?;
+        Ok((ticket.into_gmsa_tgt(), key))
     }
 }
 
@@ -654,10 +685,7 @@ fn describe(task: &Task) -> String {
 async fn each_server(servers: &[SocketAddr], domain: &Domain) -> String {
     let answers = servers.iter().map(async |server| {
         let start = Instant::now();
-        let found = match Locator::new(&[*server], DomainControllers::default(), Site::Off) {
-            Ok(locator) => locator.locate(domain).await,
-            Err(fault) => Err(fault),
-        };
+        let found = Locator::new(&[*server], DomainControllers::default(), Site::Off).locate(domain).await;
         let took = short(start.elapsed());
         let server = if server.port() == 53 { server.ip().to_string() } else { server.to_string() };
         match found {
@@ -717,7 +745,7 @@ async fn clock_of(controller: &Controller, client: &Principal, domain: &Domain) 
     let mut kdc = controller.kdc();
     kdc.connect().await?;
     let asked = clock::now();
-    let probe = kerberos::probe(&mut kdc, client, &kerberos::ticket_granting_service(domain)).await;
+    let probe = kdc::probe(&mut kdc, client, &kerberos::ticket_granting_service(domain)).await;
     let answered = clock::now();
     let Some(told) = probe.map_err(|refusal| refusal.of_gmsa(client))? else {
         return Ok(Outcome::Passed("it told no time: the gMSA needs no pre-authentication".to_owned()));

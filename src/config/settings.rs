@@ -42,7 +42,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         takes: "LIST",
         default: "discovered from the ECS task",
         help: "The CredSpecs, separated by white space or commas: credentialspecdomainless:ARN, credentialspec:ARN, \
-               a bare ARN (an S3 object or an SSM parameter) or file:///path; or a JSON array of such strings; or one CredSpec document",
+               a bare ARN (an S3 object or an SSM parameter) or file:///path; or a JSON array of such strings; or one CredSpec document; \
+               s3://BUCKET/PREFIX/ or an SSM path that ends in / names a list that is followed",
     },
     Setting {
         variable: "GMSA_DIR",
@@ -141,7 +142,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         flag: "ticket-lifetime",
         takes: "DURATION",
         default: "off",
-        help: "Ask for tickets of this life, at least 150s, instead of as long as the KDC allows",
+        help: "Ask for tickets of this life, at least 180s, instead of as long as the KDC allows",
     },
     Setting {
         variable: "GMSA_INIT_TIMEOUT",
@@ -156,6 +157,20 @@ pub(super) const SETTINGS: &[Setting] = &[
         takes: "DURATION|off",
         default: "off",
         help: "End `run` with the exit code of the first fault if it was never ready by then",
+    },
+    Setting {
+        variable: "GMSA_HOST_SOCKET",
+        flag: "host-socket",
+        takes: "PATH",
+        default: "/var/credentials-fetcher/socket/credentials_fetcher.sock",
+        help: "The Unix socket on which `host` serves the ECS agent; one that systemd hands over wins",
+    },
+    Setting {
+        variable: "GMSA_METRICS",
+        flag: "metrics",
+        takes: "emf|off",
+        default: "off",
+        help: "Write metrics to stdout in CloudWatch's embedded metric format (emf)",
     },
     Setting {
         variable: "GMSA_LOG",

@@ -33,6 +33,7 @@ fn every_value_that_cannot_be_used_is_told_at_once() {
         ("ECS_CONTAINER_METADATA_URI_V4", "169.254.170.2/v4"),
         ("GMSA_DNS_SERVERS", "10.0.0.2,dns.example.com"),
         ("GMSA_DOMAIN_CONTROLLERS", "dc1.corp.example.com 10.0.0.1"),
+        ("GMSA_HOST_SOCKET", "fetcher.sock"),
         ("GMSA_INIT_TIMEOUT", "soon"),
         ("GMSA_KEYTAB", "yes"),
         ("GMSA_LDAP", "tls"),
@@ -41,6 +42,7 @@ fn every_value_that_cannot_be_used_is_told_at_once() {
         ("GMSA_LOG", "inof"),
         ("GMSA_LOG_FORMAT", "xml"),
         ("GMSA_LOGIN_PRINCIPAL", "HOST$"),
+        ("GMSA_METRICS", "prometheus"),
         ("GMSA_SERVICE_TICKETS", "HTTP/web MSSQLSvc/db.corp.example.com@OTHER"),
         ("GMSA_SITE", "Frankfurt.West"),
         ("GMSA_START_TIMEOUT", "0s"),
@@ -48,7 +50,7 @@ fn every_value_that_cannot_be_used_is_told_at_once() {
     let fault = run(&[], &variables).unwrap_err();
     insta::assert_snapshot!(fault.to_string().replace("; ", ";\n        "), @r"
     code=config-invalid
-      what: the configuration cannot be used
+      what: The configuration cannot be used
       why:  GMSA_LOG: `inof` is not a level: off, error, warn, info, debug, trace;
             GMSA_LOG_FORMAT: must be `json` or `text`;
             ECS_CONTAINER_METADATA_URI_V4: `169.254.170.2/v4` is not an http URL;
@@ -58,15 +60,31 @@ fn every_value_that_cannot_be_used_is_told_at_once() {
             GMSA_DOMAIN_CONTROLLERS: `10.0.0.1` is an address, but Kerberos needs the domain controller's name;
             GMSA_DNS_SERVERS: `dns.example.com` is not `ip` or `ip:port`;
             GMSA_LDAP: `tls` is neither `sasl` nor `ldaps`;
-            GMSA_LDAP_CA_FILE: is of use with GMSA_LDAP=ldaps only;
+            GMSA_LDAP_CA_FILE: has an effect with GMSA_LDAP=ldaps only;
             GMSA_SITE: site `Frankfurt.West` may not hold dots;
-            GMSA_LOGIN_PRINCIPAL: is of use with GMSA_LOGIN_KEYTAB only;
+            GMSA_LOGIN_PRINCIPAL: has an effect with GMSA_LOGIN_KEYTAB only;
             GMSA_INIT_TIMEOUT: `soon` is not like `90s` or `2m`;
-            GMSA_START_TIMEOUT: `0s` is not between 1ms and 1day
-      next: correct the named variables or flags;
-            `gmsa-sidecar help run` lists what each takes;
-            see docs/faults.md#config-invalid
+            GMSA_START_TIMEOUT: `0s` is not between 1ms and 1day;
+            GMSA_HOST_SOCKET: `fetcher.sock` is not an absolute path;
+            GMSA_METRICS: `prometheus` is neither `emf` nor `off`
+      next: correct or remove GMSA_LOG, GMSA_LOG_FORMAT, ECS_CONTAINER_METADATA_URI_V4, GMSA_KEYTAB, GMSA_SERVICE_TICKETS, GMSA_LISTEN, GMSA_DOMAIN_CONTROLLERS, GMSA_DNS_SERVERS, GMSA_LDAP, GMSA_LDAP_CA_FILE, GMSA_SITE, GMSA_LOGIN_PRINCIPAL, GMSA_INIT_TIMEOUT, GMSA_START_TIMEOUT, GMSA_HOST_SOCKET, GMSA_METRICS;
+            `gmsa-sidecar help run` says what each takes
+      more: gmsa-sidecar explain config-invalid
     ");
+}
+
+/// Shorter, and the KDC would refuse the ticket before it can be renewed.
+#[test]
+fn a_ticket_that_cannot_be_renewed_without_a_gap_is_refused() {
+    for short in ["1s", "119s", "2m", "150s", "179999ms"] {
+        let told = why(&[], &[SPEC, ("GMSA_TICKET_LIFETIME", short)]);
+        assert!(told.starts_with(&format!("GMSA_TICKET_LIFETIME: `{short}` is too short")), "{told}");
+        assert!(told.contains("lives 180s") && told.contains("last 120s"), "{told}");
+    }
+    let lifetime = |text| run(&[], &[SPEC, ("GMSA_TICKET_LIFETIME", text)]).unwrap().ticket_lifetime;
+    assert_eq!(lifetime("180s"), Some(Duration::from_secs(180)));
+    assert_eq!(lifetime("10h"), Some(Duration::from_secs(36_000)));
+    assert_eq!(lifetime("off"), None);
 }
 
 #[test]
@@ -228,4 +246,22 @@ fn the_help_teaches_every_setting_and_shows_no_value_of_the_environment() {
 fn the_environment_shows_no_values() {
     let shown = format!("{:?}", environment(&[("AWS_SECRET_ACCESS_KEY", "hunter2")]));
     assert_eq!(shown, r#"{"AWS_SECRET_ACCESS_KEY"}"#);
+}
+
+#[test]
+fn no_variable_of_ours_ends_in_a_panic_and_an_empty_one_is_none() {
+    let long = "x".repeat(64 * 1024);
+    for setting in settings::SETTINGS {
+        for value in ["", " ", "0", "-1", "word", "localhost:80", "\u{7f}", "\u{e4}", ";=,", "[", "{", &long] {
+            let set = [SPEC, (setting.variable, value)];
+            let set = if setting.variable == SPEC.0 { &set[1..] } else { &set[..] };
+            for command in ["run", "init", "check", "health", "klist"] {
+                let invocation = invoke(&[command], set).unwrap();
+                if let Command::Run(Err(fault)) = &invocation.command {
+                    assert!(fault.code.is_config() && fault.to_string().len() < 2000, "{}={value}", setting.variable);
+                    assert!(!value.is_empty() || setting.variable == SPEC.0, "{}: {fault}", setting.variable);
+                }
+            }
+        }
+    }
 }

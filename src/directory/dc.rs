@@ -4,7 +4,8 @@
 //! is what its SRV record says.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
+use std::future::Future;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,18 +13,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::rr::{RData, RecordType};
-use hickory_resolver::system_conf::read_system_conf;
-use hickory_resolver::{Resolver, TokioResolver};
 use rand::Rng;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tracing::Level;
 
+use crate::directory::dns::{self, Dns};
+use crate::directory::race::{Race, race};
 use crate::fault::{Code, Fault};
 use crate::log;
 use crate::name::{Domain, Host, NameError, SiteName};
@@ -70,10 +66,10 @@ impl FromStr for DomainControllers {
     }
 }
 
+/// A name, or an IPv4 address: the server then tells its name, which the KDC must know.
 fn controller(name: &str) -> Result<Host, String> {
-    if name.parse::<IpAddr>().is_ok() {
-        // The name is part of the service principal, ldap/HOST/DOMAIN.
-        return Err(format!("{} is an address, but Kerberos needs the domain controller's name", quoted(name)));
+    if name.parse::<std::net::Ipv6Addr>().is_ok() {
+        return Err(format!("{} is an IPv6 address: write the domain controller's name", quoted(name)));
     }
     name.parse::<Host>().map_err(|e| e.to_string())
 }
@@ -104,9 +100,7 @@ impl FromStr for Site {
 
 /// Finds domain controllers, and remembers which of them are in trouble.
 pub struct Locator {
-    resolver: TokioResolver,
-    /// For the faults: who was asked.
-    servers: String,
+    dns: Dns,
     configured: DomainControllers,
     site: Site,
     memory: Mutex<Memory>,
@@ -121,7 +115,31 @@ struct Memory {
     near: HashMap<Domain, Vec<Host>>,
     surveyed: HashMap<Domain, Instant>,
     addresses: HashMap<Host, Vec<IpAddr>>,
+    /// Of hosts that go by an alias or an address here.
+    own_names: HashMap<Host, Host>,
     troubled: HashMap<(Host, Service), Instant>,
+}
+
+impl Memory {
+    /// Lets go of what matters no more, and of everything if hosts come and go by the hundred: whoever answers DNS may
+    /// name other ones each time.
+    fn make_room(&mut self) {
+        self.troubled.retain(|_, since| since.elapsed() < TROUBLE);
+        if self.troubled.len() >= REMEMBERED {
+            self.troubled.clear();
+        }
+        if self.addresses.len() >= REMEMBERED {
+            self.addresses.clear();
+        }
+        if self.own_names.len() >= REMEMBERED {
+            self.own_names.clear();
+        }
+        if self.hosts.len() >= DOMAINS {
+            self.hosts.clear();
+            self.near.clear();
+            self.surveyed.clear();
+        }
+    }
 }
 
 /// The services of a DC, which fail independently.
@@ -148,30 +166,13 @@ impl Service {
 
 impl Locator {
     /// A locator that asks `servers`, or those of `/etc/resolv.conf` where none are given.
-    pub fn new(servers: &[SocketAddr], configured: DomainControllers, site: Site) -> Result<Self, Fault> {
-        let (config, mut options) = if servers.is_empty() {
-            read_system_conf()
-                .map_err(|error| Fault::new(Code::DcDnsUnreachable, "no DNS server is known").caused_by(&error))?
-        } else {
-            let servers = servers.iter().map(name_server).collect();
-            (ResolverConfig::from_parts(None, Vec::new(), servers), ResolverOpts::default())
-        };
-        let servers: Vec<_> = config.name_servers().iter().map(|server| server.ip.to_string()).collect();
-        options.timeout = QUERY_DEADLINE;
-        options.attempts = 2;
-        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-        let builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default()).with_options(options);
-        let resolver = builder
-            .build()
-            .map_err(|error| Fault::new(Code::DcDnsUnreachable, "the resolver cannot start").caused_by(&error))?;
-        let servers = format!("asked {}", servers.join(", "));
-        Ok(Self { resolver, servers, configured, site, memory: Mutex::default() })
+    pub fn new(servers: &[SocketAddr], configured: DomainControllers, site: Site) -> Self {
+        Self { dns: Dns::new(servers), configured, site, memory: Mutex::default() }
     }
 
     /// The DNS servers of `/etc/resolv.conf`, asked where none are configured.
     pub fn system_servers() -> Vec<SocketAddr> {
-        let servers = read_system_conf().map(|(config, _)| config.name_servers().to_vec()).unwrap_or_default();
-        servers.iter().map(|server| SocketAddr::new(server.ip, 53)).collect()
+        dns::system_servers()
     }
 
     /// The domain controllers of a domain in order of preference: those configured, else those of DNS, else, while DNS
@@ -191,6 +192,7 @@ impl Locator {
                 if let (true, Some(known)) = (same, known) {
                     known.clone()
                 } else {
+                    memory.make_room();
                     memory.hosts.insert(domain.clone(), hosts.clone());
                     hosts
                 }
@@ -225,6 +227,23 @@ impl Locator {
         !fresh
     }
 
+    /// The name that a host has for itself, where it was asked; else the name it goes by here.
+    pub fn own_name(&self, host: &Host) -> Host {
+        self.memory().own_names.get(host).unwrap_or(host).clone()
+    }
+
+    /// Notes the name that a host has for itself.
+    pub fn is_called(&self, host: &Host, own: &Host) {
+        let mut memory = self.memory();
+        memory.make_room();
+        memory.own_names.insert(host.clone(), own.clone());
+    }
+
+    /// Whether somebody named the domain controllers of this domain.
+    pub fn is_configured(&self, domain: &Domain) -> bool {
+        !self.configured.of(domain).is_empty()
+    }
+
     /// Puts these controllers of a domain before all others from now on; returns whether that is news.
     pub fn prefer(&self, domain: &Domain, near: &[Host]) -> bool {
         self.memory().near.insert(domain.clone(), near.to_vec()).is_none_or(|before| before != near)
@@ -248,10 +267,14 @@ impl Locator {
 
     /// The addresses of a host, IPv4 and IPv6; while DNS fails, those it had before. Never empty.
     pub async fn addresses(&self, host: &Host) -> Result<Vec<IpAddr>, Fault> {
-        let asked = self.ask_for_addresses(host).await;
+        if let Ok(address) = host.as_str().parse() {
+            return Ok(vec![address]);
+        }
+        let asked = self.dns.addresses(host).await;
         let mut memory = self.memory();
         match asked {
             Ok(addresses) => {
+                memory.make_room();
                 memory.addresses.insert(host.clone(), addresses.clone());
                 Ok(addresses)
             }
@@ -259,20 +282,46 @@ impl Locator {
         }
     }
 
-    /// Connects to a service of one of the hosts: in their order, those in trouble last. Returns whom it reached.
-    pub async fn connect(&self, hosts: &[Host], service: Service) -> Result<(Host, TcpStream), Fault> {
+    /// Connects to a service of one of the hosts: they race, the preferred ones first, those in trouble last. Returns
+    /// whom it reached; the others are left alone, and who was slow comes later for a while.
+    pub async fn connect(self: &Arc<Self>, hosts: &[Host], service: Service) -> Result<(Host, TcpStream), Fault> {
+        let hosts = self.by_health(hosts, service);
+        let attempt = |place: usize| {
+            let (locator, host) = (Arc::clone(self), hosts[place].clone());
+            async move {
+                let begun = Instant::now();
+                let work = async { dial(&host, &locator.addresses(&host).await?, service.port()).await };
+                let result = work.await.map_err(|fault| (host, fault));
+                (place, result.map(|stream| (stream, begun)))
+            }
+        };
+        let Race { winner, failed, pending } = race(hosts.len(), attempt).await;
+        let faults: Vec<_> = failed.into_iter().map(|(_, (host, fault))| (host, service, fault)).collect();
+        let Some((place, (stream, _))) = winner else {
+            faults.iter().for_each(|(host, ..)| self.avoid(host, service));
+            return Err(summary(faults.into_iter().map(|(.., fault)| fault).collect()));
+        };
+        self.all_in_trouble(faults);
+        self.answered(&hosts[place], service);
+        if !pending.is_empty() {
+            tokio::spawn(Arc::clone(self).watch_the_others(service, pending));
+        }
+        Ok((hosts[place].clone(), stream))
+    }
+
+    /// Sees which of the others answer, for the order of the next time and for the app's krb5.conf; their connections are
+    /// closed unused.
+    async fn watch_the_others<F>(self: Arc<Self>, service: Service, mut pending: FuturesUnordered<F>)
+    where
+        F: Future<Output = (usize, Result<(TcpStream, Instant), (Host, Fault)>)>,
+    {
         let mut faults = Vec::new();
-        for host in self.by_health(hosts, service) {
-            let attempt = async { dial(&host, &self.addresses(&host).await?, service.port()).await };
-            match attempt.await {
-                Ok(stream) => return Ok((host, stream)),
-                Err(fault) => {
-                    self.in_trouble(&host, service, &fault);
-                    faults.push(fault);
-                }
+        while let Some((_, ended)) = pending.next().await {
+            if let Err((host, fault)) = ended {
+                faults.push((host, service, fault));
             }
         }
-        Err(summary(faults))
+        self.all_in_trouble(faults);
     }
 
     /// The hosts in their order, those whose service was in trouble lately behind the others.
@@ -285,19 +334,35 @@ impl Locator {
 
     /// Notes that a DC's service failed: for a while others are preferred.
     pub fn in_trouble(&self, host: &Host, service: Service, fault: &Fault) {
-        let known = self.is_troubled(host, service);
-        self.avoid(host, service);
-        log::fault(if known { Level::DEBUG } else { Level::WARN }, "dc.failed", fault);
+        self.all_in_trouble(vec![(host.clone(), service, fault.clone())]);
+    }
+
+    /// The same of several, in one line: a stranger's DNS may name hundreds.
+    fn all_in_trouble(&self, faults: Vec<(Host, Service, Fault)>) {
+        let news = faults.iter().any(|(host, service, _)| !self.is_troubled(host, *service));
+        faults.iter().for_each(|(host, service, _)| self.avoid(host, *service));
+        if !faults.is_empty() {
+            let fault = summary(faults.into_iter().map(|(.., fault)| fault).collect());
+            let level = if news { Level::WARN } else { Level::DEBUG };
+            log::fault(level, "dc.failed", &fault.with_next(DOES_NOT_BLOCK));
+        }
+    }
+
+    /// Notes that a DC's service answered: it comes first in the app's krb5.conf.
+    fn answered(&self, host: &Host, service: Service) {
+        self.forgive(host, service);
     }
 
     /// Prefers others no longer.
-    fn forgive(&self, host: &Host, service: Service) {
+    pub(super) fn forgive(&self, host: &Host, service: Service) {
         self.memory().troubled.remove(&(host.clone(), service));
     }
 
     /// Prefers others for a while.
-    fn avoid(&self, host: &Host, service: Service) {
-        self.memory().troubled.insert((host.clone(), service), Instant::now());
+    pub(super) fn avoid(&self, host: &Host, service: Service) {
+        let mut memory = self.memory();
+        memory.make_room();
+        memory.troubled.insert((host.clone(), service), Instant::now());
     }
 
     /// Whether a DC's service failed a short while ago.
@@ -312,65 +377,7 @@ impl Locator {
 
     /// The SRV records `_ldap._tcp.dc._msdcs.<domain>`, or those of a site (MS-ADTS 6.3.2.3). Never empty.
     pub async fn controllers(&self, domain: &Domain, site: Option<&SiteName>) -> Result<Vec<Target>, Fault> {
-        let (name, what) = match site {
-            None => (format!("_ldap._tcp.dc._msdcs.{domain}"), format!("no domain controller is known for `{domain}`")),
-            Some(site) => (
-                format!("_ldap._tcp.{site}._sites.dc._msdcs.{domain}"),
-                format!("no domain controller is known for the site `{site}` of `{domain}`"),
-            ),
-        };
-        let lookup = self.resolver.lookup(format!("{name}."), RecordType::SRV);
-        let lookup = match timeout(DNS_DEADLINE, lookup).await {
-            Ok(Ok(lookup)) => lookup,
-            Ok(Err(error)) if is_negative(&error) => {
-                let why = format!("DNS has no record `{name}` ({})", self.servers);
-                return Err(Fault::new(Code::DcSrvNotFound, what).because(why));
-            }
-            Ok(Err(error)) => {
-                let why = format!("the question for `{name}` failed ({}): {error}", self.servers);
-                return Err(Fault::new(Code::DcDnsUnreachable, what).because(why));
-            }
-            Err(_elapsed) => {
-                let why = format!("no answer for `{name}` in {DNS_DEADLINE:?} ({})", self.servers);
-                return Err(Fault::new(Code::DcDnsUnreachable, what).because(why));
-            }
-        };
-        let targets = lookup.answers().iter().filter_map(|record| match &record.data {
-            // A DNS server may answer anything: a target that is no host name is passed over.
-            RData::SRV(srv) => srv.target.to_ascii().parse().ok().map(|host| Target {
-                priority: srv.priority,
-                weight: srv.weight,
-                host,
-            }),
-            _ => None,
-        });
-        let targets = order(targets.collect(), &mut rand::thread_rng());
-        if targets.is_empty() {
-            return Err(Fault::new(Code::DcSrvNotFound, what).because(format!("`{name}` names no host")));
-        }
-        Ok(targets)
-    }
-
-    async fn ask_for_addresses(&self, host: &Host) -> Result<Vec<IpAddr>, Fault> {
-        let fault = |code| Fault::new(code, format!("the domain controller `{host}` has no address"));
-        match timeout(DNS_DEADLINE, self.resolver.lookup_ip(format!("{host}."))).await {
-            Ok(Ok(lookup)) => {
-                let addresses: Vec<_> = lookup.iter().collect();
-                if addresses.is_empty() {
-                    return Err(fault(Code::DcAddressNotFound).because("DNS has neither A nor AAAA records"));
-                }
-                Ok(addresses)
-            }
-            Ok(Err(error)) if is_negative(&error) => {
-                let why = format!("DNS has neither A nor AAAA records ({})", self.servers);
-                Err(fault(Code::DcAddressNotFound).because(why))
-            }
-            Ok(Err(error)) => Err(fault(Code::DcDnsUnreachable).because(format!("{error} ({})", self.servers))),
-            Err(_elapsed) => {
-                let why = format!("no answer in {DNS_DEADLINE:?} ({})", self.servers);
-                Err(fault(Code::DcDnsUnreachable).because(why))
-            }
-        }
+        Ok(order(self.dns.controllers(domain, site).await?, &mut rand::thread_rng()))
     }
 }
 
@@ -383,8 +390,10 @@ pub async fn dial(host: &Host, addresses: &[IpAddr], port: u16) -> Result<TcpStr
         let connect = TcpStream::connect((address, port));
         match timeout(CONNECT_DEADLINE, connect).await {
             Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(format!("{address}: {error}")),
-            Err(_elapsed) => Err(format!("{address}: no answer in {CONNECT_DEADLINE:?}")),
+            Ok(Err(error)) => {
+                Err((error.kind() == ErrorKind::ConnectionRefused, format!("{address}: {}", plain(&error))))
+            }
+            Err(_elapsed) => Err((false, format!("{address}: no answer in {CONNECT_DEADLINE:?}"))),
         }
     };
     let mut left = addresses.iter();
@@ -406,153 +415,46 @@ pub async fn dial(host: &Host, addresses: &[IpAddr], port: u16) -> Result<TcpStr
         }
     }
     let what = format!("the domain controller `{host}` cannot be reached on TCP port {port}");
-    Err(Fault::new(Code::DcUnreachable, what).because(failures.join("; ")))
+    let to: Vec<_> = addresses.iter().take(NAMED).map(ToString::to_string).collect();
+    let to = to.join(", ");
+    let next = if failures.iter().all(|(refused, _)| *refused) {
+        format!("start the service on `{host}` ({to}): nothing listens on its TCP port {port}")
+    } else {
+        format!(
+            "allow TCP port {port} from the task to `{host}` ({to}): the task's security group outbound, the domain \
+             controller's inbound, and a route"
+        )
+    };
+    let why: Vec<_> = failures.into_iter().map(|(_, why)| why).collect();
+    Err(Fault::new(Code::DcUnreachable, what).because(why.join("; ")).with_next(next))
 }
 
-/// The KDCs of a domain, with a kept connection to one of them. One that fails is left for the next.
-///
-/// Each message is a length of four octets, network order, and the message (RFC 4120 section 7.2.2).
-pub struct Kdc {
-    locator: Arc<Locator>,
-    /// In the order of preference.
-    hosts: Vec<Host>,
-    connection: Option<(Host, TcpStream)>,
-    last: Option<Host>,
+/// An error of the system without its number.
+pub(super) fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
 }
 
-impl Kdc {
-    /// The KDCs of these hosts, best first; none is connected to yet.
-    pub fn new(locator: Arc<Locator>, hosts: &[Host]) -> Self {
-        Self { locator, hosts: hosts.to_vec(), connection: None, last: None }
-    }
-
-    /// Connects, if it is not connected: for those who have something else to wait for at the same time.
-    pub async fn connect(&mut self) -> Result<(), Fault> {
-        if self.connection.is_none() {
-            let reached = self.locator.connect(&self.hosts, Service::Kdc).await?;
-            self.last = Some(reached.0.clone());
-            self.connection = Some(reached);
-        }
-        Ok(())
-    }
-
-    /// The KDC that was asked last.
-    pub fn host(&self) -> Option<&Host> {
-        self.last.as_ref()
-    }
-
-    /// Sends a request to the KDC, or to another one if it fails, until one answers.
-    ///
-    /// Sending it again is safe: one that closed the connection took no notice of it (some KDCs close theirs after
-    /// each reply), and a proof that reached one that then hung is only as old as the deadline.
-    pub async fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>, Fault> {
-        let mut left = self.hosts.clone();
-        let mut faults = Vec::new();
-        loop {
-            let kept = self.connection.take();
-            let fresh = kept.is_none();
-            let (host, mut stream) = match kept {
-                Some(kept) => kept,
-                None if left.is_empty() => return Err(summary(faults)),
-                None => match self.locator.connect(&left, Service::Kdc).await {
-                    Ok(reached) => reached,
-                    Err(fault) => {
-                        faults.push(fault);
-                        return Err(summary(faults));
-                    }
-                },
-            };
-            self.last = Some(host.clone());
-            let why = match timeout(KDC_DEADLINE, converse(&mut stream, request)).await {
-                Ok(Ok(reply)) => {
-                    self.connection = Some((host, stream));
-                    return Ok(reply);
-                }
-                Ok(Err(error)) if !fresh && closed(&error) => continue,
-                Ok(Err(error)) => error.to_string(),
-                Err(_elapsed) => {
-                    // Its other services most likely hang too.
-                    self.locator.avoid(&host, Service::Ldap);
-                    self.locator.avoid(&host, Service::Ldaps);
-                    format!("no answer in {KDC_DEADLINE:?}")
-                }
-            };
-            let what = format!("the KDC on `{host}` does not answer");
-            let fault = Fault::new(Code::DcUnreachable, what).because(why);
-            self.locator.in_trouble(&host, Service::Kdc, &fault);
-            left.retain(|other| *other != host);
-            faults.push(fault);
-        }
-    }
-
-    /// How many KDCs there are.
-    pub fn count(&self) -> usize {
-        self.hosts.len()
-    }
-
-    /// Goes on with the KDC on this host, if it is one of them; also if it was in trouble: its other service has just
-    /// served.
-    pub fn go_to(&mut self, host: &Host) {
-        self.locator.forgive(host, Service::Kdc);
-        if let Some(at) = self.hosts.iter().position(|known| known == host) {
-            self.connection = None;
-            self.hosts[..=at].rotate_right(1);
-        }
-    }
-
-    /// Leaves this KDC for the next, because it does not know what the others may know already.
-    pub fn leave(&mut self) {
-        self.connection = None;
-        if let Some(at) = self.hosts.iter().position(|host| Some(host) == self.last.as_ref()) {
-            self.hosts[at..].rotate_left(1);
-        }
-    }
-}
-
-/// One DC's fault as it is; of several the first, with the others as its reason.
-fn summary(mut faults: Vec<Fault>) -> Fault {
+/// One DC's fault as it is; of several a count, and the first few with their reasons.
+pub(super) fn summary(mut faults: Vec<Fault>) -> Fault {
     if faults.len() == 1 {
         return faults.remove(0);
     }
-    let told = faults.iter().map(|fault| match &fault.why {
+    let count = faults.len();
+    let told = faults.iter().take(NAMED).map(|fault| match &fault.why {
         Some(why) => format!("{}: {why}", fault.what),
         None => fault.what.clone(),
     });
-    let told: Vec<_> = told.collect();
-    let what = format!("none of the {} domain controllers can be used", told.len());
-    Fault::new(Code::DcUnreachable, what).because(told.join("; "))
-}
-
-async fn converse(stream: &mut TcpStream, request: &[u8]) -> io::Result<Vec<u8>> {
-    let length = u32::try_from(request.len()).map_err(io::Error::other)?;
-    let mut message = length.to_be_bytes().to_vec();
-    message.extend_from_slice(request);
-    stream.write_all(&message).await?;
-    let length = usize::try_from(stream.read_u32().await?).map_err(io::Error::other)?;
-    if length > KDC_REPLY_LIMIT {
-        return Err(io::Error::other(format!("a reply of {length} bytes, more than is allowed")));
+    let mut told: Vec<_> = told.collect();
+    if count > NAMED {
+        told.push(format!("and {} more", count - NAMED));
     }
-    let mut reply = vec![0; length];
-    stream.read_exact(&mut reply).await?;
-    Ok(reply)
-}
-
-fn closed(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
-}
-
-fn is_negative(error: &NetError) -> bool {
-    matches!(error, NetError::Dns(DnsError::NoRecordsFound(_)))
-}
-
-fn name_server(address: &SocketAddr) -> NameServerConfig {
-    let at_port = |mut connection: ConnectionConfig| {
-        connection.port = address.port();
-        connection
-    };
-    let connections = vec![at_port(ConnectionConfig::udp()), at_port(ConnectionConfig::tcp())];
-    NameServerConfig::new(address.ip(), true, connections)
+    let what = format!("none of the {count} domain controllers that were tried can be reached");
+    let fault = Fault::new(Code::DcUnreachable, what).because(told.join("; "));
+    match faults.into_iter().find_map(|fault| fault.fix) {
+        Some(fix) => fault.with_next(fix),
+        None => fault,
+    }
 }
 
 /// These before all others of the rest.
@@ -597,13 +499,14 @@ fn order(mut targets: Vec<Target>, random: &mut impl Rng) -> Vec<Target> {
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// What an address has before the next one is tried too.
 const HEAD_START: Duration = Duration::from_millis(250);
-/// A KDC answers in milliseconds; one that hangs is passed over.
-const KDC_DEADLINE: Duration = Duration::from_secs(2);
-/// For one query to one server; there are two attempts.
-const QUERY_DEADLINE: Duration = Duration::from_secs(1);
-/// For a name, all servers and attempts included.
-const DNS_DEADLINE: Duration = Duration::from_secs(5);
-const KDC_REPLY_LIMIT: usize = 128 << 10;
+/// What is said of a domain controller that fails while another one serves.
+const DOES_NOT_BLOCK: &str = "nothing at once: this does not block, another domain controller is used";
+/// How many domain controllers or addresses a fault names.
+const NAMED: usize = 5;
+/// How many hosts are remembered.
+const REMEMBERED: usize = 512;
+/// How many domains are remembered.
+const DOMAINS: usize = 256;
 /// How long a survey of what is near holds.
 const SURVEY_AGE: Duration = Duration::from_secs(3600);
 /// How long a DC that failed stands behind the others.

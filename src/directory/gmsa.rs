@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::directory::error::{DirectoryError, Kind};
 use crate::directory::ldap::{Connection, Entry, LdapError, Plain, Sealed};
 use crate::fault::{Code, Fault};
 use crate::kerberos::{LdapTicket, Password};
@@ -28,19 +29,19 @@ impl Gmsa {
         domain: &Domain,
         accounts: &[Account],
         login: &str,
-    ) -> Vec<Result<Self, Fault>> {
+    ) -> Vec<Result<Self, DirectoryError>> {
         let found = find(connection, domain, accounts, login, ATTRIBUTES).await;
-        let read = |(account, entry): (&Account, Result<Entry, Fault>)| Self::of(&entry?, account, login);
+        let read = |(account, entry): (&Account, Result<Entry, DirectoryError>)| Self::of(&entry?, account, login);
         accounts.iter().zip(found).map(read).collect()
     }
 
-    fn of(entry: &Entry, account: &Account, login: &str) -> Result<Self, Fault> {
+    fn of(entry: &Entry, account: &Account, login: &str) -> Result<Self, DirectoryError> {
         let name = account.sam_account_name();
         let Some(blob) = entry.value("msDS-ManagedPassword") else {
             let what = format!("the login `{login}` may not read the managed password of the gMSA `{name}`");
             let why = "the directory shows the account without msDS-ManagedPassword: the login is not among the \
                        PrincipalsAllowedToRetrieveManagedPassword (msDS-GroupMSAMembership)";
-            return Err(Fault::new(Code::GmsaReadDenied, what).because(why));
+            return Err(DirectoryError::new(Kind::NoPassword, Fault::new(Code::GmsaReadDenied, what).because(why)));
         };
         let password = ManagedPassword::parse(blob).map_err(|error| {
             let what = format!("the managed password of the gMSA `{name}` cannot be read");
@@ -72,12 +73,12 @@ impl Names {
         domain: &Domain,
         account: &Account,
         login: &str,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, DirectoryError> {
         let entry = find(connection, domain, std::slice::from_ref(account), login, NAMES).await.remove(0)?;
         let Some(kvno) = entry.text("msDS-KeyVersionNumber").and_then(|kvno| kvno.parse().ok()) else {
             let what = format!("the login `{login}` may not read the key version of the gMSA `{account}$`");
             let why = "the directory shows the account without msDS-KeyVersionNumber, which a keytab cannot do without";
-            return Err(Fault::new(Code::GmsaReadDenied, what).because(why));
+            return Err(Fault::new(Code::GmsaReadDenied, what).because(why).into());
         };
         // What cannot be the name of a service in a keytab is no name that a client asks for.
         let services = entry.texts("servicePrincipalName").filter_map(|spn| spn.parse().ok()).collect();
@@ -100,7 +101,7 @@ pub async fn find(
     accounts: &[Account],
     login: &str,
     attributes: &[&str],
-) -> Vec<Result<Entry, Fault>> {
+) -> Vec<Result<Entry, DirectoryError>> {
     let names: Vec<_> = accounts.iter().map(Account::sam_account_name).collect();
     let base = domain.base_dn();
     let found = connection.search(&base, "sAMAccountName", &names, attributes);
@@ -110,7 +111,10 @@ pub async fn find(
         Err(_elapsed) => {
             let why = format!("waited {LDAP_DEADLINE:?}");
             let what = |name| format!("the search for the gMSA `{name}` in `{domain}` got no answer");
-            let fault = |name| Err(Fault::new(Code::GmsaConnectionLost, what(name)).because(&why));
+            let fault = |name| {
+                let fault = Fault::new(Code::GmsaConnectionLost, what(name)).because(&why);
+                Err(DirectoryError::new(Kind::Lost, fault))
+            };
             return names.iter().map(fault).collect();
         }
     };
@@ -119,7 +123,7 @@ pub async fn find(
         at.map(|at| entries.swap_remove(at)).ok_or_else(|| {
             let what = format!("the domain `{domain}` has no gMSA `{}`", account.sam_account_name());
             let why = format!("a search by sAMAccountName as `{login}` found nothing");
-            Fault::new(Code::GmsaNotFound, what).because(why)
+            DirectoryError::new(Kind::NotFound, Fault::new(Code::GmsaNotFound, what).because(why))
         })
     };
     accounts.iter().map(&mut take).collect()
@@ -131,16 +135,19 @@ pub async fn bind(
     ticket: &LdapTicket,
     host: &Host,
     login: &str,
-) -> Result<Connection<Sealed>, Fault> {
+) -> Result<Connection<Sealed>, DirectoryError> {
     let what = format!("the login `{login}` cannot bind to LDAP on `{host}`");
     match tokio::time::timeout(LDAP_DEADLINE, connection.bind(ticket)).await {
         Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error @ (LdapError::Closed | LdapError::Connection(_)))) => {
-            Err(Fault::new(Code::GmsaConnectionLost, what).because(error))
+        Ok(Err(error)) if error.is_lost() => {
+            Err(DirectoryError::new(Kind::Lost, Fault::new(Code::GmsaConnectionLost, what).because(error)))
         }
-        Ok(Err(error)) => Err(Fault::new(Code::GmsaBindRefused, what).because(error)),
+        Ok(Err(error)) => {
+            Err(DirectoryError::new(Kind::BindRefused, Fault::new(Code::GmsaBindRefused, what).because(error)))
+        }
         Err(_elapsed) => {
-            Err(Fault::new(Code::GmsaConnectionLost, what).because(format!("no answer in {LDAP_DEADLINE:?}")))
+            let fault = Fault::new(Code::GmsaConnectionLost, what).because(format!("no answer in {LDAP_DEADLINE:?}"));
+            Err(DirectoryError::new(Kind::Lost, fault))
         }
     }
 }
@@ -233,13 +240,14 @@ fn is_account(entry: &Entry, account: &Account) -> bool {
     entry.text("sAMAccountName").is_some_and(|name| account.same_as(name))
 }
 
-fn search_fault(error: &LdapError, name: &str, domain: &Domain) -> Fault {
+fn search_fault(error: &LdapError, name: &str, domain: &Domain) -> DirectoryError {
     let what = format!("the search for the gMSA `{name}` in `{domain}` failed");
-    let code = match error {
-        LdapError::Refused { .. } => Code::GmsaSearchFailed,
-        _ => Code::GmsaConnectionLost,
+    let (kind, code) = match error {
+        LdapError::Refused { .. } if error.is_lost() => (Kind::Lost, Code::GmsaSearchFailed),
+        LdapError::Refused { .. } => (Kind::SearchRefused, Code::GmsaSearchFailed),
+        _ => (Kind::Lost, Code::GmsaConnectionLost),
     };
-    Fault::new(code, what).because(error)
+    DirectoryError::new(kind, Fault::new(code, what).because(error))
 }
 
 const NAMES: &[&str] = &["sAMAccountName", "msDS-KeyVersionNumber", "servicePrincipalName", "pwdLastSet"];

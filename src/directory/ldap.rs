@@ -20,6 +20,7 @@ use tokio_util::either::Either;
 use zeroize::Zeroize;
 
 use crate::clock;
+use crate::directory::ber::{self, Limits};
 use crate::directory::dc::Service;
 use crate::directory::netlogon::Netlogon;
 use crate::directory::tls::{Certificate, Tls};
@@ -199,8 +200,11 @@ where
         });
         let mut answer = self.ask(request).await?;
         let mut entries = Vec::new();
-        loop {
+        // A server that goes on for ever is stopped by the number of its messages, each of which is bounded.
+        let most = usize::try_from(limit).unwrap_or(0);
+        for _message in 0..most + REFERENCES {
             match answer {
+                LdapOp::SearchResultEntry(_) if entries.len() == most => break,
                 LdapOp::SearchResultEntry(entry) => {
                     let attributes = entry.attributes.into_iter().map(|given| (given.atype, given.vals)).collect();
                     entries.push(Entry { attributes });
@@ -212,6 +216,7 @@ where
             }
             answer = self.answer().await?;
         }
+        Err(LdapError::Protocol(format!("the server answers with more than the {most} entries that were asked for")))
     }
 
     async fn ask(&mut self, request: LdapOp) -> Result<LdapOp, LdapError> {
@@ -225,7 +230,7 @@ where
     async fn answer(&mut self) -> Result<LdapOp, LdapError> {
         let message = self.framed.next().await.ok_or(LdapError::Closed)??;
         match message.op {
-            LdapOp::ExtendedResponse(notice) if message.msgid == 0 => Err(LdapError::from(notice.res)),
+            LdapOp::ExtendedResponse(notice) if message.msgid == 0 => Err(LdapError::Notice(told(&notice.res.message))),
             op if message.msgid == self.last_id => Ok(op),
             _ => Err(LdapError::Protocol("an answer to another request".into())),
         }
@@ -237,7 +242,7 @@ impl Decoder for Plain {
     type Error = io::Error;
 
     fn decode(&mut self, source: &mut BytesMut) -> io::Result<Option<LdapMsg>> {
-        decode(&mut self.0, source)
+        decode(&mut self.0, source, BEFORE_THE_BIND)
     }
 }
 
@@ -255,16 +260,16 @@ impl Decoder for Sealed {
 
     /// Frames of a 4-byte length and a wrap token (RFC 4422 section 3.7). Messages and frames need not coincide.
     fn decode(&mut self, source: &mut BytesMut) -> io::Result<Option<LdapMsg>> {
-        let Some(sealer) = &mut self.sealer else { return decode(&mut self.ldap, source) };
+        let Some(sealer) = &mut self.sealer else { return decode(&mut self.ldap, source, AFTER_THE_BIND) };
         loop {
-            if let Some(message) = decode(&mut self.ldap, &mut self.opened)? {
+            if let Some(message) = decode(&mut self.ldap, &mut self.opened, AFTER_THE_BIND)? {
                 return Ok(Some(message));
             }
             let Some(length) = source.first_chunk().map(|length| u32::from_be_bytes(*length)) else {
                 return Ok(None);
             };
             let length = usize::try_from(length).map_err(io::Error::other)?;
-            if length > MESSAGE_LIMIT {
+            if length > AFTER_THE_BIND.octets {
                 return Err(io::Error::other(format!("a sealed frame of {length} bytes, more than is allowed")));
             }
             if source.len() < 4 + length {
@@ -348,6 +353,9 @@ pub enum LdapError {
     /// The server closed the connection.
     #[error("the server closed the connection")]
     Closed,
+    /// The server says that it is about to close the connection, with these words.
+    #[error("the server closes the connection{}", words(.0))]
+    Notice(String),
     /// The security context failed.
     #[error("{0}")]
     Context(#[from] ContextError),
@@ -356,11 +364,27 @@ pub enum LdapError {
     Protocol(String),
 }
 
+impl LdapError {
+    /// The server does not serve at all now: the connection broke, or it is busy (51), unavailable (52) or about to
+    /// close the connection (RFC 4511 section 4.4.1). Another server may serve.
+    pub fn is_lost(&self) -> bool {
+        match self {
+            Self::Closed | Self::Connection(_) | Self::Notice(_) => true,
+            Self::Refused { code, .. } => matches!(code, LdapResultCode::Busy | LdapResultCode::Unavailable),
+            Self::Context(_) | Self::Protocol(_) => false,
+        }
+    }
+}
+
 impl From<LdapResult> for LdapError {
     fn from(result: LdapResult) -> Self {
-        let message = result.message.trim_end_matches('\0').escape_debug().to_string();
-        Self::Refused { code: result.code, message: message.chars().take(300).collect() }
+        Self::Refused { code: result.code, message: told(&result.message) }
     }
+}
+
+/// The server's words, escaped and cut.
+fn told(message: &str) -> String {
+    message.trim_end_matches('\0').escape_debug().to_string().chars().take(300).collect()
 }
 
 /// What the server says, and in words what AD's sub-code in it means.
@@ -399,16 +423,24 @@ fn meaning(message: &str) -> Option<&'static str> {
 }
 
 fn codec() -> LdapCodec {
-    LdapCodec::new(Some(MESSAGE_LIMIT), None)
+    LdapCodec::new(Some(AFTER_THE_BIND.octets), None)
 }
 
-/// The codec takes an empty buffer for a malformed message.
-fn decode(codec: &mut LdapCodec, source: &mut BytesMut) -> io::Result<Option<LdapMsg>> {
-    if source.is_empty() { Ok(None) } else { codec.decode(source) }
+/// Decodes a message once all of it is there and it is within the limits.
+fn decode(codec: &mut LdapCodec, source: &mut BytesMut, limits: Limits) -> io::Result<Option<LdapMsg>> {
+    if ber::whole(source, limits)?.is_none() {
+        return Ok(None);
+    }
+    let message = codec.decode(source)?;
+    message.map(Some).ok_or_else(|| io::Error::other("a message that cannot be read"))
 }
 
-/// No answer to our one search comes near it: a blob is under a kilobyte.
-const MESSAGE_LIMIT: usize = 1 << 20;
+/// Anybody may answer before the bind: an LDAP ping and an answer to a bind are far smaller.
+const BEFORE_THE_BIND: Limits = Limits { octets: 64 << 10, elements: 1024 };
+/// No answer to our one search comes near it: a blob is under a kilobyte, and twenty are read together.
+const AFTER_THE_BIND: Limits = Limits { octets: 1 << 20, elements: 16 << 10 };
+/// How many references to other domains an answer may hold besides its entries.
+const REFERENCES: usize = 64;
 
 #[cfg(test)]
 mod tests {

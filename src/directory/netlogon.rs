@@ -1,12 +1,14 @@
 //! The answer to an LDAP ping (MS-ADTS 6.3.3): what a DC says of itself and of where the client is.
 
-use crate::name::SiteName;
+use crate::name::{Host, SiteName};
 
 /// What a DC answers to the LDAP ping: NETLOGON_SAM_LOGON_RESPONSE_EX (MS-ADTS 6.3.1.9).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Netlogon {
-    /// It is no read-only DC.
+    /// Whether it is a full DC and not a read-only one.
     pub is_writable: bool,
+    /// What it is called; none if that is not a host's name.
+    pub host: Option<Host>,
     /// The site that our address belongs to, where the directory has a subnet for it.
     pub client_site: Option<SiteName>,
 }
@@ -20,12 +22,17 @@ impl Netlogon {
         }
         let flags = u32::from_le_bytes(*answer.get(4..)?.first_chunk()?);
         let mut at = NAMES;
-        for _forest_domain_host_netbios_computer_user_and_dc_site in 0..7 {
+        for _forest_and_domain in 0..2 {
+            name(answer, &mut at)?;
+        }
+        let host = name(answer, &mut at)?.parse().ok();
+        for _netbios_computer_user_and_dc_site in 0..4 {
             name(answer, &mut at)?;
         }
         let site = name(answer, &mut at)?;
-        let client_site = if site.is_empty() { None } else { Some(site.parse().ok()?) };
-        Some(Self { is_writable: flags & DS_WRITABLE_FLAG != 0, client_site })
+        // A site may be called `München` or `Site 1`, which no DNS name has: the rest of the answer still counts.
+        let client_site = site.parse().ok();
+        Some(Self { is_writable: flags & DS_WRITABLE_FLAG != 0, host, client_site })
     }
 }
 

@@ -69,7 +69,7 @@ async fn ask_one(
     let work = async {
         let stream = dial(host, &locator.addresses(host).await?, ldap.service().port()).await?;
         let mut connection = ldap.open(stream, host).await?;
-        Ok(connection.netlogon(domain).await.map_err(|error| fault().because(error))?.client_site)
+        Ok::<_, Fault>(connection.netlogon(domain).await.map_err(|error| fault().because(error))?.client_site)
     };
     let site = timeout(DEADLINE, work).await.map_err(|_| fault().because(format!("no answer in {DEADLINE:?}")))??;
     Ok((host.clone(), site))

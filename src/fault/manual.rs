@@ -1,28 +1,23 @@
-//! `docs/faults.md`, made from the registry, the texts below and the faults that the tests provoke in the lab.
-//!
-//! `UPDATE_DOCS=1 cargo test --lib faults_md` writes it anew; without the variable the test says whether it is
-//! current. None of this is in the product.
+//! The manual: what the registry does not say of a code, for `gmsa-sidecar explain` and `docs/faults.md`.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
-use std::path::Path;
-
-use super::{Code, Entry, Exit, Owner, Retry};
+use super::{Code, Exit, Owner, Retry};
 
 /// What the registry does not say of a code.
-struct Page {
-    code: Code,
+#[derive(Debug)]
+pub struct Page {
+    /// Of which fault.
+    pub code: Code,
     /// How it comes about.
-    cause: &'static str,
+    pub cause: &'static str,
     /// How to end it, more exactly than `next`.
-    cure: &'static str,
+    pub cure: &'static str,
     /// A command that shows it.
-    show: &'static str,
+    pub show: &'static str,
 }
 
 macro_rules! pages {
     ($($code:ident { cause: $cause:literal, cure: $cure:literal, show: $show:literal })*) => {
-        const PAGES: &[Page] = &[$(Page { code: Code::$code, cause: $cause, cure: $cure, show: $show }),*];
+        pub(super) const PAGES: &[Page] = &[$(Page { code: Code::$code, cause: $cause, cure: $cure, show: $show }),*];
     };
 }
 
@@ -107,6 +102,11 @@ pages! {
         cure: "Set `taskRoleArn` in the task definition, and let `ecs-tasks.amazonaws.com` assume the role.",
         show: "aws ecs describe-task-definition --task-definition FAMILY --query taskDefinition.taskRoleArn"
     }
+    CredSpecAwsCredentialsFailed {
+        cause: "The endpoint of the task role's credentials answered with an error (400, 429 or 5xx) or not in time. The ECS agent does so for some seconds after a start, and under load.",
+        cure: "Wait: it is asked again within seconds. If it lasts, the task role cannot be assumed: check `taskRoleArn`, and that the role's trust policy allows `ecs-tasks.amazonaws.com`.",
+        show: "aws ecs describe-task-definition --task-definition FAMILY --query taskDefinition.taskRoleArn"
+    }
     CredSpecUnreachable {
         cause: "S3, or SSM for a parameter, does not answer: no route (a private subnet without NAT and without the gateway endpoint), a closed security group, a proxy that is not set or not trusted.",
         cure: "Add the S3 gateway endpoint to the subnet's route table (it is free; SSM has an interface endpoint), or NAT, or `HTTPS_PROXY`. With a proxy that opens TLS: `AWS_CA_BUNDLE`.",
@@ -150,6 +150,11 @@ pages! {
     SecretAwsCredentials {
         cause: "As with `credspec-aws-credentials`; the CredSpec itself did not come from AWS.",
         cure: "Set `taskRoleArn` in the task definition.",
+        show: "aws ecs describe-task-definition --task-definition FAMILY --query taskDefinition.taskRoleArn"
+    }
+    SecretAwsCredentialsFailed {
+        cause: "The endpoint of the task role's credentials answered with an error (400, 429 or 5xx) or not in time. The ECS agent does so for some seconds after a start, and under load.",
+        cure: "Wait: it is asked again within seconds. If it lasts, the task role cannot be assumed: check `taskRoleArn`, and that the role's trust policy allows `ecs-tasks.amazonaws.com`.",
         show: "aws ecs describe-task-definition --task-definition FAMILY --query taskDefinition.taskRoleArn"
     }
     SecretUnreachable {
@@ -248,7 +253,7 @@ pages! {
         show: "Get-ADServiceAccount WebApp01 -Properties Enabled, AccountExpirationDate, msDS-AssignedAuthNPolicy"
     }
     TicketServiceUnknown {
-        cause: "For a service of `GMSA_SERVICE_TICKETS`: no account has the SPN, or more than one has it (AD then answers as if none had), or it is not the name that clients use: SQL Server's has the port, `MSSQLSvc/HOST:1433`. For `ldap/HOST/DOMAIN`: the domain controller is addressed by a name that is not its own, an alias or a load balancer in `GMSA_DOMAIN_CONTROLLERS`.",
+        cause: "For a service of `GMSA_SERVICE_TICKETS`: no account has the SPN, or more than one has it (AD then answers as if none had), or it is not the name that clients use: for SQL Server, ODBC, JDBC and Go ask for `MSSQLSvc/HOST:1433` and .NET's SqlClient for `MSSQLSvc/HOST`. For `ldap/HOST/DOMAIN`: the domain controller is addressed by a name that is not its own, an alias or a load balancer in `GMSA_DOMAIN_CONTROLLERS`.",
         cure: "`setspn -S SPN ACCOUNT` gives it to the account that the service runs as, and refuses a second one; `setspn -D SPN ACCOUNT` takes it from a wrong one. For a domain controller use the name in the SRV record: Kerberos has no ticket for an alias. `gmsa-sidecar check` tells who has the name.",
         show: "setspn -Q MSSQLSvc/db.corp.example.com:1433; setspn -X"
     }
@@ -307,6 +312,16 @@ pages! {
         cure: "*why* has the sub-code in words. `setspn -X` finds SPNs that stand twice.",
         show: "setspn -Q ldap/dc1.corp.example.com/corp.example.com; setspn -X"
     }
+    GmsaServerUnproven {
+        cause: "The server that DNS or `GMSA_DOMAIN_CONTROLLERS` names is not a domain controller, or it gave a managed password that the domain's KDC does not know. A computer account can carry `ldap/HOST` and answer LDAP; only a domain controller carries `ldap/HOST/DOMAIN`. Nothing that this server said is used, and the next one is asked.",
+        cure: "Compare the names in DNS with the domain controllers of the directory. Remove records of hosts that are none, and find out who wrote them. An alias or a load balancer works, if the domain controller behind it tells its own name.",
+        show: "setspn -Q ldap/HOST/DOMAIN; Get-ADDomainController -Filter * | Select-Object HostName"
+    }
+    GmsaUnconfirmed {
+        cause: "With `GMSA_KEYTAB` a managed password counts only if the KDC confirms it: a ticket for the gMSA must open with it. This KDC issues no such ticket, since the gMSA has no service name, or seals it with RC4.",
+        cure: "Give the gMSA a service name and allow AES for it. Without `GMSA_KEYTAB` the ticket is renewed all the same.",
+        show: "Get-ADServiceAccount NAME -Properties servicePrincipalName,msDS-SupportedEncryptionTypes"
+    }
     GmsaNotFound {
         cause: "The domain has no gMSA of that name, or the login may not see it.",
         cure: "The CredSpec's `Name` is the sAMAccountName without `$`. If it is right, give the login the right to read the object (Authenticated Users has it by default).",
@@ -354,69 +369,15 @@ pages! {
     }
 }
 
-/// The faults that no test can provoke from outside, as the code writes them: what and why.
-const UNSEEN: &[(Code, &str, &str)] =
-    &[(Code::InternalBug, "the sidecar stopped because of a bug of its own", "it panicked at src/main.rs:1")];
-
-/// What and why of each code, from the snapshots of the lab's tests: blocks of `CODE exit N`, `what:`, `why:`.
-fn seen() -> BTreeMap<String, (String, Option<String>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/snapshots");
-    let mut paths: Vec<_> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    let mut seen = BTreeMap::new();
-    for path in paths {
-        let text = std::fs::read_to_string(path).unwrap();
-        let lines: Vec<_> = text.lines().collect();
-        for block in lines.windows(3) {
-            let [head, what, why] = block else { continue };
-            let (Some((code, _)), Some(what)) = (head.split_once(" exit "), what.strip_prefix("what: ")) else {
-                continue;
-            };
-            let why = why.strip_prefix("why:").map(str::trim).filter(|why| *why != "-").map(str::to_owned);
-            // Whatever the tests blot out is put back.
-            let real = |text: &str| {
-                let text =
-                    text.replace("VOLUME", "/var/credentials-fetcher/krbdir").replace("ADDRESS", "127.0.0.1:8488");
-                text.replace(":123456789012 secret gmsa/", ":123456789012:secret:gmsa/")
-            };
-            seen.entry(code.to_owned()).or_insert((real(what), why.as_deref().map(real)));
-        }
+impl Page {
+    /// The page of a code; a test says that each has one.
+    pub fn of(code: Code) -> Option<&'static Self> {
+        PAGES.iter().find(|page| page.code == code)
     }
-    for (code, what, why) in UNSEEN {
-        let why = Some((*why).to_owned()).filter(|why| !why.is_empty());
-        assert!(seen.insert(code.name().to_owned(), ((*what).to_owned(), why)).is_none(), "{code} is seen by a test");
-    }
-    seen
 }
 
-fn document() -> String {
-    let seen = seen();
-    let mut text = String::from(HEAD);
-    for Entry { code, name, exit, owner, .. } in Code::ALL {
-        let (exit, retry) = (*exit as u8, code.retry().name());
-        writeln!(text, "| [`{name}`](#{name}) | {exit} | {} | {retry} |", owner.name()).unwrap();
-    }
-    for Entry { code, name, exit, owner, next } in Code::ALL {
-        let page = PAGES.iter().find(|page| page.code == *code).unwrap_or_else(|| panic!("no page for {code}"));
-        let (what, why) = seen.get(*name).unwrap_or_else(|| panic!("no test shows {code}: tests/lab/examples.rs"));
-        let why = why.as_ref().map(|why| format!("\n  why:  {why}")).unwrap_or_default();
-        write!(
-            text,
-            "\n## {name}\n\nExit code {}. Cured by: {}. {}\n\n```text\ncode={name}\n  what: {what}{why}\n  next: {next}\n```\n\n\
-             **Cause.** {}\n\n**Cure.** {}\n\n**See it:** `{}`\n",
-            *exit as u8,
-            owner_in_words(*owner),
-            retry_in_words(code.retry(), *exit),
-            page.cause,
-            page.cure,
-            page.show
-        )
-        .unwrap();
-    }
-    text
-}
-
-fn owner_in_words(owner: Owner) -> &'static str {
+/// Where the change belongs, in words.
+pub fn owner_in_words(owner: Owner) -> &'static str {
     match owner {
         Owner::TaskDefinition => "the task definition: variables, labels, roles, user, volumes",
         Owner::Network => "the network: security groups, routes, endpoints, DNS",
@@ -427,7 +388,8 @@ fn owner_in_words(owner: Owner) -> &'static str {
     }
 }
 
-fn retry_in_words(retry: Retry, exit: Exit) -> &'static str {
+/// Who tries again, and when.
+pub fn retry_in_words(retry: Retry, exit: Exit) -> &'static str {
     match (retry, exit) {
         (Retry::Never, _) => "`run` and `init` end.",
         (Retry::Slowly, _) => "`run` tries again after half a minute, then less and less often; `init` ends.",
@@ -435,54 +397,5 @@ fn retry_in_words(retry: Retry, exit: Exit) -> &'static str {
             "`run` tries again within seconds, then less and less often; `init` until `GMSA_INIT_TIMEOUT`."
         }
         (Retry::Soon, _) => "`run` tries again within seconds, then less and less often; `init` ends.",
-    }
-}
-
-const HEAD: &str = "\
-<!-- Made from src/fault.rs, src/fault/manual.rs and tests/lab/snapshots: UPDATE_DOCS=1 cargo test --lib faults_md -->
-
-# Faults
-
-Every failure has a code. Its prefix is the step that failed: `config-` settings, `task-` discovery, `credspec-` the
-CredSpec, `secret-` the login, `dc-` DNS and connections, `ticket-` Kerberos, `gmsa-` the directory, `volume-` files.
-The log, `/ready`, the status page and `gmsa-sidecar check` tell the same four things: *what* failed, *why*, what to do
-*next*, under one *code*. If several steps fail, cure the first one: `gmsa-sidecar check` tells which that is.
-
-Names here are those of the project's lab: the domain `example.com`, the gMSA `WebApp01`, the login `svc-fetcher`. Words in
-capitals are yours to fill in. Commands with `AD` in them are PowerShell's, from a host with the RSAT tools.
-
-| code | exit | owner | retried |
-| --- | --- | --- | --- |
-";
-
-#[test]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a test reads what the test command says, and writes what it was told to"
-)]
-fn faults_md_is_current() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/faults.md");
-    let wanted = document();
-    if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(&path, &wanted).unwrap();
-    }
-    let current = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(current == wanted, "docs/faults.md is not current: UPDATE_DOCS=1 cargo test --lib faults_md");
-}
-
-#[test]
-fn every_code_has_one_page() {
-    let mut codes: Vec<_> = PAGES.iter().map(|page| page.code as usize).collect();
-    codes.sort_unstable();
-    assert!(codes.iter().copied().eq(0..Code::ALL.len()), "{codes:?}");
-}
-
-/// What is told of the retries is what the schedule does.
-#[test]
-fn the_schedule_keeps_what_the_registry_says() {
-    for entry in Code::ALL {
-        let first = crate::lease::schedule::retry(entry.code, 1, 1.0).as_secs();
-        assert_eq!(entry.code.retry() == Retry::Slowly, first >= 30, "{}", entry.name);
-        assert_eq!(entry.code.retry() == Retry::Never, entry.code.is_config() || entry.code == Code::InternalBug);
     }
 }

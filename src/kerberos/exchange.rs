@@ -79,6 +79,14 @@ pub struct AsExchange {
 }
 
 impl AsExchange {
+    /// The refusal in a KDC's reply; none if it gave a ticket.
+    pub fn refusal(reply: &[u8]) -> Result<Option<KdcError>, ExchangeError> {
+        match Reply::decode(reply)? {
+            Reply::Kdc(_) => Ok(None),
+            Reply::Error(error) => Ok(Some(KdcError::from(&*error))),
+        }
+    }
+
     /// Begins an exchange; returns it with the first request.
     ///
     /// `nonce` is random, 31 bits; `now` is the KDC's time as far as known.
@@ -105,6 +113,11 @@ impl AsExchange {
             Self { client, server, source, key, nonce, sent: Vec::new(), lifetime, informed: false, offset: None };
         let request = exchange.request(now)?;
         Ok((exchange, request))
+    }
+
+    /// The salt of the key that the last request proves; none if that carries no proof.
+    pub fn salt(&self) -> Option<&[u8]> {
+        self.key.as_ref().map(|key| key.salt.as_slice())
     }
 
     /// Takes the KDC's reply to the last request.
@@ -322,6 +335,10 @@ impl KdcError {
     pub const PREAUTH_FAILED: i32 = 24;
     /// KDC_ERR_PREAUTH_REQUIRED: a step, not a fault
     pub const PREAUTH_REQUIRED: i32 = 25;
+    /// KDC_ERR_SVC_UNAVAILABLE: the KDC is starting or stopping
+    pub const SERVICE_UNAVAILABLE: i32 = 29;
+    /// KDC_ERR_MUST_USE_USER2USER: an account without a service name, to Windows
+    pub const MUST_USE_USER2USER: i32 = 27;
     /// KRB_AP_ERR_SKEW
     pub const CLOCK_SKEW: i32 = 37;
     /// KDC_ERR_WRONG_REALM
@@ -348,7 +365,7 @@ impl KdcError {
             Self::PASSWORD_EXPIRED => "the password must be changed first",
             Self::PREAUTH_FAILED => "the password is wrong",
             Self::PREAUTH_REQUIRED => "it does not take a password",
-            29 => "a service that it needs is not available",
+            Self::SERVICE_UNAVAILABLE => "a service that it needs is not available",
             31 => "it cannot decrypt the request",
             32 => "the ticket has expired",
             33 => "the ticket is not valid yet",

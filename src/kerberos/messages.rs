@@ -21,6 +21,8 @@ pub(crate) const KRB_ERROR: u8 = 30;
 /// tells clients to accept it.
 const ENC_AS_REP_PART: u8 = 25;
 const ENC_TGS_REP_PART: u8 = 26;
+const TICKET: u8 = 1;
+const ENC_TICKET_PART: u8 = 3;
 const AUTHENTICATOR: u8 = 2;
 const ENC_AP_REP_PART: u8 = 27;
 
@@ -167,6 +169,24 @@ pub(crate) struct KdcRep {
     pub(crate) ticket: Any,
     #[asn1(context_specific = "6")]
     pub(crate) enc_part: EncryptedData,
+}
+
+/// RFC 4120 section 5.3.
+#[derive(Debug, Sequence)]
+pub(crate) struct TicketMessage {
+    #[asn1(context_specific = "0")]
+    pub(crate) tkt_vno: u8,
+    #[asn1(context_specific = "1")]
+    pub(crate) realm: KerberosString,
+    #[asn1(context_specific = "2")]
+    pub(crate) sname: PrincipalName,
+    #[asn1(context_specific = "3")]
+    pub(crate) enc_part: EncryptedData,
+}
+
+/// The first two fields of an EncTicketPart (RFC 4120 section 5.3); what follows them is the service's business.
+pub(crate) struct EncTicketPart {
+    pub(crate) key: EncryptionKey,
 }
 
 #[derive(Debug, Sequence)]
@@ -354,6 +374,25 @@ impl Reply {
             tag if tag == application(KRB_ERROR) => Ok(Self::Error(Box::new(KrbError::from_der(any.value())?))),
             tag => Err(tag.value_error().into()),
         }
+    }
+}
+
+impl TicketMessage {
+    pub(crate) fn decode(bytes: &[u8]) -> der::Result<Self> {
+        Self::from_der(in_application(AnyRef::from_der(bytes)?, TICKET)?)
+    }
+}
+
+impl EncTicketPart {
+    /// As in an [`EncKdcRepPart`] there may be padding.
+    pub(crate) fn decode(bytes: &[u8]) -> der::Result<Self> {
+        let (any, _padding) = AnyRef::from_der_partial(bytes)?;
+        let sequence = AnyRef::from_der(in_application(any, ENC_TICKET_PART)?)?;
+        sequence.tag().assert_eq(Tag::Sequence)?;
+        let (_flags, rest) = AnyRef::from_der_partial(sequence.value())?;
+        let (key, _rest) = AnyRef::from_der_partial(rest)?;
+        key.tag().assert_eq(Tag::ContextSpecific { constructed: true, number: TagNumber(1) })?;
+        Ok(Self { key: EncryptionKey::from_der(key.value())? })
     }
 }
 

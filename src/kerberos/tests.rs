@@ -13,6 +13,7 @@ use super::messages::{
     PA_ENC_TIMESTAMP, PA_ETYPE_INFO2, PA_REQ_ENC_PA_REP, PaData, PrincipalName, time,
 };
 use super::*;
+use crate::clock;
 
 const SALT: &str = "EXAMPLE.COMsvc-fetcher";
 const RIGHT: &str = "right";

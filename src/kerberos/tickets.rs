@@ -8,7 +8,8 @@ use krb5::ccache::{Entry, same_principal};
 use krb5::{CCache, Credentials, Principal};
 
 use super::exchange::ExchangeError;
-use super::messages::{EncKdcRepPart, KdcRep, flags};
+use super::messages::{EncKdcRepPart, EncTicketPart, KdcRep, TicketMessage, flags};
+use super::{ClientKey, ENCTYPES, Key, Password};
 use crate::clock;
 use crate::name::Spn;
 use crate::volume::CacheImage;
@@ -58,6 +59,43 @@ impl Ticket {
     /// When it expires, by our clock.
     fn expires_at(&self) -> SystemTime {
         clock::shifted(clock::from_unix(self.credentials.endtime), -self.offset)
+    }
+
+    /// Whose ticket it is.
+    pub fn client(&self) -> &Principal {
+        &self.credentials.client
+    }
+
+    /// Whether the service's key is this one: it opens the ticket, and inside is the session key that the KDC gave us
+    /// (RFC 4120 section 5.3).
+    pub fn is_sealed_with(&self, key: &ClientKey) -> bool {
+        self.session_key_inside(&key.key).is_some_and(|inside| {
+            let ours = &self.credentials.session_key;
+            inside.key.keytype == ours.enctype() && inside.key.keyvalue.as_bytes() == ours.bytes()
+        })
+    }
+
+    /// Whether the service's key is made of one of the passwords. Costs a key derivation for each.
+    ///
+    /// # Errors
+    /// The enctype of the ticket, if no key of it can be made here.
+    pub fn is_sealed_by(&self, passwords: &[Password], salt: &[u8]) -> Result<bool, i32> {
+        let Ok(ticket) = TicketMessage::decode(&self.credentials.ticket) else { return Ok(false) };
+        let enctype = ticket.enc_part.etype;
+        if !ENCTYPES.contains(&enctype) {
+            return Err(enctype);
+        }
+        let mut keys = passwords.iter().map(|password| ClientKey::derive(enctype, password.as_str(), salt, None));
+        Ok(keys.any(|key| key.is_ok_and(|key| self.is_sealed_with(&key))))
+    }
+
+    fn session_key_inside(&self, key: &Key) -> Option<EncTicketPart> {
+        let ticket = TicketMessage::decode(&self.credentials.ticket).ok()?;
+        if ticket.enc_part.etype != key.enctype() {
+            return None;
+        }
+        let part = key.decrypt(USAGE_TICKET, ticket.enc_part.cipher.as_bytes()).ok()?;
+        EncTicketPart::decode(&zeroize::Zeroizing::new(part)).ok()
     }
 
     /// A gMSA's ticket for the service `spn`.
@@ -204,5 +242,7 @@ impl LdapTicket {
     }
 }
 
+/// Key usage number of a ticket (RFC 4120 section 7.5.1).
+const USAGE_TICKET: u32 = 2;
 /// The header field of a ccache for the KDC's time minus ours.
 const DELTATIME: u16 = 1;

@@ -21,7 +21,7 @@ use crate::directory::{KeptKey, Renewal, Wanted};
 use crate::fault::{Code, Fault};
 use crate::kerberos::ServiceTicket;
 use crate::name::{Account, Domain};
-use crate::volume::{Krb5Conf, LeaseFolder, Location, Ownership, Written};
+use crate::volume::{Krb5Conf, LeaseFolder, Location, Ownership, Watch, Written};
 
 /// What a fake directory answers to one renewal.
 pub(crate) enum Answer {
@@ -368,8 +368,8 @@ impl Files for FakeFiles {
         self.put_conf(Some(conf), None).map(|()| None)
     }
 
-    fn root(&self) -> PathBuf {
-        PathBuf::new()
+    fn watch(&self, _watch: &Watch, _locations: &[Location]) -> std::io::Result<()> {
+        Ok(())
     }
 
     fn remove(&self, what: &Written, at_root: bool) -> Result<(), Fault> {

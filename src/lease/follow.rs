@@ -21,11 +21,11 @@ use super::source::Source;
 use super::status::{LeaseKey, LeaseState, Order};
 use crate::clock;
 use crate::config::ServiceTickets;
-use crate::credspec::{CredSpec, Reference};
+use crate::credspec::{CredSpec, Overrides, Reference};
 use crate::directory::Wanted;
 use crate::fault::Fault;
 use crate::log;
-use crate::name::{Account, Domain, Spn};
+use crate::name::{Account, Domain};
 use crate::volume::{LeaseFolder, Location, Mode, Owner, Ownership};
 
 /// What is read again before a renewal.
@@ -47,36 +47,18 @@ pub struct Settings {
     pub services: ServiceTickets,
 }
 
-/// What a CredSpec says of its own leases: its object `GmsaSidecar`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Overrides {
-    /// The owner of its files.
-    pub owner: Option<Owner>,
-    /// The mode of its files.
-    pub mode: Option<Mode>,
-    /// Whether it has a keytab.
-    pub keytab: Option<bool>,
-    /// Its services.
-    pub services: Vec<Spn>,
-}
-
 impl Settings {
     /// What is kept beside the TGT of `account`, and for whom it is written.
     fn of(&self, account: &Account, overrides: &Overrides) -> (Wanted, Ownership) {
         let mut services = self.services.of(account);
         if services.is_empty() {
-            services.clone_from(&overrides.services);
+            services = overrides.service_tickets.clone().unwrap_or_default();
         }
         let keytab = self.keytab.or(overrides.keytab).unwrap_or_default();
         let owner = self.owner.or(overrides.owner);
         let mode = self.mode.or(overrides.mode).unwrap_or_default();
         (Wanted { services, keytab }, Ownership { owner, mode })
     }
-}
-
-/// What a CredSpec says of its own leases.
-fn overrides(_cred_spec: &CredSpec) -> Overrides {
-    Overrides::default()
 }
 
 /// One CredSpec that is followed.
@@ -243,7 +225,9 @@ impl Followed {
         before.append(&mut state.retiring);
         // Another CredSpec may have taken a folder over meanwhile.
         before.retain(|named| self.manager.spec(named.key).is_some());
-        let is_named = |named: &Named| named.domain == *newest.domain() && newest.accounts().contains(&named.account);
+        let is_named = |named: &Named| {
+            named.domain == *newest.domain_of(&named.account) && newest.accounts().contains(&named.account)
+        };
         for named in &before {
             self.manager.retire(named.key, !is_named(named));
         }
@@ -264,7 +248,11 @@ impl Followed {
                 continue;
             }
             match self.manager.begin(spec, Some(Arc::clone(self) as Arc<dyn LookAgain>)) {
-                Ok(key) => state.leases.push(Named { key, account: account.clone(), domain: newest.domain().clone() }),
+                Ok(key) => state.leases.push(Named {
+                    key,
+                    account: account.clone(),
+                    domain: newest.domain_of(account).clone(),
+                }),
                 Err(fault) => unusable = unusable.or(Some(fault)),
             }
         }
@@ -298,10 +286,10 @@ impl Followed {
     }
 
     fn lease_spec(&self, at_root: bool, cred_spec: &CredSpec, account: &Account, place: usize) -> LeaseSpec {
-        let (wanted, ownership) = self.settings.of(account, &overrides(cred_spec));
+        let (wanted, ownership) = self.settings.of(account, cred_spec.overrides());
         LeaseSpec {
             account: account.clone(),
-            domain: cred_spec.domain().clone(),
+            domain: cred_spec.domain_of(account).clone(),
             login: cred_spec.login().clone(),
             wanted,
             location: Location { folder: LeaseFolder::of(account), at_root: at_root && place == 0, ownership },

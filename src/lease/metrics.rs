@@ -1,7 +1,7 @@
 //! What `GET /metrics` tells, in the Prometheus text format. The names are part of the interface.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 use crate::clock;
 use crate::fault::Code;
 use crate::lease::status::{Identity, Status};
+use crate::log;
 
 /// The counters of this process. What [`Status`] knows is not counted again but read at each scrape.
 #[derive(Debug)]
@@ -30,6 +31,7 @@ pub struct Metrics {
     clock: Family<LeaseLabels, Gauge>,
     /// How many leases count under which labels: several may keep tickets of one gMSA.
     leases: Mutex<HashMap<LeaseLabels, usize>>,
+    dropped: Counter,
 }
 
 impl Metrics {
@@ -43,6 +45,7 @@ impl Metrics {
         let duration = Family::new_with_constructor((|| Histogram::new(SECONDS)) as fn() -> Histogram);
         let faults = Family::default();
         let clock = Family::default();
+        let dropped = Counter::default();
         let build = Family::<BuildLabels, Gauge<u64, AtomicU64>>::default();
         build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
 
@@ -62,8 +65,9 @@ impl Metrics {
             "How far the KDC's clock is ahead of ours; 0 below a minute",
             clock.clone(),
         );
+        registry.register(DROPPED, "Log lines dropped because stderr was not read", dropped.clone());
         registry.register("gmsa_build_info", "The version that runs", build);
-        Self { registry, ready, expiry, services, renewals, duration, faults, clock, leases: Mutex::default() }
+        Self { registry, ready, expiry, services, renewals, duration, faults, clock, leases: Mutex::default(), dropped }
     }
 
     /// A lease begins.
@@ -126,6 +130,7 @@ impl Metrics {
         self.ready.set(i64::from(status.is_ready(now)));
         self.expiry.clear();
         self.services.clear();
+        self.dropped.inner().store(log::dropped(), Ordering::Relaxed);
         for lease in &status.leases {
             let (Some(identity), Some(held)) = (&lease.identity, lease.state.held()) else { continue };
             self.expiry.get_or_create(&identity.into()).set(clock::unix(held.expires_at));
@@ -161,7 +166,8 @@ const SUCCESS: &str = "success";
 const FAILURE: &str = "failure";
 const RENEWALS: &str = "gmsa_renewals";
 const FAULTS: &str = "gmsa_faults";
-const COUNTERS: [&str; 2] = [RENEWALS, FAULTS];
+const DROPPED: &str = "gmsa_log_dropped";
+const COUNTERS: [&str; 3] = [RENEWALS, FAULTS, DROPPED];
 
 /// From a ticket out of the next rack to an attempt that waited for every deadline.
 const SECONDS: [f64; 10] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -248,6 +254,7 @@ mod tests {
         # TYPE gmsa_build_info gauge
         # TYPE gmsa_clock_offset_seconds gauge
         # TYPE gmsa_faults_total counter
+        # TYPE gmsa_log_dropped_total counter
         # TYPE gmsa_ready gauge
         # TYPE gmsa_renewal_duration_seconds histogram
         # TYPE gmsa_renewals_total counter
@@ -257,6 +264,7 @@ mod tests {
         gmsa_clock_offset_seconds{account="WebApp01",realm="CORP.EXAMPLE.COM"} -90
         gmsa_faults_total{code="dc-unreachable"} 1
         gmsa_faults_total{code="task-metadata-unreachable"} 1
+        gmsa_log_dropped_total 0
         gmsa_ready 1
         gmsa_renewal_duration_seconds_count{account="WebApp01",realm="CORP.EXAMPLE.COM"} 2
         gmsa_renewal_duration_seconds_sum{account="WebApp01",realm="CORP.EXAMPLE.COM"} 20.12

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use crate::aws::Aws;
+use crate::aws::{Aws, LONGEST_CALL};
 use crate::credspec::{self, CredSpec, LoginSource, Reference};
 use crate::directory::{Directories, Directory, KeptKey, Renewal, Wanted};
 use crate::fault::Fault;
 use crate::name::{Account, Domain};
-use crate::volume::{KRB5_CONF, Krb5Conf, LeaseFolder, Location, Volume, Written};
+use crate::progress;
+use crate::volume::{KRB5_CONF, Krb5Conf, LeaseFolder, Location, Volume, Watch, Written};
 
 /// An answer that takes time.
 pub type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, Fault>> + Send + 'a>>;
@@ -60,11 +61,14 @@ impl Domains for Directories {
 
 impl ReadSpecs for Aws {
     fn read<'a>(&'a self, reference: &'a Reference) -> Asked<'a, CredSpec> {
-        Box::pin(credspec::fetch(reference, self))
+        let peer = self.endpoint_for(&reference.to_string());
+        Box::pin(progress::during("credspec", peer, LONGEST_CALL, credspec::fetch(reference, self)))
     }
 
-    fn list<'a>(&'a self, _reference: &'a Reference) -> Option<Asked<'a, Vec<Reference>>> {
-        None
+    fn list<'a>(&'a self, reference: &'a Reference) -> Option<Asked<'a, Vec<Reference>>> {
+        let peer = self.endpoint_for(&reference.to_string());
+        let listing = || progress::during("credspec", peer, LONGEST_CALL, credspec::list(reference, self));
+        reference.is_list().then(|| Box::pin(listing()) as _)
     }
 }
 
@@ -88,8 +92,11 @@ pub trait Files: Send + Sync {
     /// The same for the root's `krb5.conf`.
     fn restore_conf(&self, conf: &Krb5Conf) -> Result<Option<PathBuf>, Fault>;
 
-    /// The volume's root.
-    fn root(&self) -> PathBuf;
+    /// Has changes of the root and of these folders reported, and of no others any more.
+    ///
+    /// # Errors
+    /// The kernel cannot.
+    fn watch(&self, watch: &Watch, locations: &[Location]) -> std::io::Result<()>;
 
     /// Removes what was put, in the root too if it is the lease's there.
     fn remove(&self, what: &Written, at_root: bool) -> Result<(), Fault>;
@@ -142,8 +149,8 @@ impl Files for Volume {
         Ok(self.write_krb5_conf(conf)?.then(|| self.path().join(KRB5_CONF)))
     }
 
-    fn root(&self) -> PathBuf {
-        self.path().to_owned()
+    fn watch(&self, watch: &Watch, locations: &[Location]) -> std::io::Result<()> {
+        watch.follow(self, locations)
     }
 
     fn remove(&self, what: &Written, at_root: bool) -> Result<(), Fault> {

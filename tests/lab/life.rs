@@ -9,7 +9,7 @@ fn health_gates_on_the_ticket_and_sigterm_ends_at_once() {
     let sidecar = Sidecar::of("webapp01.json");
     let down = sidecar.call(&["health"]);
     assert_eq!(down.code, Some(1));
-    assert_eq!(down.stderr.lines().count(), 1, "{down:?}");
+    assert_eq!(down.stderr.lines().count(), 3, "{down:?}");
 
     let mut running = sidecar.run();
     let healthy = sidecar.call(&["health", "--wait", "30s"]);

@@ -24,8 +24,19 @@ mod clock;
 /// real clients use the ticket
 mod clients;
 
+/// Microsoft's ODBC driver and MIT's library inside a driver
+mod drivers;
+
+/// the drivers that take longer to fetch or to run: scripts/full
+mod drivers_full;
+
+mod drivers_support;
+
 /// every bad input has its fault and leaves nothing behind
 mod faults;
+
+/// peers that want to mislead, to exhaust or to stop it
+mod hostile;
 
 /// a domain that has no IPv4 address
 mod ipv6;

@@ -76,8 +76,8 @@ fn one_gmsa_and_ten_take_one_login_one_connection_and_hardly_more_searches() {
         }
         let [kdc, connections, ldap] = [&asked.kdc, &asked.connections, &asked.ldap].map(|n| n.load(Ordering::Relaxed));
         println!("{leases} leases: {kdc} requests to the KDC, {ldap} to LDAP on {connections} connection");
-        // The login's salt and its ticket, then each gMSA's own.
-        assert_eq!((kdc, connections), (2 + leases, 1));
+        // The login's salt and its ticket, then for each gMSA what confirms its password, and its own ticket.
+        assert_eq!((kdc, connections), (2 + 2 * leases, 1));
         // A bind; one search for who came first, one for all who came meanwhile.
         assert!(ldap <= 3, "{ldap} LDAP messages for {leases} leases");
     }

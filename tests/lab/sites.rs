@@ -65,7 +65,7 @@ fn a_site_that_is_named_counts_from_the_first_login_on() {
     assert_eq!(choices(&two_sites(3).with("GMSA_SITE", SITE), Some("dc.site")), [NEAR, NEAR]);
     let ended = two_sites(4).with("GMSA_SITE", "Nowhere").init();
     let warning = ended.log().into_iter().find(|line| line["event"] == "dc.site-unknown").expect("a warning");
-    assert_eq!(warning["what"], "no domain controller is known for the site `Nowhere` of `example.com`");
+    assert_eq!(warning["what"], "DNS names no domain controller for the site `Nowhere` of `example.com`");
     ended.ok();
 }
 

@@ -191,6 +191,74 @@ fn the_task_definition_with_a_warning() {
     assert!(warning.contains("fetcher") && warning.contains("same path"), "{warning}");
 }
 
+/// Lower-case keys in UTF-16 as Windows PowerShell writes it, a Kubernetes resource, and the secret by its name.
+#[test]
+fn documents_as_windows_and_kubernetes_have_them() {
+    let spec = cred_spec("WebApp01", lab("LAB_DOMAIN"), &secret_arn("gmsa/login"));
+    let lower = spec.replace("\"CredentialArn\"", "\"credentialArn\"");
+    let utf_16: Vec<u8> = lower.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let wide = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut wide.as_file(), &[b"\xff\xfe", utf_16.as_slice()].concat()).unwrap();
+    gets_a_ticket(&Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &format!("file://{}", wide.path().display())));
+    let resource = format!("{{\"kind\": \"GMSACredentialSpec\", \"credspec\": {spec}}}");
+    gets_a_ticket(&Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &resource));
+    let by_name = cred_spec("WebApp01", lab("LAB_DOMAIN"), "gmsa/login");
+    let log = gets_a_ticket(&Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &by_name));
+    assert_eq!(log.matches("secret.by-name").count(), 1, "{log}");
+}
+
+/// A SecureString, as AWS documents it for Windows containers.
+#[test]
+fn a_login_in_an_ssm_parameter() {
+    let arn = format!("arn:aws:ssm:{}:{}:parameter/gmsa/login", lab("LAB_AWS_REGION"), lab("LAB_AWS_ACCOUNT"));
+    let spec = cred_spec("WebApp01", lab("LAB_DOMAIN"), &arn);
+    gets_a_ticket(&Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &spec));
+}
+
+/// AWS's way to rotate the name of a login: the new name has the password.
+#[test]
+fn a_user_name_that_is_being_rotated() {
+    let (user, password) = (lab("LAB_USER"), lab("LAB_USER_PW"));
+    let secret =
+        serde_json::json!({"USERNAME": format!("svc-nobody:{user}"), "Password": password, "domainname": "example"});
+    let arn = crate::support::put_secret("gmsa/renamed-login", &secret.to_string());
+    let spec = cred_spec("WebApp01", lab("LAB_DOMAIN"), &arn);
+    gets_a_ticket(&Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &spec));
+}
+
+#[test]
+fn settings_of_other_sdks_and_empty_ones() {
+    for (variable, value) in [("AWS_RETRY_MODE", "legacy"), ("AWS_RETRY_MODE", ""), ("AWS_MAX_ATTEMPTS", "")] {
+        gets_a_ticket(&Sidecar::of("webapp01.json").with(variable, value));
+    }
+    for (variable, value) in
+        [("AWS_MAX_ATTEMPTS", "0"), ("AWS_MAX_ATTEMPTS", "ten"), ("AWS_ENDPOINT_URL_S3", "moto:5000")]
+    {
+        let ended = Sidecar::of("webapp01.json").with(variable, value).init();
+        assert_eq!(ended.code, Some(78), "{ended:#?}");
+        assert!(ended.fault().contains(&format!("{variable}: `{value}` is not")), "{ended:#?}");
+    }
+}
+
+/// The endpoint of the role's credentials fails for a moment: that is no missing role, and it is asked again soon.
+#[test]
+fn credentials_that_come_a_moment_later() {
+    for status in [400, 429, 503] {
+        let rules = serde_json::json!([
+            {"path": "/latest/*", "times": 3, "action": "status", "status": status, "body": "not yet"}
+        ]);
+        let proxy = FaultProxy::start(&rules, &[]);
+        let uri = format!("http://{}/latest/meta-data/iam/security-credentials/default-role", proxy.address);
+        let sidecar = Sidecar::of("webapp01.json")
+            .without("AWS_ACCESS_KEY_ID")
+            .without("AWS_SECRET_ACCESS_KEY")
+            .with("AWS_CONTAINER_CREDENTIALS_FULL_URI", &uri);
+        let start = std::time::Instant::now();
+        let log = gets_a_ticket(&sidecar);
+        assert!(start.elapsed() < std::time::Duration::from_secs(20), "HTTP {status}: {:?}\n{log}", start.elapsed());
+    }
+}
+
 /// A stand-in between us and S3 or Secrets Manager that breaks what its rules say.
 pub struct FaultProxy {
     child: std::process::Child,

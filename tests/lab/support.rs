@@ -211,7 +211,7 @@ pub struct Ended {
 }
 
 impl Ended {
-    fn of(output: Output) -> Self {
+    pub fn of(output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("output is UTF-8");
         let ended = Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
         assert_no_secret(&ended.stdout);

@@ -175,7 +175,8 @@ fn words(step: &Step, colour: bool) -> String {
             let mut below = |name: &str, value: &str| write!(text, "\n      {name:<5} {}", harmless(value));
             let _ = below("code:", fault.code.name()).and_then(|()| below("what:", &fault.what));
             let _ = fault.why.as_deref().map(|why| below("why:", why));
-            let _ = below("next:", &format!("{}; see docs/faults.md#{}", fault.next(), fault.code));
+            let _ = below("next:", fault.next());
+            let _ = below("more:", &format!("gmsa-sidecar explain {}", fault.code));
             below("took:", &short(step.took))
         }
     };

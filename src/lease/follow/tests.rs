@@ -6,6 +6,7 @@ use super::*;
 use crate::fault::Code;
 use crate::lease::fakes::{Answer, TEN_HOURS, World, cred_spec, fault, login, reference};
 use crate::lease::manager::Conduct;
+use crate::name::Spn;
 
 const ONE: &str = "arn:aws:s3:::bucket/one";
 const TWO: &str = "arn:aws:s3:::bucket/two";
@@ -181,7 +182,7 @@ async fn what_is_set_wins_over_what_a_credspec_says() {
         owner: Some("1654".parse().unwrap()),
         mode: Some("0640".parse().unwrap()),
         keytab: Some(true),
-        services: vec![spn.clone()],
+        service_tickets: Some(vec![spn.clone()]),
     };
     let (wanted, ownership) = Settings::default().of(&account, &overrides);
     assert_eq!((wanted.keytab, wanted.services.len(), ownership.owner), (true, 1, overrides.owner));

@@ -4,7 +4,9 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::report::{Detail, Details};
+use crate::clock;
 use crate::fault::Fault;
+use crate::progress::Step;
 
 /// The page. Everything that was not written in this file is escaped.
 pub(super) fn render(details: &Details<'_>) -> String {
@@ -22,15 +24,23 @@ pub(super) fn render(details: &Details<'_>) -> String {
     if details.leases.is_empty() {
         page += "<p>No CredSpec is known yet.</p>\n";
     }
+    for step in &details.waiting {
+        page += &waiting(step);
+    }
     for lease in &details.leases {
         page += &section(lease);
     }
     page + "<footer>Reloads every 10 seconds. In the container: <code>gmsa-sidecar check</code></footer>\n"
 }
 
+fn waiting(step: &Step) -> String {
+    let [since, until] = [step.since, step.until].map(clock::rfc3339);
+    format!("<p>Waiting for <code>{}</code> since {since}, until {until} at most.</p>\n", escaped(&step.peer))
+}
+
 fn section(detail: &Detail<'_>) -> String {
     let lease = &detail.lease;
-    let title = lease.account.unwrap_or(lease.spec);
+    let title = lease.account.or(lease.spec).unwrap_or_default();
     let mut html = format!("<section><h2>{} <b class=\"{1}\">{1}</b></h2>\n", escaped(title), lease.state);
     if let Some((left, life)) = detail.life {
         html += &bar(lease.state, left, life);
@@ -56,7 +66,7 @@ fn section(detail: &Detail<'_>) -> String {
         ("next renewal", lease.next_renewal_at.as_deref()),
         ("service tickets", services.as_deref()),
         ("ccache", lease.path.as_deref()),
-        ("CredSpec", Some(lease.spec)),
+        ("CredSpec", lease.spec),
         ("password version", kvno.as_deref()),
         ("the KDC's clock", clock.as_deref()),
         ("attempts", Some(attempts.as_str())),

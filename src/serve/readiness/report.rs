@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::clock;
 use crate::fault::Fault;
 use crate::lease::status::{self, LeaseState, LeaseStatus};
+use crate::progress;
 
 /// `/ready` and `/gate`.
 #[derive(Serialize)]
@@ -16,12 +17,17 @@ pub(super) struct Report<'a> {
     /// Of the discovery.
     fault: Option<&'a Fault>,
     pub(super) leases: Vec<Lease<'a>>,
+    waiting: Vec<progress::Step>,
 }
 
 impl<'a> Report<'a> {
-    pub(super) fn new(status: &'a status::Status, now: SystemTime) -> Self {
-        let leases = status.leases.iter().map(|lease| Lease::new(lease, now)).collect();
-        Self { ready: status.is_ready(now), fault: status.discovery.as_ref(), leases }
+    /// In full, or without what names logins and where they come from: ARNs, faults.
+    pub(super) fn new(status: &'a status::Status, now: SystemTime, in_full: bool) -> Self {
+        let shown = |lease: Lease<'a>| if in_full { lease } else { Lease { spec: None, fault: None, ..lease } };
+        let leases = status.leases.iter().map(|lease| shown(Lease::new(lease, now))).collect();
+        let fault = status.discovery.as_ref().filter(|_| in_full);
+        let waiting = if in_full { progress::steps() } else { Vec::new() };
+        Self { ready: status.is_ready(now), fault, leases, waiting }
     }
 }
 
@@ -31,19 +37,20 @@ pub(super) struct Details<'a> {
     pub(super) ready: bool,
     pub(super) fault: Option<&'a Fault>,
     pub(super) leases: Vec<Detail<'a>>,
+    pub(super) waiting: Vec<progress::Step>,
 }
 
 impl<'a> Details<'a> {
     pub(super) fn new(status: &'a status::Status, now: SystemTime) -> Self {
         let leases = status.leases.iter().map(|lease| Detail::new(lease, now)).collect();
-        Self { ready: status.is_ready(now), fault: status.discovery.as_ref(), leases }
+        Self { ready: status.is_ready(now), fault: status.discovery.as_ref(), leases, waiting: progress::steps() }
     }
 }
 
 /// One lease.
 #[derive(Serialize)]
 pub(super) struct Lease<'a> {
-    pub(super) spec: &'a str,
+    pub(super) spec: Option<&'a str>,
     pub(super) account: Option<&'a str>,
     pub(super) realm: Option<String>,
     pub(super) path: Option<Cow<'a, str>>,
@@ -57,7 +64,7 @@ impl<'a> Lease<'a> {
     fn new(lease: &'a LeaseStatus, now: SystemTime) -> Self {
         let identity = lease.identity.as_ref();
         Self {
-            spec: &lease.spec,
+            spec: Some(&lease.spec),
             account: identity.map(|identity| identity.account.as_str()),
             realm: identity.map(|identity| identity.domain.realm()),
             path: identity.map(|identity| identity.path.to_string_lossy()),

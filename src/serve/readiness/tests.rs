@@ -1,4 +1,5 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
 use super::*;
 use crate::lease::status::{Attempt, Held, Identity, LeaseKey, LeaseState, LeaseStatus, Order, ServiceHeld};
@@ -10,13 +11,19 @@ struct Server {
     refresh: Refresh,
 }
 
-async fn start(status: Status, loopback: bool) -> Server {
+async fn start(status: Status, on_loopback: bool) -> Server {
+    start_for(status, on_loopback, None).await
+}
+
+/// With another address than their own given to all peers.
+async fn start_for(status: Status, on_loopback: bool, peer: Option<IpAddr>) -> Server {
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, receiver) = watch::channel(status);
     let refresh = Refresh::default();
     let state = State { status: receiver, metrics: Arc::new(Metrics::new()), refresh: refresh.clone() };
-    tokio::spawn(accept(listener, router(state, loopback)));
+    let routes = Routes::new(state, on_loopback);
+    tokio::spawn(async move { http::accept(listener, |from| routes.of(peer.unwrap_or(from.ip()))).await });
     Server { address, status: sender, refresh }
 }
 
@@ -145,7 +152,7 @@ async fn json_has_every_field_and_null_where_nothing_is_known() {
     insta::assert_snapshot!(body.replace("},{", "},\n{"), @r#"
     {"ready":false,"fault":{"code":"task-metadata-unreachable","what":"no answer","why":null,"next":"on ECS this passes by itself; elsewhere unset ECS_CONTAINER_METADATA_URI_V4 and set GMSA_CREDENTIAL_SPECS","owner":"network","retry":"soon","next_attempt_at":null},"leases":[{"spec":"arn:aws:s3:::specs/webapp01.json","account":"WebApp01","realm":"CORP.EXAMPLE.COM","path":"/krbdir/WebApp01/krb5cc","state":"held","expires_at":"2096-10-02T07:06:40Z","next_renewal_at":"2096-10-02T07:06:40Z","fault":null},
     {"spec":"arn:aws:s3:::specs/webapp01.json","account":"WebApp01","realm":"CORP.EXAMPLE.COM","path":"/krbdir/WebApp01/krb5cc","state":"expired","expires_at":"2023-11-14T22:13:20Z","next_renewal_at":"2096-10-02T07:06:40Z","fault":{"code":"dc-unreachable","what":"no domain controller of `corp.example.com` answers","why":"<timed out>","next":"open TCP 88 and 389 (636 with GMSA_LDAP=ldaps) from the task to the domain controllers (security groups, routes, firewall of the DC)","owner":"network","retry":"soon","next_attempt_at":null}},
-    {"spec":"arn:aws:s3:::specs/webapp01.json","account":null,"realm":null,"path":null,"state":"pending","expires_at":null,"next_renewal_at":null,"fault":null}]}
+    {"spec":"arn:aws:s3:::specs/webapp01.json","account":null,"realm":null,"path":null,"state":"pending","expires_at":null,"next_renewal_at":null,"fault":null}],"waiting":[]}
     "#);
     let (code, body) = server.get("/leases").await;
     assert_eq!(code, 200);
@@ -155,7 +162,7 @@ async fn json_has_every_field_and_null_where_nothing_is_known() {
     {"spec":"arn:aws:s3:::specs/webapp01.json","account":"WebApp01","realm":"CORP.EXAMPLE.COM","path":"/krbdir/WebApp01/krb5cc","state":"expired","expires_at":"2023-11-14T22:13:20Z","next_renewal_at":"2096-10-02T07:06:40Z","fault":{"code":"dc-unreachable","what":"no domain controller of `corp.example.com` answers","why":"<timed out>","next":"open TCP 88 and 389 (636 with GMSA_LDAP=ldaps) from the task to the domain controllers (security groups, routes, firewall of the DC)","owner":"network","retry":"soon","next_attempt_at":null},"dc":"dc1.corp.example.com","last_success_at":"2023-11-14T22:13:20Z","attempts":3,"kvno":7,"service_tickets":[],"took":"1s 250ms","clock_offset_seconds":-90,"history":[{"at":"2023-11-14T22:13:20Z","took":"70ms","dc":"dc1.corp.example.com","code":null},
     {"at":"2023-11-14T21:56:40Z","took":"70ms","dc":null,"code":"dc-unreachable"}]},
     {"spec":"arn:aws:s3:::specs/webapp01.json","account":null,"realm":null,"path":null,"state":"pending","expires_at":null,"next_renewal_at":null,"fault":null,"dc":null,"last_success_at":null,"attempts":3,"kvno":null,"service_tickets":[],"took":null,"clock_offset_seconds":null,"history":[{"at":"2023-11-14T22:13:20Z","took":"70ms","dc":"dc1.corp.example.com","code":null},
-    {"at":"2023-11-14T21:56:40Z","took":"70ms","dc":null,"code":"dc-unreachable"}]}]}
+    {"at":"2023-11-14T21:56:40Z","took":"70ms","dc":null,"code":"dc-unreachable"}]}],"waiting":[]}
     "#);
 }
 
@@ -189,6 +196,113 @@ async fn beyond_loopback_only_health_and_metrics_are_served() {
         assert_eq!(server.get(path).await.0, code, "{path}");
     }
     assert_eq!(server.ask("POST", "/refresh", "10.0.0.1").await.0, 404);
+}
+
+#[tokio::test]
+async fn peers_beyond_loopback_see_neither_logins_nor_arns_nor_faults() {
+    let discovery = || Some(Fault::new(Code::TaskMetadataUnreachable, "no answer"));
+    let leases = || vec![lease(LeaseState::Overdue(held(PAST), fault())), lease(LeaseState::Pending(Some(fault())))];
+    let status = || Status { discovery: discovery(), leases: leases(), ..Status::default() };
+    for (peer, full) in [("10.0.0.9", false), ("2001:db8::9", false), ("::ffff:127.0.0.1", true), ("::1", true)] {
+        // Listening on loopback does not make a peer near: the platform may forward connections.
+        for on_loopback in [true, false] {
+            let server = start_for(status(), on_loopback, Some(peer.parse().unwrap())).await;
+            for path in ["/ready", "/gate"] {
+                let (code, body) = server.get(path).await;
+                let told: serde_json::Value = serde_json::from_str(&body).unwrap();
+                assert_eq!(code, 503);
+                let lease = &told["leases"][0];
+                let shown = [&told["fault"], &lease["fault"], &lease["spec"]].map(|value| !value.is_null());
+                assert_eq!(shown, [full; 3], "{peer} {path}: {body}");
+                assert_eq!((&lease["account"], &lease["state"]), (&"WebApp01".into(), &"expired".into()));
+                let mut fields: Vec<_> = lease.as_object().unwrap().keys().cloned().collect();
+                fields.sort_unstable();
+                assert_eq!(
+                    fields.join(" "),
+                    "account expires_at fault next_renewal_at path realm spec state",
+                    "{peer} {path}"
+                );
+            }
+            let metrics = server.get("/metrics").await.1;
+            assert!(!metrics.contains("arn:") && !metrics.contains("answers"), "{metrics}");
+            let all = if full && on_loopback { 200 } else { 404 };
+            assert_eq!((server.get("/leases").await.0, server.get("/").await.0), (all, all), "{peer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refresh_is_refused_to_pages_of_other_origins() {
+    let cases = [
+        ("", 202),
+        ("Origin: http://localhost:8488\r\n", 202),
+        ("Origin: http://LOCALHOST:8488\r\nSec-Fetch-Site: same-origin\r\n", 202),
+        ("Sec-Fetch-Site: none\r\n", 202),
+        ("Origin: http://evil.example.com\r\n", 403),
+        ("Origin: https://localhost:8488\r\n", 403),
+        ("Origin: http://localhost:9999\r\n", 403),
+        ("Origin: http://localhost\r\n", 403),
+        ("Origin: null\r\n", 403),
+        ("Origin: \r\n", 403),
+        ("Origin: http://localhost:8488\r\nOrigin: http://evil.example.com\r\n", 403),
+        ("Sec-Fetch-Site: cross-site\r\n", 403),
+        ("Sec-Fetch-Site: same-site\r\n", 403),
+        ("Origin: http://localhost:8488\r\nSec-Fetch-Site: cross-site\r\n", 403),
+    ];
+    for (headers, code) in cases {
+        let server = start(Status::default(), true).await;
+        let answer = server.say(&format!("POST /refresh HTTP/1.1\r\nHost: localhost:8488\r\n{headers}\r\n")).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {code}")), "{headers}: {answer}");
+        assert_eq!(server.refresh.ask(Instant::now()).is_ok(), code == 403, "{headers}: what was asked for");
+    }
+    let server = start(Status::default(), true).await;
+    let foreign = "GET /ready HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example.com\r\n\r\n";
+    assert!(server.say(foreign).await.starts_with("HTTP/1.1 503"), "reading changes nothing");
+}
+
+/// Connections held open without a word, with half a request, or with an answer that is not read.
+#[expect(clippy::disallowed_methods, reason = "a test is a client")]
+async fn hold(address: SocketAddr, number: usize) -> Vec<tokio::net::TcpStream> {
+    let mut held = Vec::new();
+    for at in 0..number {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let said =
+            ["", "G", "GET /health HTTP/1.1\r\nHost: localhost\r\nX: ", "GET /leases HTTP/1.1\r\nHost: ::1\r\n\r\n"];
+        let _ = stream.write_all(said[at % said.len()].as_bytes()).await;
+        held.push(stream);
+    }
+    held
+}
+
+#[tokio::test]
+async fn health_answers_beside_many_connections_that_say_nothing() {
+    let server = start(Status::default(), true).await;
+    let held = hold(server.address, 400).await;
+    for _ in 0..20 {
+        let more = hold(server.address, 40).await;
+        let answer = timeout(Duration::from_secs(1), server.get("/health")).await;
+        assert_eq!(answer.unwrap(), (200, "ok\n".to_owned()));
+        drop(more);
+    }
+    drop(held);
+}
+
+#[tokio::test]
+async fn when_all_places_are_taken_the_one_that_has_waited_longest_goes() {
+    let server = start(Status::default(), true).await;
+    let mut held = hold(server.address, 0).await;
+    for _ in 0..http::PLACES {
+        held.extend(hold(server.address, 1).await);
+    }
+    assert_eq!(server.get("/health").await.0, 200);
+    let begun = Instant::now();
+    let mut byte = [0];
+    let closed = timeout(http::HEAD_DEADLINE / 2, held[0].read(&mut byte)).await;
+    assert!(matches!(closed, Ok(Ok(0) | Err(_))), "the first one stays");
+    let kept = timeout(Duration::from_millis(50), held[1].read(&mut byte)).await;
+    assert!(kept.is_err() || begun.elapsed() >= http::HEAD_DEADLINE, "one place was enough");
+    let closed = timeout(2 * http::HEAD_DEADLINE, held[1].read(&mut byte)).await;
+    assert!(matches!(closed, Ok(Ok(0) | Err(_))), "the deadline of a request's head");
 }
 
 #[tokio::test]
@@ -233,11 +347,11 @@ async fn metrics_and_the_page_say_what_they_are() {
 #[tokio::test]
 async fn a_client_that_says_nothing_or_too_much_is_hung_up_on() {
     let server = start(Status::default(), true).await;
-    let flood = format!("GET /health HTTP/1.1\r\nHost: localhost\r\nX: {}", "x".repeat(4 * HEADERS));
+    let flood = format!("GET /health HTTP/1.1\r\nHost: localhost\r\nX: {}", "x".repeat(4 * http::HEAD));
     assert!(!server.say(&flood).await.starts_with("HTTP/1.1 200"));
     let begun = std::time::Instant::now();
     assert_eq!(server.say("GET /health HTT").await, "");
-    assert!(begun.elapsed() < PATIENCE + Duration::from_secs(2));
+    assert!(begun.elapsed() < http::HEAD_DEADLINE + Duration::from_secs(2));
 }
 
 #[tokio::test]

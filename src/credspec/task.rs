@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::arn::Arn;
-use crate::aws::{Aws, Failure, Kind, Place, Service};
+use crate::aws::arn::Arn;
+use crate::aws::{Aws, Call, Codes, Place, Service, Words};
 use crate::credspec::{Reference, ReferenceError, parse_label};
 use crate::fault::{Code, Fault};
-use crate::text::json_reason;
+use crate::text::{json_reason, quoted};
 
 /// What the documents of the ECS agent say. They gain fields and lack some by platform: whatever is not there, or
 /// not of the expected type, is empty.
@@ -31,6 +31,8 @@ pub struct Task {
     pub own_labels: BTreeMap<String, String>,
     /// The labels of every container that ECS has created so far, in its order, the own one too.
     pub container_labels: Vec<BTreeMap<String, String>>,
+    /// The names of those containers.
+    pub container_names: Vec<String>,
     /// Every `credentialSpecs` in the documents, in any casing. ECS shows none today.
     pub credential_specs: Vec<String>,
     /// How well the host keeps time, if it is told: Kerberos dies of skew.
@@ -50,10 +52,10 @@ impl Task {
     /// Reads the own container's document (`${ECS_CONTAINER_METADATA_URI_V4}`) and the task's (`/task`).
     pub fn parse(container: &[u8], task: &[u8]) -> Result<Self, Fault> {
         let read = |which, document| -> Result<Value, Fault> {
-            let what = format!("the {which} metadata is malformed");
+            let what = format!("The {which} metadata is malformed");
             let fault = |why: String| Fault::new(Code::TaskMetadataMalformed, what.clone()).because(why);
             let value: Value = serde_json::from_slice(document).map_err(|error| fault(json_reason(&error)))?;
-            if value.is_object() { Ok(value) } else { Err(fault("it is no JSON object".into())) }
+            if value.is_object() { Ok(value) } else { Err(fault("it is not a JSON object".into())) }
         };
         let (container, task) = (read("container", container)?, read("task", task)?);
         let arn = task["TaskARN"].as_str().and_then(|arn| Arn::parse(arn).ok());
@@ -73,6 +75,7 @@ impl Task {
             },
             own_labels: labels(&container),
             container_labels: task["Containers"].as_array().into_iter().flatten().map(labels).collect(),
+            container_names: task["Containers"].as_array().into_iter().flatten().map(name).collect(),
             credential_specs,
             clock: task["ClockDrift"].as_object().map(|clock| ClockDrift {
                 error_bound: clock.get("ClockErrorBound").and_then(Value::as_f64),
@@ -80,6 +83,10 @@ impl Task {
             }),
         })
     }
+}
+
+fn name(container: &Value) -> String {
+    container["Name"].as_str().unwrap_or_default().to_owned()
 }
 
 fn labels(container: &Value) -> BTreeMap<String, String> {
@@ -113,52 +120,70 @@ pub async fn discover(aws: &Aws) -> Result<Vec<Reference>, Fault> {
     let container = aws.metadata("").await?;
     let task = Task::parse(&container, &aws.metadata("/task").await?)?;
     if let Some(label) = task.own_labels.get(LABEL) {
-        return parse_label(label).map_err(label_fault);
+        let origin = "the label of the sidecar's own container";
+        return parse_label(label).map(|found| named(found, origin)).map_err(|errors| label_fault(origin, errors));
     }
     // The containers' labels may differ: every app may name its own. ECS lists a container only once it is created.
-    let labels: Vec<_> = task.container_labels.iter().filter_map(|labels| labels.get(LABEL)).collect();
-    if !labels.is_empty() {
-        return union(labels, parse_label).map_err(label_fault);
+    let mut found = Vec::new();
+    for (name, labels) in task.container_names.iter().zip(&task.container_labels) {
+        if let Some(label) = labels.get(LABEL) {
+            let origin = format!("the label of the container {}", quoted(name));
+            found.extend(named(parse_label(label).map_err(|errors| label_fault(&origin, errors))?, &origin));
+        }
+    }
+    if !found.is_empty() {
+        return Ok(unique(found));
     }
     if !task.credential_specs.is_empty() {
-        return union(&task.credential_specs, one).map_err(definition_fault);
+        let found = union(&task.credential_specs, one).map_err(definition_fault)?;
+        return Ok(named(found, "credentialSpecs in the task metadata"));
     }
     from_definition(&task, aws).await
 }
 
 /// `credentialSpecs` of the task's own definition (`ecs:DescribeTaskDefinition`).
 async fn from_definition(task: &Task, aws: &Aws) -> Result<Vec<Reference>, Fault> {
-    let not_found = |why: &str| Fault::new(Code::TaskCredSpecNotFound, "the task names no CredSpec").because(why);
+    let not_found = |why: &str| {
+        Fault::new(Code::TaskCredSpecNotFound, "The task does not name a CredSpec").because(why).with_next(LABEL_IT)
+    };
     let (Some(family), Some(revision)) = (&task.family, &task.revision) else {
-        return Err(not_found("no container has the label, and the task metadata names no task definition"));
+        return Err(not_found(
+            "no container that ECS lists has the label gmsa-sidecar.credential-specs, and the task metadata does not name a task definition",
+        ));
     };
     let (Some(region), Some(partition)) = (&task.region, &task.partition) else {
-        return Err(not_found("no container has the label, and the task metadata has no TaskARN"));
+        return Err(not_found(
+            "no container that ECS lists has the label gmsa-sidecar.credential-specs, and the task metadata has no TaskARN",
+        ));
     };
     let body = json!({"taskDefinition": format!("{family}:{revision}")}).to_string();
-    let answer = aws.call(Service::Ecs, "DescribeTaskDefinition", body, Place { region, partition }).await;
+    let place = Place { region, partition };
+    let answer = aws.call(Service::Ecs, "DescribeTaskDefinition", body, place, Words::Free).await;
     let answer = answer.map_err(|failure| {
-        let code = match &failure {
-            Failure::Credentials(_) => Code::TaskDefinitionDenied,
-            Failure::Refused(refusal) => match refusal.kind {
-                Kind::Denied | Kind::Credentials => Code::TaskDefinitionDenied,
-                Kind::NotFound | Kind::Unusable => Code::TaskCredSpecNotFound,
-                Kind::Transient => Code::TaskDefinitionUnreachable,
-            },
-            Failure::Unreachable(_) | Failure::Strange(..) => Code::TaskDefinitionUnreachable,
-        };
-        let what = format!("no container has the label {LABEL}, and `{family}:{revision}` could not be described");
-        Fault::new(code, what).because(failure)
+        let what = format!("No container has the label {LABEL}, and `{family}:{revision}` could not be described");
+        let account = task.account.as_deref().unwrap_or("*");
+        let resource = format!("arn:{partition}:ecs:{region}:{account}:task-definition/{family}:{revision}");
+        let action = "ecs:DescribeTaskDefinition";
+        let call = Call { service: Service::Ecs, place, action, resource: &resource, named_by: "the task metadata" };
+        let fault = aws.fault(&failure, &what, &CODES, &call);
+        match fault.code {
+            // This right is not needed where the label is.
+            Code::TaskDefinitionDenied | Code::TaskCredSpecNotFound => fault.with_next(LABEL_IT),
+            _ => fault,
+        }
     })?;
-    let what = || format!("the answer about task definition `{family}:{revision}` is malformed");
+    let what = || format!("The answer about the task definition `{family}:{revision}` is malformed");
     let answer: Value = serde_json::from_slice(&answer)
         .map_err(|error| Fault::new(Code::TaskDefinitionUnreachable, what()).because(json_reason(&error)))?;
     let mut specs = Vec::new();
     collect_specs(&answer["taskDefinition"]["containerDefinitions"], &mut specs);
     if specs.is_empty() {
-        return Err(not_found("neither a label nor the task definition names one"));
+        return Err(not_found(
+            "no container that ECS lists has the label gmsa-sidecar.credential-specs, and the task definition has no credentialSpecs",
+        ));
     }
     let references = union(&specs, one).map_err(definition_fault)?;
+    let references = named(references, &format!("credentialSpecs of the task definition {family}:{revision}"));
     tracing::warn!(
         event = "task.native-credspecs",
         task_definition = format!("{family}:{revision}"),
@@ -166,6 +191,20 @@ async fn from_definition(task: &Task, aws: &Aws) -> Result<Vec<Reference>, Fault
          two must not mount the same path. Name the CredSpecs in the label {LABEL} instead",
     );
     Ok(references)
+}
+
+fn named(references: Vec<Reference>, origin: &str) -> Vec<Reference> {
+    references.into_iter().map(|reference| reference.named_by(origin)).collect()
+}
+
+fn unique(references: Vec<Reference>) -> Vec<Reference> {
+    let mut unique: Vec<Reference> = Vec::new();
+    for reference in references {
+        if !unique.contains(&reference) {
+            unique.push(reference);
+        }
+    }
+    unique
 }
 
 /// One element of `credentialSpecs` is one reference, spaces and commas included.
@@ -181,31 +220,42 @@ fn union<T: AsRef<str>>(
     let (mut references, mut errors) = (Vec::new(), Vec::new());
     for text in texts {
         match parse(text.as_ref()) {
-            Ok(found) => {
-                for reference in found {
-                    if !references.contains(&reference) {
-                        references.push(reference);
-                    }
-                }
-            }
+            Ok(found) => references.extend(found),
             Err(found) => errors.extend(found),
         }
     }
-    if errors.is_empty() { Ok(references) } else { Err(errors) }
+    if errors.is_empty() { Ok(unique(references)) } else { Err(errors) }
 }
 
-fn label_fault(errors: Vec<ReferenceError>) -> Fault {
-    Fault::new(Code::TaskLabelInvalid, format!("the label {LABEL} cannot be used")).because(listed(errors))
+fn label_fault(origin: &str, errors: Vec<ReferenceError>) -> Fault {
+    let fault = Fault::new(Code::TaskLabelInvalid, format!("Cannot use {origin}, {LABEL}")).because(listed(errors));
+    fault.with_next(format!(
+        "write the ARN of the S3 object with the CredSpec into the label, e.g. \"{LABEL}\": \
+         \"credentialspecdomainless:arn:aws:s3:::bucket/webapp01.json\""
+    ))
 }
 
 fn definition_fault(errors: Vec<ReferenceError>) -> Fault {
-    let fault = Fault::new(Code::TaskCredSpecNotFound, "the task's credentialSpecs are not for a sidecar");
-    fault.because(listed(errors))
+    let fault = Fault::new(Code::TaskCredSpecNotFound, "The task's credentialSpecs cannot be used by a sidecar");
+    fault.because(listed(errors)).with_next(LABEL_IT)
 }
 
 fn listed(errors: Vec<ReferenceError>) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
+
+const LABEL_IT: &str = "add to the sidecar's container in the task definition: \"dockerLabels\": \
+                        {\"gmsa-sidecar.credential-specs\": \"credentialspecdomainless:arn:aws:s3:::BUCKET/KEY\"} with \
+                        the ARN of your CredSpec";
+
+const CODES: Codes = Codes {
+    credentials: Code::TaskDefinitionDenied,
+    credentials_later: Code::TaskDefinitionUnreachable,
+    denied: Code::TaskDefinitionDenied,
+    unreachable: Code::TaskDefinitionUnreachable,
+    not_found: Code::TaskCredSpecNotFound,
+    unusable: Code::TaskCredSpecNotFound,
+};
 
 /// The label that names CredSpecs, in the syntax of `GMSA_CREDENTIAL_SPECS`.
 pub const LABEL: &str = "gmsa-sidecar.credential-specs";
@@ -216,7 +266,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use crate::aws::tests::{aws_at, http, server};
+    use crate::aws::tests::{aws_at, http, server, shown};
 
     /// A real document of a Fargate task, shortened.
     const TASK: &str = r#"{"Cluster":"arn:aws:ecs:ap-northeast-1:123456789012:cluster/simple-ecs-cluster",
@@ -320,14 +370,13 @@ mod tests {
             let fault = discover_from(vec![ok("{}"), ok(TASK), answer]).await.unwrap_err();
             assert_eq!(fault.code, code, "{fault}");
         }
-        insta::assert_snapshot!(
-            discover_from(vec![ok("{}"), ok(TASK), http(400, "", denied.as_bytes())]).await.unwrap_err(), @r"
+        let fault = discover_from(vec![ok("{}"), ok(TASK), http(400, "", denied.as_bytes())]).await.unwrap_err();
+        insta::assert_snapshot!(shown(&fault), @r#"
         code=task-definition-denied
-          what: no container has the label gmsa-sidecar.credential-specs, and `dev-yamada:3` could not be described
-          why:  AccessDeniedException, status 400: arn:aws:sts::123456789012:assumed-role/r/s may not ecs:DescribeTaskDefinition (no identity-based policy allows)
-          next: allow ecs:DescribeTaskDefinition to the task role, or set the label gmsa-sidecar.credential-specs so that it is not needed; see docs/faults.md#task-definition-denied
-        
-");
+          what: No container has the label gmsa-sidecar.credential-specs, and `dev-yamada:3` could not be described
+          why:  AWS answered AccessDeniedException (HTTP 400): User: arn:aws:sts::123456789012:assumed-role/r/s is not authorized to perform: ecs:DescribeTaskDefinition on resource: * because no identity-based policy allows the ecs:DescribeTaskDefinition action; endpoint: http://ENDPOINT (set by AWS_ENDPOINT_URL)
+          next: add to the sidecar's container in the task definition: "dockerLabels": {"gmsa-sidecar.credential-specs": "credentialspecdomainless:arn:aws:s3:::BUCKET/KEY"} with the ARN of your CredSpec; see docs/faults.md#task-definition-denied
+        "#);
     }
 
     #[tokio::test]
@@ -335,7 +384,7 @@ mod tests {
         let fault = discover_from(vec![http(404, "", b"\"V4 container metadata handler: unable\"")]).await.unwrap_err();
         assert_eq!(
             (fault.code, fault.why.as_deref()),
-            (Code::TaskMetadataUnreachable, Some("it answered with status 404"))
+            (Code::TaskMetadataUnreachable, Some("the endpoint answered with HTTP 404"))
         );
     }
 

@@ -1,0 +1,217 @@
+//! One HTTP stack for every request: trust, proxies, deadlines and limits.
+
+use std::error::Error;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use aws_sdk_s3::error::ConnectorError;
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
+use aws_smithy_http_client::{Connector, ConnectorBuilder};
+use aws_smithy_runtime_api::client::http::{
+    HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector, http_client_fn,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_types::body::SdkBody;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use rustls::pki_types::CertificateDer;
+
+use super::AwsSettings;
+use super::failure::chain;
+use crate::file;
+use crate::text::quoted;
+use crate::trust::trust_anchors;
+
+pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+pub(super) const READ_DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const ATTEMPT_DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const OPERATION_DEADLINE: Duration = Duration::from_secs(15);
+/// What is on this host or link answers the connect at once or never.
+pub(super) const LOCAL_CONNECT_DEADLINE: Duration = Duration::from_secs(1);
+pub(super) const METADATA_DEADLINE: Duration = Duration::from_secs(3);
+/// No answer that this program asks for is longer: task metadata is limited to it, all others are far shorter.
+pub(super) const ANSWER_LIMIT: usize = 1024 * 1024;
+
+/// Bytes of `AWS_CA_BUNDLE`; the system's own bundle has a quarter of a megabyte.
+const BUNDLE_LIMIT: usize = 4 * 1024 * 1024;
+
+/// Trust and proxies: what connections are made with.
+pub(super) struct Network {
+    tls: TlsContext,
+    http_proxy: Option<ProxyConfig>,
+    https_proxy: Option<ProxyConfig>,
+}
+
+impl Network {
+    /// The error tells the variable that cannot be used.
+    pub(super) fn new(settings: &AwsSettings) -> Result<Self, String> {
+        let mut store = TrustStore::default();
+        if let Some(path) = &settings.ca_bundle {
+            let refused =
+                |why: &str| format!("AWS_CA_BUNDLE: {} cannot be used: {why}", quoted(&path.to_string_lossy()));
+            let pem = file::read(path, BUNDLE_LIMIT).map_err(|error| refused(&error.to_string()))?;
+            store.add_pem_certificate(usable_certificates(&pem).map_err(refused)?);
+        }
+        let tls = TlsContext::builder().with_trust_store(store).build();
+        let tls = tls.map_err(|error| format!("AWS_CA_BUNDLE: {error}"))?;
+        let proxy = |name, url: &Option<String>| match url {
+            None => Ok(None),
+            Some(url) => proxy(name, url, settings.no_proxy.as_deref()).map(Some),
+        };
+        let http_proxy = proxy("HTTP_PROXY", &settings.http_proxy)?;
+        let https_proxy = proxy("HTTPS_PROXY", &settings.https_proxy)?;
+        Ok(Self { tls, http_proxy, https_proxy })
+    }
+
+    /// New connections, none of them open yet.
+    pub(super) fn router(&self) -> Router {
+        let connector = |connect_deadline| -> ConnectorBuilder<_> {
+            let settings = HttpConnectorSettings::builder();
+            let settings = settings.connect_timeout(connect_deadline).read_timeout(READ_DEADLINE).build();
+            let ring = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
+            Connector::builder().connector_settings(settings).tls_provider(ring).tls_context(self.tls.clone())
+        };
+        let proxied = |proxy: &Option<ProxyConfig>| {
+            let proxy = proxy.clone().unwrap_or_else(ProxyConfig::disabled);
+            SharedHttpConnector::new(connector(CONNECT_DEADLINE).proxy_config(proxy).build())
+        };
+        Router {
+            direct: SharedHttpConnector::new(connector(LOCAL_CONNECT_DEADLINE).build()),
+            http: proxied(&self.http_proxy),
+            https: proxied(&self.https_proxy),
+        }
+    }
+}
+
+/// `no_proxy` is the proxy library's to interpret; local addresses never get that far, see [`is_local`].
+fn proxy(name: &str, url: &str, no_proxy: Option<&str>) -> Result<ProxyConfig, String> {
+    let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+    let Ok(proxy) = ProxyConfig::all(url) else {
+        // Not quoted: it may hold a password.
+        return Err(format!("{name}: cannot be used: it takes `http://[USER:PASSWORD@]HOST:PORT`, https:// as well"));
+    };
+    Ok(match no_proxy {
+        Some(rules) => proxy.no_proxy(rules),
+        None => proxy,
+    })
+}
+
+/// The certificates of a PEM bundle that can be trust anchors, as PEM: the SDK panics at any that cannot.
+fn usable_certificates(pem: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let block = |certificate: &CertificateDer<'_>| {
+        let text = BASE64_STANDARD.encode(certificate);
+        format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+    };
+    let usable: String = trust_anchors(pem)?.iter().map(block).collect();
+    Ok(usable.into_bytes())
+}
+
+/// Sends every request the right way: local ones directly, others by the proxy for their scheme. No answer is read
+/// beyond [`ANSWER_LIMIT`].
+#[derive(Debug, Clone)]
+pub(super) struct Router {
+    pub(super) direct: SharedHttpConnector,
+    http: SharedHttpConnector,
+    https: SharedHttpConnector,
+}
+
+impl Router {
+    pub(super) fn client(&self) -> SharedHttpClient {
+        let connector = SharedHttpConnector::new(self.clone());
+        http_client_fn(move |_, _| connector.clone())
+    }
+}
+
+impl HttpConnector for Router {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let uri = request.uri().parse::<hyper::Uri>().unwrap_or_default();
+        let connector = if uri.host().is_some_and(is_local) {
+            &self.direct
+        } else if uri.scheme_str() == Some("http") {
+            &self.http
+        } else {
+            &self.https
+        };
+        let host = uri.authority().map(ToString::to_string).unwrap_or_default();
+        let call = connector.call(request);
+        HttpConnectorFuture::new(async move { limited(call).await.map_err(|error| unanswered(host, error)) })
+    }
+}
+
+/// Says whom a request did not reach: the SDK's own error names no host.
+fn unanswered(host: String, error: ConnectorError) -> ConnectorError {
+    let (is_timeout, is_io, is_user, other) = (error.is_timeout(), error.is_io(), error.is_user(), error.as_other());
+    let named = |error| Box::new(NoAnswer { host, error });
+    match other {
+        // What the SDK tries again it tells by the kind.
+        _ if is_timeout => ConnectorError::timeout(named(error)),
+        _ if is_io => ConnectorError::io(named(error)),
+        _ if is_user => ConnectorError::user(named(error)),
+        kind => ConnectorError::other(named(error), kind),
+    }
+}
+
+#[derive(Debug)]
+struct NoAnswer {
+    host: String,
+    error: ConnectorError,
+}
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no answer from {}", self.host)
+    }
+}
+
+impl Error for NoAnswer {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.error.source()
+    }
+}
+
+/// Whether a host is this one or on its link, as the endpoints for metadata and credentials are: 169.254.170.2,
+/// 169.254.170.23, 169.254.169.254, fd00:ec2::23, fd00:ec2::254. A proxy could not reach them and would see keys.
+pub(super) fn is_local(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    match host.parse::<IpAddr>().map(|address| address.to_canonical()) {
+        Ok(IpAddr::V4(address)) => address.is_loopback() || address.is_link_local(),
+        Ok(IpAddr::V6(address)) => {
+            address.is_loopback() || address.is_unicast_link_local() || address.segments()[..2] == [0xfd00, 0x0ec2]
+        }
+        Err(_) => host.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+pub(super) async fn limited(call: HttpConnectorFuture) -> Result<HttpResponse, ConnectorError> {
+    Ok(call.await?.map(|body| SdkBody::from_body_1_x(Limited::new(body, ANSWER_LIMIT))))
+}
+
+/// An HTTP exchange without a whole answer.
+pub(super) enum Unanswered {
+    Lost(String),
+    TooLong,
+}
+
+impl From<ConnectorError> for Unanswered {
+    fn from(error: ConnectorError) -> Self {
+        Self::Lost(chain(&error))
+    }
+}
+
+pub(super) async fn answer(response: HttpResponse) -> Result<(u16, Vec<u8>), Unanswered> {
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.map_err(|error| {
+        let mut cause: Option<&(dyn Error + 'static)> = Some(error.as_ref());
+        while let Some(error) = cause {
+            if error.is::<LengthLimitError>() {
+                return Unanswered::TooLong;
+            }
+            cause = error.source();
+        }
+        Unanswered::Lost("the answer broke off".into())
+    })?;
+    Ok((status, body.to_bytes().to_vec()))
+}

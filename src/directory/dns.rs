@@ -1,0 +1,270 @@
+//! DNS: SRV records and addresses of AD names.
+//!
+//! Names are asked for as they are, with a final dot: no search list, never a reverse look-up. An answer is bounded:
+//! whoever answers DNS is not proven by anything.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::system_conf::read_system_conf;
+use hickory_resolver::{Resolver, TokioResolver};
+use tokio::time::timeout;
+
+use crate::directory::dc::Target;
+use crate::fault::{Code, Fault, Owner};
+use crate::name::{Domain, Host, SiteName};
+
+/// Asks the DNS servers of AD names.
+pub(super) struct Dns {
+    /// `GMSA_DNS_SERVERS`; those of `/etc/resolv.conf` where that is not set.
+    configured: Vec<SocketAddr>,
+    current: Mutex<Option<Current>>,
+}
+
+#[derive(Clone)]
+struct Current {
+    resolver: TokioResolver,
+    servers: Vec<SocketAddr>,
+}
+
+impl Dns {
+    pub(super) fn new(servers: &[SocketAddr]) -> Self {
+        Self { configured: servers.to_vec(), current: Mutex::default() }
+    }
+
+    /// The SRV records `_ldap._tcp.dc._msdcs.<domain>`, or those of a site (MS-ADTS 6.3.2.3), in no order. Never empty.
+    pub(super) async fn controllers(&self, domain: &Domain, site: Option<&SiteName>) -> Result<Vec<Target>, Fault> {
+        let (mut name, what) = match site {
+            None => {
+                (format!("_ldap._tcp.dc._msdcs.{domain}"), format!("DNS names no domain controller for `{domain}`"))
+            }
+            Some(site) => (
+                format!("_ldap._tcp.{site}._sites.dc._msdcs.{domain}"),
+                format!("DNS names no domain controller for the site `{site}` of `{domain}`"),
+            ),
+        };
+        let current = self.current()?;
+        for _alias in 0..ALIASES {
+            let answers = match current.ask(&name, RecordType::SRV).await {
+                Ok(answers) => answers,
+                Err(miss) => return Err(self.fault(&miss, Code::DcSrvNotFound, what, &name, domain, &current)),
+            };
+            let targets: Vec<_> = answers.iter().filter_map(target).take(TARGETS).collect();
+            let alias = answers.iter().find_map(|data| match data {
+                RData::CNAME(alias) => Some(alias.0.to_ascii()),
+                _ => None,
+            });
+            match alias {
+                Some(alias) if targets.is_empty() => name = alias.trim_end_matches('.').to_owned(),
+                _ if targets.is_empty() => {
+                    return Err(self.fault(&Miss::Useless, Code::DcSrvNotFound, what, &name, domain, &current));
+                }
+                _ => return Ok(targets),
+            }
+        }
+        Err(self.fault(&Miss::Circle, Code::DcSrvNotFound, what, &name, domain, &current))
+    }
+
+    /// The addresses of a host, IPv4 and IPv6. Never empty.
+    pub(super) async fn addresses(&self, host: &Host) -> Result<Vec<IpAddr>, Fault> {
+        let current = self.current()?;
+        let what = || format!("the domain controller `{host}` has no address");
+        let (v4, v6) =
+            tokio::join!(current.ask(host.as_str(), RecordType::A), current.ask(host.as_str(), RecordType::AAAA));
+        let mut addresses = Vec::new();
+        for data in v4.iter().chain(&v6).flatten() {
+            addresses.extend(data.ip_addr());
+        }
+        addresses.truncate(ADDRESSES);
+        if !addresses.is_empty() {
+            return Ok(addresses);
+        }
+        let miss = match (v4, v6) {
+            // What failed tells more than what is not there.
+            (Err(miss @ (Miss::Failed(_) | Miss::Silence)), _) | (_, Err(miss)) | (Err(miss), _) => miss,
+            (Ok(_), Ok(_)) => Miss::Useless,
+        };
+        Err(self.fault(&miss, Code::DcAddressNotFound, what(), host.as_str(), host.as_str(), &current))
+    }
+
+    fn current(&self) -> Result<Current, Fault> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(current) = &*current {
+            return Ok(current.clone());
+        }
+        let made = self.resolver()?;
+        *current = Some(made.clone());
+        Ok(made)
+    }
+
+    fn resolver(&self) -> Result<Current, Fault> {
+        let no_server = |why: String| {
+            let what = "no DNS server is known";
+            let next = "set GMSA_DNS_SERVERS to the addresses of the domain's DNS servers, or let the platform write \
+                        /etc/resolv.conf; it is read again before the next attempt";
+            Fault::new(Code::DcDnsUnreachable, what).because(why).with_next(next)
+        };
+        let config = if self.configured.is_empty() {
+            let (config, _options) = read_system_conf().map_err(|error| {
+                no_server(format!("/etc/resolv.conf cannot be used: {}", short(&error.to_string())))
+            })?;
+            config
+        } else {
+            ResolverConfig::from_parts(None, Vec::new(), self.configured.iter().map(name_server).collect())
+        };
+        let servers: Vec<_> = if self.configured.is_empty() {
+            config.name_servers().iter().map(|server| SocketAddr::new(server.ip, 53)).collect()
+        } else {
+            self.configured.clone()
+        };
+        if servers.is_empty() {
+            return Err(no_server("/etc/resolv.conf names no server".into()));
+        }
+        let mut options = ResolverOpts::default();
+        options.timeout = QUERY_DEADLINE;
+        options.attempts = 2;
+        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        // What matters is remembered by the locator; a stranger's answers are not worth memory.
+        options.cache_size = CACHED;
+        options.edns0 = true;
+        let builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default()).with_options(options);
+        let resolver = builder
+            .build()
+            .map_err(|error| Fault::new(Code::DcDnsUnreachable, "the DNS resolver cannot start").caused_by(&error))?;
+        Ok(Current { resolver, servers })
+    }
+
+    /// What a question failed on. `/etc/resolv.conf` is read again before the next one: a platform may write it late.
+    fn fault(
+        &self,
+        miss: &Miss,
+        missing: Code,
+        what: String,
+        name: &str,
+        subject: impl std::fmt::Display,
+        current: &Current,
+    ) -> Fault {
+        if self.configured.is_empty() {
+            *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        let servers: Vec<_> = current.servers.iter().take(NAMED).map(server_name).collect();
+        let servers = servers.join(", ");
+        let source = if self.configured.is_empty() { "/etc/resolv.conf" } else { "GMSA_DNS_SERVERS" };
+        let asked = format!("{servers} (from {source})");
+        let (code, why) = match miss {
+            Miss::NoName => (missing, format!("{asked}: the name `{name}` does not exist (NXDOMAIN)")),
+            Miss::NoRecord => (missing, format!("{asked}: the name `{name}` has no such record")),
+            Miss::Useless => (missing, format!("{asked}: the records of `{name}` name no host")),
+            Miss::Circle => (missing, format!("{asked}: the aliases of `{name}` lead in a circle")),
+            Miss::Failed(error) => (Code::DcDnsUnreachable, format!("{asked}: {error} for `{name}`")),
+            Miss::Silence => (Code::DcDnsUnreachable, format!("{asked}: no answer for `{name}` in {DNS_DEADLINE:?}")),
+        };
+        let fault = Fault::new(code, what).because(why);
+        let fixed = !self.configured.is_empty();
+        match miss {
+            Miss::Silence if fixed => fault.owned_by(Owner::Network).with_next(format!(
+                "allow UDP and TCP port 53 from the task to {servers}, or correct GMSA_DNS_SERVERS"
+            )),
+            Miss::Silence => fault.with_next(format!(
+                "allow UDP and TCP port 53 from the task to {servers}, or set GMSA_DNS_SERVERS to servers that it reaches"
+            )),
+            Miss::Failed(_) => fault.with_next(format!(
+                "look at the DNS server {servers}: it failed to resolve `{name}` (nslookup -type=srv {name} {servers})"
+            )),
+            _ if fixed => fault.owned_by(Owner::TaskDefinition).with_next(format!(
+                "set GMSA_DNS_SERVERS to DNS servers that know `{subject}`, usually its domain controllers; {servers} \
+                 does not"
+            )),
+            _ => fault.with_next(format!(
+                "forward `{subject}` to the DNS servers of the domain (a Route 53 Resolver rule, or the DHCP options of \
+                 the VPC), or set GMSA_DNS_SERVERS to them"
+            )),
+        }
+    }
+}
+
+impl Current {
+    /// The records of a name, of all types that the answer holds, bounded.
+    async fn ask(&self, name: &str, kind: RecordType) -> Result<Vec<RData>, Miss> {
+        let mut asked = Name::from_ascii(name).map_err(|error| Miss::Failed(short(&error.to_string())))?;
+        asked.set_fqdn(true);
+        match timeout(DNS_DEADLINE, self.resolver.lookup(asked, kind)).await {
+            Ok(Ok(lookup)) => Ok(lookup.answers().iter().take(RECORDS).map(|record| record.data.clone()).collect()),
+            Ok(Err(NetError::Dns(DnsError::NoRecordsFound(none)))) => Err(match none.response_code {
+                ResponseCode::NXDomain => Miss::NoName,
+                ResponseCode::NoError => Miss::NoRecord,
+                other => Miss::Failed(format!("the server answers {}", other.to_str())),
+            }),
+            Ok(Err(NetError::Dns(DnsError::ResponseCode(code)))) => {
+                Err(Miss::Failed(format!("the server answers {}", code.to_str())))
+            }
+            Ok(Err(NetError::Timeout)) | Err(_) => Err(Miss::Silence),
+            Ok(Err(error)) => Err(Miss::Failed(short(&error.to_string()))),
+        }
+    }
+}
+
+/// Why a question brought nothing.
+enum Miss {
+    NoName,
+    NoRecord,
+    /// There are records, but none that names a host.
+    Useless,
+    Circle,
+    Failed(String),
+    Silence,
+}
+
+/// A DNS server may answer anything: a target that is not a host name is passed over.
+fn target(data: &RData) -> Option<Target> {
+    let RData::SRV(srv) = data else { return None };
+    let host = srv.target.to_ascii().parse().ok()?;
+    Some(Target { priority: srv.priority, weight: srv.weight, host })
+}
+
+fn name_server(address: &SocketAddr) -> NameServerConfig {
+    let at_port = |mut connection: ConnectionConfig| {
+        connection.port = address.port();
+        connection
+    };
+    let connections = vec![at_port(ConnectionConfig::udp()), at_port(ConnectionConfig::tcp())];
+    NameServerConfig::new(address.ip(), true, connections)
+}
+
+/// `10.0.0.2`, or with a port that is not DNS's own `10.0.0.2:5353`.
+pub(super) fn server_name(server: &SocketAddr) -> String {
+    if server.port() == 53 { server.ip().to_string() } else { server.to_string() }
+}
+
+/// The DNS servers of `/etc/resolv.conf`.
+pub(super) fn system_servers() -> Vec<SocketAddr> {
+    let servers = read_system_conf().map(|(config, _)| config.name_servers().to_vec()).unwrap_or_default();
+    servers.iter().map(|server| SocketAddr::new(server.ip, 53)).collect()
+}
+
+/// Another crate's words, escaped and cut.
+fn short(text: &str) -> String {
+    text.escape_debug().take(200).collect()
+}
+
+/// For one query to one server; there are two attempts.
+const QUERY_DEADLINE: Duration = Duration::from_secs(1);
+/// For a name, all servers and attempts included.
+const DNS_DEADLINE: Duration = Duration::from_secs(5);
+/// How many domain controllers of a domain count.
+const TARGETS: usize = 256;
+/// How many records of an answer are looked at.
+const RECORDS: usize = 512;
+const ADDRESSES: usize = 16;
+/// How many aliases are followed.
+const ALIASES: usize = 4;
+/// How many names are cached.
+const CACHED: u64 = 16;
+/// How many servers a fault names.
+const NAMED: usize = 5;

@@ -1,0 +1,148 @@
+use super::Peer;
+use crate::support::{Ended, Sidecar, lab};
+
+const HOST: &str = "evil.example.com";
+
+/// Nothing on the volume but what holds no ticket.
+#[track_caller]
+fn assert_nothing_written(sidecar: &Sidecar) {
+    let names = sidecar.files();
+    assert!(names.iter().all(|path| path.ends_with("krb5.conf")), "{names:?}");
+}
+
+/// It told no password, and of the login it got what any KDC gets: one proof at most.
+#[track_caller]
+fn assert_nothing_told(peer: &Peer) {
+    let (bound, told) = (peer.count("bound"), peer.count("password-told"));
+    assert_eq!((bound, told), (0, 0), "the impostor was believed: {:#?}", peer.events());
+    assert!(peer.proofs().len() <= 1, "{:#?}", peer.proofs());
+}
+
+/// It failed, and the fault that ends it names the impostor.
+#[track_caller]
+fn assert_named(ended: &Ended, host: &str) {
+    assert_ne!(ended.code, Some(0), "the impostor was believed: {ended:#?}");
+    let fault = ended.fault();
+    assert!(fault.contains(host), "{fault}");
+    assert!(fault.starts_with("gmsa-server-unproven"), "{fault}");
+}
+
+fn impostor(host: &str, arguments: &[&str]) -> (Peer, Sidecar) {
+    let peer = Peer::impostor(host, &[&["--kdc=forge"], arguments].concat());
+    let sidecar = peer.sidecar().with("GMSA_INIT_TIMEOUT", "2s");
+    (peer, sidecar)
+}
+
+#[test]
+fn a_computer_account_gives_no_ticket() {
+    let (peer, sidecar) = impostor("evil", &[]);
+    let ended = sidecar.init();
+    assert_nothing_written(&sidecar);
+    assert_nothing_told(&peer);
+    assert_named(&ended, HOST);
+}
+
+#[test]
+fn a_computer_account_gives_no_keytab() {
+    let (peer, sidecar) = impostor("evil", &[]);
+    let sidecar = sidecar.with("GMSA_KEYTAB", "true");
+    let ended = sidecar.init();
+    assert_nothing_written(&sidecar);
+    assert_nothing_told(&peer);
+    assert_named(&ended, HOST);
+}
+
+#[test]
+fn a_computer_account_gives_run_nothing() {
+    let (peer, sidecar) = impostor("evil", &[]);
+    let running = sidecar.run();
+    running.wait("a fault or a ticket", || {
+        running.log().iter().any(|line| line["code"] == "gmsa-server-unproven" || line["event"] == "lease.renewed")
+    });
+    assert_nothing_written(&sidecar);
+    assert_nothing_told(&peer);
+    assert!(running.text().contains(HOST));
+    assert_eq!(sidecar.http("GET", "/ready").unwrap().0, 503);
+}
+
+#[test]
+fn check_names_it() {
+    let (peer, sidecar) = impostor("evil", &[]);
+    let ended = sidecar.call(&["check", "--json"]);
+    assert_nothing_written(&sidecar);
+    assert_nothing_told(&peer);
+    let report: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_ne!(report["exit_code"], 0, "{report:#}");
+    assert_eq!(report["fault"]["code"], "gmsa-server-unproven", "{report:#}");
+    assert!(report["fault"].to_string().contains(HOST), "{report:#}");
+}
+
+/// A certificate for its own name from a CA that is trusted.
+#[test]
+fn a_certificate_of_its_own_changes_nothing() {
+    let forged = crate::ldaps::Forged::new(HOST, 2100);
+    let (certificate, key) = (forged.path("pem"), forged.path("key"));
+    let arguments =
+        [format!("--certificate={}", certificate.display()), format!("--certificate-key={}", key.display())];
+    let (peer, sidecar) = impostor("evil", &[&arguments[0], &arguments[1]]);
+    let sidecar = sidecar.with("GMSA_LDAP", "ldaps").with("GMSA_LDAP_CA_FILE", lab("LAB_CA"));
+    let ended = sidecar.init();
+    assert_nothing_written(&sidecar);
+    assert_nothing_told(&peer);
+    assert_named(&ended, HOST);
+}
+
+/// Where a controller is named by an alias, its LDAP ping tells its name: it may tell any.
+#[test]
+fn a_name_from_the_ping_proves_nothing() {
+    let (peer, sidecar) = impostor("evil", &[&format!("--ping={}", lab("LAB_DC1"))]);
+    let sidecar = sidecar.with("GMSA_DOMAIN_CONTROLLERS", HOST);
+    let ended = sidecar.init();
+    assert_nothing_written(&sidecar);
+    assert_nothing_told(&peer);
+    assert_ne!(ended.code, Some(0), "{ended:#?}");
+    assert!(ended.fault().contains(HOST), "{ended:#?}");
+}
+
+/// The second door: an administrator gave it the name that domain controllers have. The KDC's ticket for the gMSA does
+/// not decrypt with the password that it tells.
+#[test]
+fn a_domain_controllers_name_alone_gives_nothing() {
+    for keytab in ["false", "true"] {
+        let (peer, sidecar) = impostor("evil-dc", &[]);
+        let sidecar = sidecar.with("GMSA_KEYTAB", keytab);
+        let ended = sidecar.init();
+        assert_nothing_written(&sidecar);
+        assert!(peer.proofs().len() <= 2, "{:#?}", peer.proofs());
+        assert_named(&ended, "evil-dc.example.com");
+    }
+}
+
+/// It forges that the KDC gives no ticket for the gMSA: a keytab is not written without that proof.
+#[test]
+fn a_forged_refusal_of_the_second_proof_gives_no_keytab() {
+    for error in ["7", "27"] {
+        let peer = Peer::impostor("evil-dc", &[&format!("--kdc=forge-refuse={error}")]);
+        let sidecar = peer.sidecar().with("GMSA_INIT_TIMEOUT", "2s").with("GMSA_KEYTAB", "true");
+        let ended = sidecar.init();
+        assert_nothing_written(&sidecar);
+        assert_ne!(ended.code, Some(0), "{ended:#?}");
+    }
+}
+
+/// The one after it is asked, and remembered to be the better one.
+#[test]
+fn the_next_controller_is_asked() {
+    for host in ["evil", "evil-dc"] {
+        let next = format!("--also={}={}", lab("LAB_DC1"), lab("LAB_DC1_IP"));
+        let peer = Peer::impostor(host, &[&next]);
+        let sidecar = peer.sidecar();
+        let ended = sidecar.init();
+        let impostor = format!("{host}.example.com");
+        let warned =
+            ended.log().into_iter().any(|line| line["event"] == "dc.failed" && line.to_string().contains(&impostor));
+        assert!(warned, "{ended:#?}");
+        ended.ok();
+        assert!(sidecar.path("krb5cc").exists());
+    }
+}
