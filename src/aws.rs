@@ -76,7 +76,7 @@ impl Aws {
                 event = "aws.endpoint-plain-http",
                 endpoint = endpoint.url,
                 named_by = endpoint.named_by,
-                "whoever is on the way reads and changes CredSpecs and secrets: use https://",
+                "CredSpecs and secrets can be read and changed on the way: use https://",
             );
         }
         Ok(Self {

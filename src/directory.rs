@@ -70,11 +70,12 @@ use crate::credspec::LoginSource;
 use crate::directory::dc::{Locator, Service};
 use crate::directory::ldap::{Connection, Plain, Transport};
 use crate::fault::{Code, Fault};
-use crate::kerberos::{self, ClientKey, GmsaTgt, LdapTicket, Principal, Proof, ServiceTicket};
+use crate::kerberos::{
+    self, ClientKey, GmsaTgt, KeytabImage, LdapTicket, Principal, Proof, ServiceTicket, TicketOptions,
+};
 use crate::login::lockout::{Key, Lockout};
 use crate::login::{Login, Logins};
 use crate::name::{Account, Domain, Host, Spn};
-use crate::volume::KeytabImage;
 
 /// A domain as one login sees it.
 pub struct Directory {
@@ -205,8 +206,8 @@ impl Directory {
             return self.renew_by_password(account, keytab, via).await;
         };
         if clock::now() < kept.due {
-            match self.renew_by_key(&kept, via).await {
-                Err(refusal) if refusal.is_wrong_password() => {
+            match self.renew_by_key(account, &kept, via).await {
+                Err(refusal) if refusal.is_key_refused() => {
                     let kvno = kept.kvno;
                     tracing::info!(event = "gmsa.key-replaced", kvno, "the KDC refuses the kept key; reading again");
                     return self.renew_by_password(account, keytab, via).await;
@@ -219,14 +220,15 @@ impl Directory {
             Err(fault) => fault,
         };
         kept.due = clock::now() + if keytab { READ_AGAIN_FOR_KEYTAB } else { READ_AGAIN };
-        match self.renew_by_key(&kept, via).await {
+        match self.renew_by_key(account, &kept, via).await {
             Ok(renewal) => Ok(Renewal { unread: Some(fault), ..renewal }),
             Err(_refusal) => Err(fault),
         }
     }
 
-    async fn renew_by_key(&self, kept: &KeptKey, via: &Connected) -> Result<Renewal, Refusal> {
-        let (ticket, key) = self.gmsa_ticket(&via.kdc, &kept.principal, Proof::Key(kept.key.clone())).await?;
+    async fn renew_by_key(&self, account: &Account, kept: &KeptKey, via: &Connected) -> Result<Renewal, Refusal> {
+        let proof = Proof::Key(kept.key.clone());
+        let (ticket, key) = self.gmsa_ticket(&via.kdc, account, &kept.principal, proof).await?;
         Ok(self.renewal(ticket, KeptKey { key, ..kept.clone() }, via).await)
     }
 
@@ -266,14 +268,14 @@ impl Directory {
         let proof = |password| Proof::SaltedPassword(password, salt.clone());
         let ManagedPassword { current, previous, unchanged_interval, .. } = gmsa.password;
         let mut in_use = InUse::Current;
-        let mut ticket = self.gmsa_ticket(kdc, &principal, proof(current.clone())).await;
+        let mut ticket = self.gmsa_ticket(kdc, account, &principal, proof(current.clone())).await;
         // Shortly before a password expires the directory already tells the next one, which the KDC still refuses;
         // and right after, a KDC may not have heard of it.
         if let (Err(refusal), Some(previous)) = (&ticket, &previous)
             && refusal.is_wrong_password()
         {
             in_use = InUse::Previous;
-            ticket = self.gmsa_ticket(kdc, &principal, proof(previous.clone())).await;
+            ticket = self.gmsa_ticket(kdc, account, &principal, proof(previous.clone())).await;
         }
         // A KDC that has a password which the DC asked for it has not heard of yet: that one's own KDC has not either.
         if let Err(refusal) = &ticket
@@ -282,7 +284,7 @@ impl Directory {
         {
             kdc.lock().await.go_to(&session.host);
             in_use = InUse::Current;
-            ticket = self.gmsa_ticket(kdc, &principal, proof(current.clone())).await;
+            ticket = self.gmsa_ticket(kdc, account, &principal, proof(current.clone())).await;
         }
         let key = match &ticket {
             Ok((_, key)) => Some(key),
@@ -307,7 +309,7 @@ impl Directory {
             let names = session.names(&self.domain, account).await.map_err(told)?;
             let life = ticket.expires_at().duration_since(now).unwrap_or_default();
             let versions = versions(in_use, &names, &current, previous.as_ref(), life, now);
-            let made = kerberos::gmsa_keytab(&principal, &names.services, &salt, &versions.keys, now);
+            let made = kerberos::gmsa_keytab(&principal, &names.services, key.salt(), &versions.keys, now);
             image = Some(Arc::new(made.map_err(|fault| told(fault.into()))?));
             due = versions.until.min(now + unchanged_interval + IN_THE_WINDOW);
             kvno = Some(names.kvno);
@@ -337,12 +339,17 @@ impl Directory {
     async fn gmsa_ticket(
         &self,
         kdc: &Mutex<Kdc>,
+        account: &Account,
         gmsa: &Principal,
         proof: Proof,
     ) -> Result<(GmsaTgt, ClientKey), Refusal> {
         let service = kerberos::ticket_granting_service(&self.domain);
-        let (ticket, key) = authenticate(&mut *kdc.lock().await, gmsa, &service, proof, self.lifetime).await?;
-        Ok((ticket.into_gmsa_tgt(), key))
+        // Constrained delegation needs a ticket that may be forwarded.
+        let options = TicketOptions { lifetime: self.lifetime, forwardable: true, renewable: false };
+        let mut kdc = kdc.lock().await;
+        let (ticket, key) = authenticate(&mut kdc, gmsa, &service, proof, options).await?;
+        let ticket = ticket.into_gmsa_tgt(account).map_err(|error| kdc.refusal(error))?;
+        Ok((ticket, key))
     }
 
     async fn service_ticket(&self, kdc: &Mutex<Kdc>, tgt: &GmsaTgt, spn: &Spn) -> Result<ServiceTicket, Fault> {

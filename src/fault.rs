@@ -232,7 +232,7 @@ registry! {
     ConfigAccountTwice "config-account-twice" Config TaskDefinition
         "give each gMSA one CredSpec: two leases cannot share one folder of the volume"
     ConfigOwnerDenied "config-owner-denied" Config TaskDefinition
-        "run the sidecar as the owner it shall write for (`user` in the task definition), or as root with CAP_CHOWN and CAP_DAC_OVERRIDE"
+        "run the sidecar as the owner that it writes for (`user` in the task definition), or as root with CAP_CHOWN and CAP_DAC_OVERRIDE"
     ConfigListen "config-listen" Config TaskDefinition
         "choose a free address and port with GMSA_LISTEN; all containers of a task share one network"
     ConfigLoginMissing "config-login-missing" Config TaskDefinition
@@ -300,76 +300,76 @@ registry! {
     DcSrvNotFound "dc-srv-not-found" Unavailable Network
         "let the VPC resolve the AD domain (DHCP options or a Route 53 Resolver rule), or set GMSA_DNS_SERVERS"
     DcDnsUnreachable "dc-dns-unreachable" Unavailable Network
-        "open port 53 (UDP and TCP) to the DNS servers, or name others in GMSA_DNS_SERVERS"
+        "allow port 53 (UDP and TCP) from the task to the DNS servers, or name other servers in GMSA_DNS_SERVERS"
     DcAddressNotFound "dc-address-not-found" Unavailable Network
-        "let the VPC resolve the names of the domain controllers too, not only the SRV record; or set GMSA_DNS_SERVERS"
+        "let the VPC resolve the names of the domain controllers too, not only the SRV record, or set GMSA_DNS_SERVERS"
     DcUnreachable "dc-unreachable" Unavailable Network
-        "open TCP 88 and 389 (636 with GMSA_LDAP=ldaps) from the task to the domain controllers (security groups, routes, firewall of the DC)"
+        "allow TCP 88 and 389 (636 with GMSA_LDAP=ldaps) from the task to the domain controllers (security groups, routes, firewall of the domain controller)"
 
     TicketLoginRefused "ticket-login-refused" Denied Secret
-        "set the secret (or the keytab) to the login's current password; an account locks after a few wrong ones, so nothing is retried quickly"
+        "set the secret (or the keytab) to the login's current password; wrong passwords lock the account, so the sidecar does not try again quickly"
     TicketLoginHeld "ticket-login-held" Denied Secret
-        "set the secret (or the keytab) to the login's current password; the next login is tried half an hour after the failed ones"
+        "set the secret (or the keytab) to the login's current password and do not restart the task; the sidecar tries again 30 minutes after the failed attempts"
     TicketLoginUnknown "ticket-login-unknown" Data Secret
-        "check username and domainName in the secret: the domain does not know this account (Get-ADUser NAME)"
+        "correct username and domainName in the secret: the domain does not know this account (Get-ADUser NAME)"
     TicketLoginRevoked "ticket-login-revoked" Denied Directory
-        "enable or unlock the login in the directory, or let it expire later (Enable-ADAccount, Unlock-ADAccount, Set-ADAccountExpiration)"
+        "enable or unlock the login in the directory, or extend its expiry (Enable-ADAccount, Unlock-ADAccount, Set-ADAccountExpiration)"
     TicketLoginRestricted "ticket-login-restricted" Denied Directory
-        "let the login log on from this task at any hour: see its logon hours, its list of workstations, and authentication policies and silos"
+        "allow the login to log on from this task at any hour: check its logon hours, its list of workstations, and authentication policies and silos"
     TicketLoginPasswordExpired "ticket-login-password-expired" Denied Directory
         "set a new password for the login, without `must change at next logon`, and store it in the secret"
     TicketGmsaRefused "ticket-gmsa-refused" Denied Directory
-        "the directory gave a managed password that its KDC refuses; check replication between the domain controllers (repadmin /showrepl)"
+        "check replication between the domain controllers (repadmin /showrepl): the directory returned a managed password that its KDC refuses"
     TicketGmsaUnknown "ticket-gmsa-unknown" Data Directory
         "check that the gMSA exists in the CredSpec's domain and has replicated (Get-ADServiceAccount NAME)"
     TicketGmsaRevoked "ticket-gmsa-revoked" Denied Directory
         "enable the gMSA (Set-ADServiceAccount NAME -Enabled $true)"
     TicketServiceUnknown "ticket-service-unknown" Data Directory
-        "give the SPN to the account that the service runs as (setspn -S SPN ACCOUNT), and to that one only (setspn -Q SPN, setspn -X); for ldap/HOST/DOMAIN check the domain controller's name"
+        "give the SPN to the account that the service runs as (setspn -S SPN ACCOUNT) and to no other account (setspn -Q SPN, setspn -X)"
     TicketTrust "ticket-trust" Config Directory
-        "let the gMSA's domain trust the login's (Get-ADTrust), correct domainName in the secret, or use a login of the gMSA's own domain"
+        "correct domainName in the secret, let the gMSA's domain trust the login's domain (Get-ADTrust), or use a login of the gMSA's own domain"
     TicketClockSkew "ticket-clock-skew" Unavailable Network
-        "set the clock of this host or of the domain controller; Kerberos allows five minutes of difference"
+        "set the clock of this host or of the domain controller; Kerberos allows a difference of five minutes"
     TicketEncryption "ticket-encryption" Config Directory
-        "allow AES for the account: tick its AES options or set msDS-SupportedEncryptionTypes to 24, then change its password once; RC4-only accounts are not supported"
+        "allow AES for the account (its AES options, or msDS-SupportedEncryptionTypes 24), then change its password once; accounts with only RC4 keys are not supported"
     TicketPreauth "ticket-preauth" Config Directory
-        "the KDC asks for a pre-authentication other than a password (FAST or smart card); exempt the account from it"
+        "exempt the account from FAST and smart cards: the KDC requires a pre-authentication other than a password"
     TicketKdcFailed "ticket-kdc-failed" Unavailable Directory
-        "look the KDC's error up in the domain controller's event log (Kerberos-Key-Distribution-Center)"
+        "look up the KDC's error in the event log of the domain controller (Kerberos-Key-Distribution-Center)"
     TicketReplyInvalid "ticket-reply-invalid" Unavailable Directory
-        "something between the task and the domain controller changes or truncates Kerberos messages; check proxies and firewalls, and that the clock is right"
+        "check proxies and firewalls between the task and the domain controller: something changes or truncates Kerberos messages; also check the clocks"
 
     GmsaConnectionLost "gmsa-connection-lost" Unavailable Directory
-        "check the domain controller's LDAP service and what lies between; it is tried again"
+        "check the LDAP service of the domain controller and the network in between; the sidecar tries again"
     GmsaTlsUntrusted "gmsa-tls-untrusted" Config TaskDefinition
-        "name the CA that issued the domain controllers' certificates: GMSA_LDAP_CA_FILE takes its certificate as PEM, mounted or built into the image"
+        "name the CA of the domain controllers' certificates in GMSA_LDAP_CA_FILE, as PEM, mounted or built into the image"
     GmsaTlsCertificate "gmsa-tls-certificate" Config Directory
-        "renew the domain controller's certificate, with its DNS name among the subject alternative names and server authentication among its uses"
+        "renew the domain controller's certificate, with its DNS name as a subject alternative name and server authentication as a use"
     GmsaTlsFailed "gmsa-tls-failed" Unavailable Directory
-        "see that the domain controller has a certificate for server authentication: without one it hangs up on port 636; or use GMSA_LDAP=sasl, which needs none"
+        "enroll a certificate for server authentication on the domain controller: without one it closes port 636; or use GMSA_LDAP=sasl, which needs none"
     GmsaBindRefused "gmsa-bind-refused" Denied Directory
         "check that the login may log on to the directory and that the domain controller's own SPN ldap/HOST/DOMAIN is registered (setspn -Q)"
     GmsaServerUnproven "gmsa-server-unproven" Denied Directory
-        "find out who answers as a domain controller: only one of the domain's own holds ldap/HOST/DOMAIN and knows the managed password"
+        "find out which host answers as a domain controller: only a domain controller of the domain has ldap/HOST/DOMAIN and knows the managed password"
     GmsaUnconfirmed "gmsa-unconfirmed" Denied Directory
-        "give the gMSA a service name, so that the KDC issues tickets for it (setspn -S host/NAME NAME$), and allow AES for it"
+        "give the gMSA an SPN, so that the KDC issues tickets for it (setspn -S host/NAME NAME$), and allow AES for it"
     GmsaNotFound "gmsa-not-found" Data Directory
-        "check the account name in the CredSpec (Get-ADServiceAccount NAME) and that the login may see it"
+        "correct the account name in the CredSpec (Get-ADServiceAccount NAME), or allow the login to read the account"
     GmsaReadDenied "gmsa-read-denied" Denied Directory
-        "put the login into a group that may read the password (Add-ADGroupMember GROUP LOGIN), or allow it: Set-ADServiceAccount NAME -PrincipalsAllowedToRetrieveManagedPassword takes the whole list and replaces the old one"
+        "add the login to a group that is allowed to read the password: Add-ADGroupMember GROUP LOGIN"
     GmsaSearchFailed "gmsa-search-failed" Unavailable Directory
-        "look the LDAP error up in the domain controller's event log; it is tried again"
+        "look up the LDAP error in the event log of the domain controller; the sidecar tries again"
     GmsaBlobMalformed "gmsa-blob-malformed" Data Directory
-        "read msDS-ManagedPassword with another tool; if it is sound there, report a bug with the domain controller's version"
+        "read msDS-ManagedPassword with another tool; if that works, report a bug with the domain controller's version"
 
     VolumeNotWritable "volume-not-writable" CannotCreate TaskDefinition
         "mount the volume at GMSA_DIR in the sidecar's container, writable for its user: the image's volume belongs to 65532:65532 with mode 0775, so run as 65532:GID or UID:65532"
     VolumeWriteFailed "volume-write-failed" CannotCreate TaskDefinition
         "free space on the volume or mount it writable; the old tickets stay until new ones are written"
     VolumeNotReadable "volume-not-readable" CannotCreate TaskDefinition
-        "let GMSA_OWNER into the folder: mount the volume with mode 0755 or 0775, or make GMSA_OWNER its owner"
+        "let GMSA_OWNER enter the folder: mount the volume with mode 0755 or 0775, or make GMSA_OWNER its owner"
     VolumePathTaken "volume-path-taken" CannotCreate TaskDefinition
-        "remove from the volume what stands there, and mount the volume read-only into every other container"
+        "remove the object at that path from the volume, and mount the volume read-only into every other container"
 
     InternalBug "internal-bug" Software Us
         "report it with this line and the version"

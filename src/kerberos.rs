@@ -1,32 +1,65 @@
 //! Kerberos: the AS exchange (RFC 4120 section 3.1) -> a ticket; with a TGT the TGS exchange (section 3.3) -> a ticket
 //! for a service; the AP exchange (section 3.2), a ticket -> a sealed GSS context.
 //!
-//! The exchanges are state machines over bytes: they have no socket and no clock, so every path is tested without a
-//! network. This is the only module that names the `krb5` crate, whose part is the cryptography, the
-//! sealing of messages and the file formats. Its own KDC client is not used: it needs twice the round trips, knows no salt
-//! beforehand and leaves the names in a reply unchecked (`docs/dependencies.md`).
+//! The exchanges are state machines over bytes: they have no socket, no clock and no random numbers of their own, so every
+//! path is tested without a network. Nothing here knows a domain controller or the volume. The primitives are
+//! RustCrypto's; what Kerberos makes of them is here (`docs/dependencies.md`).
 
-mod ap;
-mod exchange;
-pub(crate) mod keytab;
+/// names
+mod principal;
+
+/// keys, encryption, checksums (RFC 3961, RFC 3962, RFC 8009)
+mod crypto;
+
+/// the messages in DER
 mod messages;
+
+/// what a KDC's refusal means
+mod kdc_error;
+
+/// a password or key -> a ticket
+mod exchange;
+
+/// a ticket-granting ticket -> a ticket for a service
 mod tgs;
+
+/// tickets by their use
 mod tickets;
 
+/// a ticket -> the keys of a security context
+mod ap;
+
+/// what binds that to TLS
+mod bindings;
+
+/// sealed and signed messages (RFC 4121)
+mod token;
+
+/// our side of GSS-SPNEGO, for the sealed LDAP connection
+mod context;
+
+/// tickets -> a file, and back
+pub(crate) mod ccache;
+
+/// keys -> a file, and back
+pub(crate) mod keytab;
+
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 #[cfg(test)]
 pub(crate) use tests::unhex;
 
-/// Our side of GSS-SPNEGO, for the sealed LDAP connection.
-mod context;
-
+pub use ccache::{CacheImage, KeytabImage, Warm, warm};
 pub use context::{ContextError, Sealer, SecurityContext};
+pub use crypto::{Key, KeyError};
 pub(crate) use exchange::SKEW_TO_BELIEVE;
-pub use exchange::{AsExchange, ExchangeError, KdcError, Proof, Step};
-pub use krb5::{Key, Principal};
+pub use exchange::{AsExchange, ExchangeError, Proof, Step, TicketOptions};
+pub use kdc_error::KdcError;
+pub use principal::Principal;
+use principal::{NT_ENTERPRISE, NT_PRINCIPAL, NT_SRV_INST};
 pub use tgs::{Granted, TgsExchange};
 pub use tickets::{GmsaTgt, LdapTicket, ServiceTicket, Ticket};
+pub use token::{Role, TokenError, Tokens};
 
 use std::time::{Duration, SystemTime};
 
@@ -34,7 +67,6 @@ use zeroize::Zeroizing;
 
 use crate::fault::{Code, Fault};
 use crate::name::{Account, Domain, Host, Spn};
-use crate::volume::KeytabImage;
 
 /// The enctypes asked for, best known first: what every AD since 2008 speaks, then AES with SHA-2 (RFC 8009).
 /// RC4 is left out on purpose: it is broken, and the directory's cure is one attribute.
@@ -55,24 +87,29 @@ pub struct ClientKey {
     salt: Vec<u8>,
 }
 
-impl ClientKey {
-    /// Derives the key from a password (RFC 3962 section 4). Costs some milliseconds of CPU: 4096 rounds of PBKDF2.
-    fn derive(enctype: i32, password: &str, salt: &[u8], params: Option<[u8; 4]>) -> Result<Self, krb5::key::KeyError> {
-        Ok(Self { key: Key::from_password(enctype, password, salt, params)?, salt: salt.to_vec() })
-    }
-}
-
 #[cfg(test)]
 impl ClientKey {
     /// For tests that use no key, but need one.
     pub(crate) fn sample() -> Self {
         static SAMPLE: std::sync::OnceLock<ClientKey> = std::sync::OnceLock::new();
-        SAMPLE.get_or_init(|| Self::derive(18, "sample", b"salt", None).unwrap()).clone()
+        let password = Password::new(Zeroizing::new("sample".to_owned()));
+        SAMPLE.get_or_init(|| Self::derive(18, &password, b"salt", None).unwrap()).clone()
     }
 }
 
 impl ClientKey {
-    /// The salt it was derived with.
+    /// Derives the key from a password (RFC 3962 section 4, RFC 8009 section 4). Costs some milliseconds of CPU: 4096
+    /// rounds of PBKDF2 and more, or as many as the parameters say.
+    pub fn derive(enctype: i32, password: &Password, salt: &[u8], params: Option<[u8; 4]>) -> Result<Self, KeyError> {
+        Ok(Self { key: Key::from_password(enctype, password.as_str(), salt, params)?, salt: salt.to_vec() })
+    }
+
+    /// The number of its enctype.
+    pub fn enctype(&self) -> i32 {
+        self.key.enctype()
+    }
+
+    /// The salt that it was derived with: the one that the KDC told, if it told one.
     pub fn salt(&self) -> &[u8] {
         &self.salt
     }
@@ -115,12 +152,18 @@ impl std::fmt::Debug for Password {
 
 /// `account$@REALM`, with the account in the directory's own spelling: the KDC keeps the case that was asked for.
 pub fn gmsa_principal(sam_account_name: &str, domain: &Domain) -> Principal {
-    Principal::new(krb5::client::NT_PRINCIPAL, [sam_account_name], domain.realm())
+    Principal::new(NT_PRINCIPAL, [sam_account_name], domain.realm())
 }
 
 /// `name@REALM` of a login.
 pub fn login_principal(name: &str, domain: &Domain) -> Principal {
-    Principal::new(krb5::client::NT_PRINCIPAL, [name], domain.realm())
+    Principal::new(NT_PRINCIPAL, [name], domain.realm())
+}
+
+/// A login's `userPrincipalName`, which only the KDC can resolve: `alice@corp.example.net` in the realm of a domain
+/// (RFC 6806 section 5).
+pub fn enterprise_principal(upn: &str, domain: &Domain) -> Principal {
+    Principal::new(NT_ENTERPRISE, [upn], domain.realm())
 }
 
 /// `ldap/dc1.example.com/example.com@EXAMPLE.COM`, the name that only a DC of the domain has (MS-DRSR 2.2.4.2).
@@ -129,17 +172,17 @@ pub fn login_principal(name: &str, domain: &Domain) -> Principal {
 /// DC's own object carry this one (MS-ADTS 3.1.1.5.3.1.1.4), so its ticket proves a DC and not just an account. There
 /// is no fall-back to the name of two parts.
 pub fn ldap_service(host: &Host, domain: &Domain) -> Principal {
-    Principal::new(krb5::client::NT_SRV_INST, ["ldap", host.as_str(), domain.as_str()], domain.realm())
+    Principal::new(NT_SRV_INST, ["ldap", host.as_str(), domain.as_str()], domain.realm())
 }
 
 /// `HTTP/web.example.com@REALM`, as asked for in one realm.
 pub fn service(spn: &Spn, domain: &Domain) -> Principal {
-    Principal::new(krb5::client::NT_SRV_INST, spn.components(), domain.realm())
+    Principal::new(NT_SRV_INST, spn.components(), domain.realm())
 }
 
 /// `krbtgt/TO@FROM`, the way from one realm to another.
 pub fn cross_realm_service(from: &Domain, to: &Domain) -> Principal {
-    Principal::new(krb5::client::NT_SRV_INST, ["krbtgt".to_owned(), to.realm()], from.realm())
+    Principal::new(NT_SRV_INST, ["krbtgt".to_owned(), to.realm()], from.realm())
 }
 
 /// `krbtgt/REALM@REALM`.
@@ -162,17 +205,16 @@ pub fn gmsa_keytab(
     passwords: &[(u32, &Password)],
     now: SystemTime,
 ) -> Result<KeytabImage, Fault> {
-    let derive = |enctype, password: &Password| Key::from_password(enctype, password.as_str(), salt, None);
     let mut keys = Vec::new();
     for (kvno, password) in passwords {
         for enctype in [18, 17] {
-            let key = derive(enctype, password).map_err(|error| {
+            let key = ClientKey::derive(enctype, password, salt, None).map_err(|error| {
                 Fault::new(Code::InternalBug, format!("no key could be made for the gMSA `{gmsa}`")).because(error)
             })?;
-            keys.push((*kvno, key));
+            keys.push((*kvno, key.key));
         }
     }
-    let services = services.iter().map(|spn| Principal::new(krb5::client::NT_SRV_INST, spn.components(), &gmsa.realm));
+    let services = services.iter().map(|spn| Principal::new(NT_SRV_INST, spn.components(), &gmsa.realm));
     let entries: Vec<_> = std::iter::once(gmsa.clone())
         .chain(services)
         .flat_map(|principal| {

@@ -37,6 +37,7 @@ pub mod aws;
 
 pub mod clock;
 pub mod config;
+pub mod entropy;
 pub mod fault;
 mod file;
 pub mod log;

@@ -181,7 +181,7 @@ impl HostKeytab {
         let Some(domain) = domain.filter(|domain| domain.realm() == principal.realm) else {
             return Err(format!("the realm of `{}` is no domain's, in capitals", principal.to_string().escape_debug()));
         };
-        let digest = keys.iter().fold(Sha256::new(), |digest, key| digest.chain_update(key.bytes())).finalize();
+        let digest = keys.iter().fold(Sha256::new(), |digest, key| digest.chain_update(key.octets())).finalize();
         let enctypes: Vec<_> = keys.iter().map(|key| kerberos::enctype_name(key.enctype())).collect();
         Ok(Login {
             told: format!("version {kvno}; keys of {}", enctypes.join(", ")),
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn the_newest_keys_of_the_principal_are_the_login() {
         let entry = |name: &str, kvno, enctype| keytab::Entry {
-            principal: Principal::parse(name).unwrap(),
+            principal: name.parse().unwrap(),
             kvno,
             key: Key::from_password(enctype, &format!("{name}{kvno}"), b"salt", None).unwrap(),
         };

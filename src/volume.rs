@@ -6,20 +6,15 @@
 //!
 //! All of this blocks: call it from `spawn_blocking`.
 
-mod ccache;
 mod krb5_conf;
 mod ownership;
 mod remove;
 mod watch;
 
-pub use ccache::{CacheImage, KeytabImage, Warm, warm};
 pub use krb5_conf::{Kdc, Krb5Conf, RealmEntry};
 pub use ownership::{LeaseFolder, Location, Mode, Owner, Ownership};
 pub use remove::{Stale, Written};
 pub use watch::Watch;
-
-#[cfg(test)]
-pub(crate) use ccache::sample;
 
 use std::fmt;
 use std::fs::File;
@@ -33,6 +28,7 @@ use rustix::path::Arg;
 use zeroize::Zeroizing;
 
 use crate::fault::{Code, Fault};
+use crate::kerberos::{CacheImage, KeytabImage};
 use crate::name::TEMPORARY;
 
 /// The folder `GMSA_DIR`, proven writable.

@@ -38,9 +38,9 @@ fn events() -> BTreeSet<String> {
 }
 
 fn is_event(literal: &str) -> bool {
-    const STEPS: [&str; 15] = [
-        "sidecar", "config", "task", "credspec", "secret", "login", "dc", "clock", "lease", "ticket", "gmsa", "volume",
-        "refresh", "log", "step",
+    const STEPS: [&str; 16] = [
+        "aws", "sidecar", "config", "task", "credspec", "secret", "login", "dc", "clock", "lease", "ticket", "gmsa",
+        "volume", "refresh", "log", "step",
     ];
     let Some((step, name)) = literal.split_once('.') else { return false };
     (STEPS.contains(&step) || step == "http")

@@ -10,10 +10,10 @@ use std::time::SystemTime;
 
 use bytes::BytesMut;
 use gmsa_sidecar::kerberos::{
-    AsExchange, Password, Principal, Proof, SecurityContext, Step, Ticket, ldap_service, login_principal,
-    ticket_granting_service,
+    AsExchange, Password, Principal, Proof, SecurityContext, Step, Ticket, TicketOptions, ldap_service,
+    login_principal, ticket_granting_service,
 };
-use gmsa_sidecar_fuzz::{LOGIN, NONCE, PASSWORD, domain, frames, part_of, principals, without_proof};
+use gmsa_sidecar_fuzz::{LOGIN, PASSWORD, domain, entropy, frames, part_of, principals, without_proof};
 use ldap3_proto::LdapCodec;
 use ldap3_proto::proto::{
     LdapBindCred, LdapBindRequest, LdapDerefAliases, LdapFilter, LdapMsg, LdapOp, LdapSearchRequest, LdapSearchScope,
@@ -67,7 +67,7 @@ fn main() {
     }
 
     // The bind in the clear, good and bad; then what is sealed on the wire, by way of TLS.
-    let (_context, token) = SecurityContext::initiate(&ticket, SystemTime::now()).expect("a token");
+    let (_context, token) = SecurityContext::initiate(&ticket, SystemTime::now(), entropy).expect("a token");
     let sasl = |credentials| LdapBindCred::SASL(SaslCredentials { mechanism: "GSS-SPNEGO".into(), credentials });
     let mut plain = Wire::Plain(TcpStream::connect(("dc1.example.com", 389)).expect("the DC"));
     let bound = plain.ask(1, bind("", sasl(token)));
@@ -112,7 +112,8 @@ fn main() {
 /// Carries an exchange through; returns every reply, and the ticket if there is one.
 fn ask(login: Principal, service: Principal, password: &str, now: SystemTime) -> (Vec<Vec<u8>>, Option<Ticket>) {
     let proof = Proof::Password(Password::new(Zeroizing::new(password.to_owned())));
-    let (mut exchange, mut request) = AsExchange::start(login, service, proof, None, NONCE, now).expect("a request");
+    let (mut exchange, mut request) =
+        AsExchange::start(login, service, proof, TicketOptions::default(), now, entropy).expect("a request");
     let mut replies = Vec::new();
     loop {
         let mut kdc = TcpStream::connect(("dc1.example.com", 88)).expect("the KDC");

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use gmsa_sidecar::command::klist::Cache;
-use gmsa_sidecar::volume::warm;
+use gmsa_sidecar::kerberos::warm;
 use gmsa_sidecar_fuzz::{account, bounded, now};
 use libfuzzer_sys::fuzz_target;
 

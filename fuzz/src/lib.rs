@@ -5,11 +5,10 @@ use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
-use gmsa_sidecar::kerberos::{AsExchange, ClientKey, LdapTicket, Password, Principal, Proof, Sealer, Step, Ticket};
-use gmsa_sidecar::kerberos::login_principal;
 use gmsa_sidecar::directory::ldap::Sealed;
+use gmsa_sidecar::kerberos::{AsExchange, ClientKey, LdapTicket, Password, Principal, Proof, Sealer, Step, Ticket};
+use gmsa_sidecar::kerberos::{Key, Role, TicketOptions, Tokens, login_principal, service};
 use gmsa_sidecar::name::{Account, Domain};
-use krb5::token::{ContextKey, PerMessageTokens, Role};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tokio_util::codec::Decoder;
 use zeroize::Zeroizing;
@@ -17,19 +16,18 @@ use zeroize::Zeroizing;
 #[global_allocator]
 static HEAP: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Decodes, and fails if that took more memory, all allocations together, than the input justifies.
+/// Decodes, and fails if that took more memory, all allocations together, than any input may: whoever sends it has proven
+/// nothing.
 pub fn bounded<T>(input: &[u8], decode: impl FnOnce() -> T) -> T {
     let region = Region::new(HEAP);
     let decoded = decode();
     let taken = region.change().bytes_allocated;
-    let allowed = MEMORY_FLOOR + MEMORY_PER_BYTE * input.len();
-    assert!(taken <= allowed, "{} bytes of input took {taken} bytes of memory", input.len());
+    assert!(taken <= MEMORY_LIMIT, "{} bytes of input took {taken} bytes of memory", input.len());
     decoded
 }
 
-/// Error texts, keys and the buffers of a message; a vector that grows is counted at each of its sizes.
-const MEMORY_FLOOR: usize = 64 << 10;
-const MEMORY_PER_BYTE: usize = 512;
+/// A vector that grows is counted at each of its sizes.
+const MEMORY_LIMIT: usize = 4 << 20;
 
 /// When `scripts/fuzz record` talked to the lab: the tickets in the seeds are valid then.
 pub fn now() -> SystemTime {
@@ -59,19 +57,20 @@ pub fn password() -> Password {
 
 /// The exchange's two ends. The service has the name of two parts that the recorded answers were asked for with.
 pub fn principals() -> (Principal, Principal) {
-    const NT_SRV_INST: i32 = 2;
-    let service = Principal::new(NT_SRV_INST, ["ldap", "dc1.example.com"], domain().realm());
-    (login_principal(LOGIN, &domain()), service)
+    let ldap = "ldap/dc1.example.com".parse().expect("a service");
+    (login_principal(LOGIN, &domain()), service(&ldap, &domain()))
 }
 
 /// A fixed exchange that has sent its first request.
 pub fn exchange(proof: Proof) -> AsExchange {
     let (login, service) = principals();
-    AsExchange::start(login, service, proof, None, NONCE, now()).expect("an exchange").0
+    AsExchange::start(login, service, proof, TicketOptions::default(), now(), entropy).expect("an exchange").0
 }
 
-/// Every recorded request had this nonce.
-pub const NONCE: u32 = 0x2b2b_2b2b;
+/// What stands for random octets: every recorded request has the nonce `0x2b2b2b2b`.
+pub fn entropy(octets: &mut [u8]) {
+    octets.fill(0x2b);
+}
 
 /// A real answer to the second request of that exchange, the one with a proof.
 const AS_REP: &[u8] = include_bytes!("../recorded/as_rep");
@@ -101,7 +100,7 @@ pub fn ldap_ticket() -> &'static LdapTicket {
 
 /// The recorded reply with another encrypted part, encrypted in the login's key as a KDC does it.
 pub fn reply_with(part: &[u8]) -> Vec<u8> {
-    let cipher = LOGIN_KEY.encrypt(3, part).expect("a message");
+    let cipher = LOGIN_KEY.encrypt(3, &[part], entropy).expect("a message");
     let sealed = [tlv(0xa0, &tlv(0x02, &[18])), tlv(0xa2, &tlv(0x04, &cipher))].concat();
     let (head, _) = reply_parts(AS_REP);
     tlv(0x6b, &tlv(0x30, &[head, &tlv(0xa6, &tlv(0x30, &sealed))].concat()))
@@ -112,7 +111,7 @@ pub fn part_of(reply: &[u8]) -> Vec<u8> {
     let (_, sealed) = reply_parts(reply);
     // EncryptedData: etype, perhaps kvno, cipher.
     let cipher = field(content(content(sealed).0).0, 0xa2);
-    LOGIN_KEY.decrypt(3, content(cipher).0).expect("our own key")
+    LOGIN_KEY.decrypt(3, content(cipher).0).expect("our own key").to_vec()
 }
 
 /// The same with the flag enc-pa-rep cleared.
@@ -126,9 +125,9 @@ pub fn without_proof(part: &[u8]) -> Vec<u8> {
     part
 }
 
-static LOGIN_KEY: LazyLock<krb5::Key> = LazyLock::new(|| {
+static LOGIN_KEY: LazyLock<Key> = LazyLock::new(|| {
     let salt = format!("EXAMPLE.COM{LOGIN}");
-    krb5::Key::from_password(18, PASSWORD, salt.as_bytes(), None).expect("a key")
+    Key::from_password(18, PASSWORD, salt.as_bytes(), None).expect("a key")
 });
 
 /// An AS-REP: its fields before `enc-part`, and `enc-part` with its tag.
@@ -196,13 +195,13 @@ pub fn frames(message: &[u8]) -> Vec<u8> {
     let (first, second) = message.split_at(message.len() / 2);
     let mut out = Vec::new();
     for (number, part) in [first, second].into_iter().enumerate() {
-        let token = tokens(Role::Acceptor).emit_wrap(number as u64, part).expect("a token");
+        let token = tokens(Role::Acceptor).seal(number as u64, part).expect("a token");
         out.extend((token.len() as u32).to_be_bytes());
         out.extend(token);
     }
     out
 }
 
-fn tokens(role: Role) -> PerMessageTokens<ContextKey> {
-    PerMessageTokens::new(ContextKey::new(18, &[7; 32]).expect("a key"), role, true)
+fn tokens(role: Role) -> Tokens {
+    Tokens::new(Key::new(18, &[7; 32]).expect("a key"), role, true, entropy)
 }

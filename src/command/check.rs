@@ -33,7 +33,7 @@ use crate::directory::session::Proven;
 use crate::directory::sid::{Sid, readers};
 use crate::directory::site;
 use crate::fault::{Code, Fault};
-use crate::kerberos::{self, ClientKey, GmsaTgt, Password, Principal, Proof, SKEW_TO_BELIEVE};
+use crate::kerberos::{self, ClientKey, GmsaTgt, Password, Principal, Proof, SKEW_TO_BELIEVE, TicketOptions};
 use crate::login::lockout::Lockout;
 use crate::login::{Login, Logins};
 use crate::name::{Account, Domain, Host, Spn};
@@ -660,9 +660,11 @@ impl Session {
     ) -> Result<(GmsaTgt, ClientKey), Refusal> {
         let proof = Proof::SaltedPassword(password, kerberos::gmsa_salt(account, domain));
         let service = kerberos::ticket_granting_service(domain);
+        let options = TicketOptions { lifetime: self.lifetime, forwardable: true, renewable: false };
         let mut kdc = self.kdc.lock().await;
-        let (ticket, key) = kdc::authenticate(&mut kdc, gmsa, &service, proof, self.lifetime).await?;
-        Ok((ticket.into_gmsa_tgt(), key))
+        let (ticket, key) = kdc::authenticate(&mut kdc, gmsa, &service, proof, options).await?;
+        let ticket = ticket.into_gmsa_tgt(account);
+        Ok((ticket.map_err(|error| Refusal::Exchange(Some(self.host.clone()), error))?, key))
     }
 }
 

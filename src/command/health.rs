@@ -134,7 +134,7 @@ impl Lost {
                 "read the sidecar's log; give the container more CPU, or check which process listens there",
             ),
             Self::BrokenOff(error) => No::new(
-                format!("health: the connection to {address} broke off"),
+                format!("health: the connection to {address} was closed before an answer"),
                 error.to_string(),
                 "read the sidecar's log for its last error; check which process listens there",
             ),
@@ -191,7 +191,7 @@ async fn answer_of(address: SocketAddr) -> Result<Result<(), No>, Lost> {
         (StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE, None) => {
             Err(foreign(address, &format!("its answer to GET /gate is HTTP {}, but not a sidecar's", status.as_u16())))
         }
-        _ => Err(foreign(address, &format!("it answers GET /gate with HTTP {}", status.as_u16()))),
+        _ => Err(foreign(address, &format!("its answer to GET /gate is HTTP {}", status.as_u16()))),
     })
 }
 
@@ -269,7 +269,7 @@ impl Waiting {
     }
 }
 
-const NO_REASON: &str = "the sidecar knows no further reason";
+const NO_REASON: &str = "the sidecar has no further details";
 
 const AT_WORK: &str = "no step has failed yet";
 
@@ -347,7 +347,7 @@ mod tests {
         assert_eq!(ask().await, format!("{what} (inline)\nwhy:  no variable\\nnames it\nnext: set AWS_REGION"));
 
         sender.send_replace(Status { discovery: Some(fault.clone()), ..Status::default() });
-        assert_eq!(ask().await, format!("{what}\nwhy:  the sidecar knows no further reason\nnext: set AWS_REGION"));
+        assert_eq!(ask().await, format!("{what}\nwhy:  the sidecar has no further details\nnext: set AWS_REGION"));
 
         let long = "x".repeat(100_000);
         sender.send_replace(Status { discovery: Some(fault.because(long)), ..Status::default() });
@@ -384,8 +384,8 @@ mod tests {
                 "its answer to GET /gate is HTTP 200",
             ),
             (b"HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\n{}", "its answer to GET /gate is HTTP 503"),
-            (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "it answers GET /gate with HTTP 404"),
-            (b"HTTP/1.1 301 Moved\r\nLocation: /\r\nContent-Length: 0\r\n\r\n", "it answers GET /gate with HTTP 301"),
+            (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "its answer to GET /gate is HTTP 404"),
+            (b"HTTP/1.1 301 Moved\r\nLocation: /\r\nContent-Length: 0\r\n\r\n", "its answer to GET /gate is HTTP 301"),
             (b"SSH-2.0-OpenSSH_9.2\r\n", "its answer is not HTTP"),
             (b"\x15\x03\x03\x00\x02\x02\x46", "its answer is not HTTP"),
         ];
@@ -398,7 +398,7 @@ mod tests {
         }
         let address = foreigner(b"").await;
         let no = health(address, Duration::ZERO).await.unwrap_err();
-        assert_eq!(no.what, format!("health: the connection to {address} broke off"));
+        assert_eq!(no.what, format!("health: the connection to {address} was closed before an answer"));
     }
 
     #[tokio::test]

@@ -7,12 +7,12 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use krb5::ccache::{Entry, same_principal};
-use krb5::{CCache, Principal};
 use rustix::fs::{CWD, OFlags};
 use serde::Serialize;
 
 use crate::clock;
+use crate::kerberos::Principal;
+use crate::kerberos::ccache::{self, Entry};
 use crate::name::Account;
 use crate::volume::{self, CCACHE, KRB5_CONF};
 
@@ -181,30 +181,27 @@ impl Cache {
     /// What the bytes of a ccache hold at `now`.
     pub fn read(path: &Path, bytes: &[u8], now: SystemTime) -> Self {
         // Of a damaged file nothing is shown: where a length is wrong, a name may run on into a key, over the zeros
-        // of the lengths between them. The decoder's message quotes bytes.
+        // of the lengths between them.
         let plain = |principal: &Principal| !principal.to_string().contains(char::is_control);
-        let sound = |cache: &CCache| {
+        let sound = |cache: &ccache::Cache<'_>| {
             let mut names = cache.entries.iter().flat_map(|entry| [&entry.client, &entry.server]);
             plain(&cache.principal) && names.all(plain)
         };
-        let Some(cache) = CCache::decode(bytes).ok().filter(sound) else {
+        let Some(cache) = ccache::Cache::decode(bytes).filter(sound) else {
             return Self::unread(path, Problem::damaged("it is not a Kerberos ticket cache, or a damaged one"));
         };
         let tickets: Vec<_> = cache
             .entries
             .iter()
-            .filter(|entry| !entry.is_config() && !entry.is_removed())
-            .filter(|entry| same_principal(&entry.client, &cache.principal))
+            .filter(|entry| entry.is_ticket() && entry.client.same_as(&cache.principal))
             .map(|entry| Ticket::new(entry, &cache.principal, now))
             .collect();
-        // The decoder stops silently at a ticket cut short. Versions before 4 do not keep their length.
-        let cut_short = bytes.get(1) == Some(&4) && cache.encode().len() < bytes.len();
         Self {
             path: path.display().to_string(),
             principal: Some(words(&cache.principal)),
             valid: tickets.iter().any(|ticket| ticket.tgt && ticket.state == State::Valid),
             tickets,
-            problem: cut_short.then(|| Problem::damaged("the file ends in the middle of a ticket")),
+            problem: (!cache.is_whole).then(|| Problem::damaged("the file ends in the middle of a ticket")),
         }
     }
 
@@ -215,7 +212,7 @@ impl Cache {
 }
 
 impl Ticket {
-    fn new(entry: &Entry, principal: &Principal, now: SystemTime) -> Self {
+    fn new(entry: &Entry<'_>, principal: &Principal, now: SystemTime) -> Self {
         let [start, end, renew] =
             [entry.starttime, entry.endtime, entry.renew_till].map(|time| clock::from_unix(i64::from(time)));
         let state = match () {
@@ -225,14 +222,14 @@ impl Ticket {
         };
         Self {
             server: words(&entry.server),
-            tgt: same_principal(&entry.server, &Principal::krbtgt(&principal.realm)),
+            tgt: entry.server.same_as(&Principal::krbtgt(&principal.realm)),
             state,
             left: (state == State::Valid).then(|| span(now, end)),
             starts_at: clock::rfc3339(start),
             expires_at: clock::rfc3339(end),
             renewable_until: (entry.renew_till != 0).then(|| clock::rfc3339(renew)),
             session_enctype: enctype(entry.enctype),
-            ticket_enctype: entry.credentials().map(|ticket| enctype(ticket.ticket_enctype)),
+            ticket_enctype: entry.ticket_enctype().map(enctype),
             flags: FLAGS.iter().filter(|(bit, _)| entry.flags >> (31 - bit) & 1 == 1).map(|(_, name)| *name).collect(),
         }
     }
@@ -384,7 +381,7 @@ const FLAGS: &[(u32, &str)] = &[
 #[expect(clippy::disallowed_methods, reason = "tests plant files of all kinds")]
 mod tests {
     use super::*;
-    use crate::volume::sample::{self, Ticket as Sample, cache};
+    use crate::kerberos::ccache::sample::{self, Ticket as Sample, cache};
     use proptest::prelude::*;
     use std::fs;
 

@@ -32,7 +32,7 @@ fn every_value_that_cannot_be_used_is_told_at_once() {
         SPEC,
         ("ECS_CONTAINER_METADATA_URI_V4", "169.254.170.2/v4"),
         ("GMSA_DNS_SERVERS", "10.0.0.2,dns.example.com"),
-        ("GMSA_DOMAIN_CONTROLLERS", "dc1.corp.example.com 10.0.0.1"),
+        ("GMSA_DOMAIN_CONTROLLERS", "dc1.corp.example.com fd00::1"),
         ("GMSA_HOST_SOCKET", "fetcher.sock"),
         ("GMSA_INIT_TIMEOUT", "soon"),
         ("GMSA_KEYTAB", "yes"),
@@ -57,7 +57,7 @@ fn every_value_that_cannot_be_used_is_told_at_once() {
             GMSA_KEYTAB: `yes` is neither `true` nor `false`;
             GMSA_SERVICE_TICKETS: service principal name `MSSQLSvc/db.corp.example.com@OTHER` names a realm: leave it out, the KDCs know where the service is;
             GMSA_LISTEN: `localhost` is not `address:port`;
-            GMSA_DOMAIN_CONTROLLERS: `10.0.0.1` is an address, but Kerberos needs the domain controller's name;
+            GMSA_DOMAIN_CONTROLLERS: `fd00::1` is an IPv6 address: write the domain controller's name;
             GMSA_DNS_SERVERS: `dns.example.com` is not `ip` or `ip:port`;
             GMSA_LDAP: `tls` is neither `sasl` nor `ldaps`;
             GMSA_LDAP_CA_FILE: has an effect with GMSA_LDAP=ldaps only;
@@ -147,7 +147,7 @@ fn domain_controllers_are_named_for_all_domains_or_for_one() {
     assert_eq!(of(&some, "third.test"), "");
     let mixed = parse("dc.any; other.test=dc.other.test").unwrap();
     assert_eq!((of(&mixed, "third.test"), of(&mixed, "other.test")), ("dc.any".into(), "dc.other.test".into()));
-    for bad in ["a.test=", "=dc.a", "dc.a; dc.b", "a.test=dc.a; A.test=dc.b", "10.0.0.1", "dc_1.test/x", "a=b=c"] {
+    for bad in ["a.test=", "=dc.a", "dc.a; dc.b", "a.test=dc.a; A.test=dc.b", "fd00::1", "dc_1.test/x", "a=b=c"] {
         assert!(parse(bad).is_err(), "{bad} was accepted");
     }
 }

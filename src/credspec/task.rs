@@ -375,7 +375,8 @@ mod tests {
         code=task-definition-denied
           what: No container has the label gmsa-sidecar.credential-specs, and `dev-yamada:3` could not be described
           why:  AWS answered AccessDeniedException (HTTP 400): User: arn:aws:sts::123456789012:assumed-role/r/s is not authorized to perform: ecs:DescribeTaskDefinition on resource: * because no identity-based policy allows the ecs:DescribeTaskDefinition action; endpoint: http://ENDPOINT (set by AWS_ENDPOINT_URL)
-          next: add to the sidecar's container in the task definition: "dockerLabels": {"gmsa-sidecar.credential-specs": "credentialspecdomainless:arn:aws:s3:::BUCKET/KEY"} with the ARN of your CredSpec; see docs/faults.md#task-definition-denied
+          next: add to the sidecar's container in the task definition: "dockerLabels": {"gmsa-sidecar.credential-specs": "credentialspecdomainless:arn:aws:s3:::BUCKET/KEY"} with the ARN of your CredSpec
+          more: gmsa-sidecar explain task-definition-denied
         "#);
     }
 

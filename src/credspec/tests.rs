@@ -448,7 +448,8 @@ async fn a_fault_of_s3_says_what_to_change() {
     code=credspec-not-found
       what: Could not read the CredSpec from Amazon S3 (`arn:aws:s3:::bucket/teams/we b.json`, named by GMSA_CREDENTIAL_SPECS)
       why:  AWS answered NoSuchKey (HTTP 404, request ID 0123456789ABCDEF): The specified key does not exist; endpoint: http://ENDPOINT (set by AWS_ENDPOINT_URL)
-      next: correct the name in GMSA_CREDENTIAL_SPECS, character for character; this lists what there is: aws s3 ls s3://bucket/teams/; see docs/faults.md#credspec-not-found
+      next: correct the name in GMSA_CREDENTIAL_SPECS, character for character; this lists what there is: aws s3 ls s3://bucket/teams/
+      more: gmsa-sidecar explain credspec-not-found
     ");
     let told = fault(error(403, "AccessDenied", &denied("s3:GetObject"))).await;
     assert!(

@@ -12,9 +12,11 @@ use zeroize::Zeroizing;
 use crate::clock;
 use crate::directory::dc::{Locator, Service, summary};
 use crate::directory::refusal::Refusal;
+use crate::entropy;
 use crate::fault::{Code, Fault};
 use crate::kerberos::{
     AsExchange, ClientKey, ExchangeError, Granted, KdcError, Password, Principal, Proof, Step, TgsExchange, Ticket,
+    TicketOptions,
 };
 use crate::name::Host;
 
@@ -193,10 +195,10 @@ async fn authenticate_once(
     client: &Principal,
     server: &Principal,
     proof: Proof,
-    lifetime: Option<Duration>,
+    options: TicketOptions,
 ) -> Result<(Ticket, ClientKey), Refusal> {
     let (client, server) = (client.clone(), server.clone());
-    let start = move || AsExchange::start(client, server, proof, lifetime, rand::random(), clock::now());
+    let start = move || AsExchange::start(client, server, proof, options, clock::now(), entropy::system);
     let (mut exchange, mut request) = off_thread(start).await.map_err(|error| Refusal::Exchange(None, error))?;
     loop {
         let reply = kdc.ask(&request).await?;
@@ -230,7 +232,7 @@ pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Sen
 /// Asks a KDC of `server`'s realm for a ticket, with a ticket for its ticket-granting service.
 async fn grant_once(kdc: &mut Kdc, tgt: &Ticket, server: &Principal) -> Result<Granted, Refusal> {
     let failed = |host: Option<&Host>, error| Refusal::Exchange(host.cloned(), error);
-    let started = TgsExchange::start(tgt, server.clone(), rand::random(), clock::now());
+    let started = TgsExchange::start(tgt, server.clone(), clock::now(), entropy::system);
     let (exchange, request) = started.map_err(|error| failed(None, error))?;
     let reply = kdc.ask(&request).await?;
     exchange.receive(&reply).map_err(|error| failed(kdc.host(), error))
@@ -241,7 +243,8 @@ async fn grant_once(kdc: &mut Kdc, tgt: &Ticket, server: &Principal) -> Result<G
 pub(crate) async fn probe(kdc: &mut Kdc, client: &Principal, server: &Principal) -> Result<Option<KdcError>, Refusal> {
     let failed = |host: Option<&Host>, error| Refusal::Exchange(host.cloned(), error);
     let nothing = Proof::Password(Password::new(Zeroizing::default()));
-    let started = AsExchange::start(client.clone(), server.clone(), nothing, None, rand::random(), clock::now());
+    let options = TicketOptions::default();
+    let started = AsExchange::start(client.clone(), server.clone(), nothing, options, clock::now(), entropy::system);
     let (_, request) = started.map_err(|error| failed(None, error))?;
     let reply = kdc.ask(&request).await?;
     AsExchange::refusal(&reply).map_err(|error| failed(kdc.host(), error))
@@ -253,11 +256,11 @@ pub(crate) async fn authenticate(
     client: &Principal,
     server: &Principal,
     proof: Proof,
-    lifetime: Option<Duration>,
+    options: TicketOptions,
 ) -> Result<(Ticket, ClientKey), Refusal> {
     let mut round = Round::of(kdc);
     loop {
-        let outcome = authenticate_once(kdc, client, server, proof.clone(), lifetime).await;
+        let outcome = authenticate_once(kdc, client, server, proof.clone(), options).await;
         if let Some(outcome) = round.ends(kdc, outcome) {
             return outcome;
         }

@@ -24,6 +24,7 @@ use crate::directory::ber::{self, Limits};
 use crate::directory::dc::Service;
 use crate::directory::netlogon::Netlogon;
 use crate::directory::tls::{Certificate, Tls};
+use crate::entropy;
 use crate::fault::Fault;
 use crate::kerberos::{ContextError, LdapTicket, Sealer, SecurityContext};
 use crate::name::{Domain, Host};
@@ -94,8 +95,8 @@ impl Connection<Plain> {
     pub async fn bind(mut self, ticket: &LdapTicket) -> Result<Connection<Sealed>, LdapError> {
         let now = clock::now();
         let (mut context, token) = match (self.certificate(), self.framed.get_ref()) {
-            (Some(certificate), _) => SecurityContext::initiate_in_tls(ticket, certificate, now)?,
-            (None, Either::Left(_)) => SecurityContext::initiate(ticket, now)?,
+            (Some(certificate), _) => SecurityContext::initiate_in_tls(ticket, certificate, now, entropy::system)?,
+            (None, Either::Left(_)) => SecurityContext::initiate(ticket, now, entropy::system)?,
             (None, Either::Right(_)) => return Err(LdapError::Protocol("TLS without a certificate".into())),
         };
         let mut token = Some(token);
@@ -277,9 +278,8 @@ impl Decoder for Sealed {
             }
             source.advance(4);
             let token = source.split_to(length);
-            let mut message = sealer.unseal(&token).map_err(io::Error::other)?;
+            let message = sealer.unseal(&token).map_err(io::Error::other)?;
             self.opened.extend_from_slice(&message);
-            message.zeroize();
         }
     }
 }

@@ -14,7 +14,8 @@ use tracing::Instrument;
 use crate::clock;
 use crate::directory::kdc::{Kdc, Round, Told, off_thread, receive};
 use crate::directory::refusal::Refusal;
-use crate::kerberos::{AsExchange, ClientKey, ExchangeError, KdcError, Principal, Proof, Step, Ticket};
+use crate::entropy;
+use crate::kerberos::{AsExchange, ClientKey, ExchangeError, KdcError, Principal, Proof, Step, Ticket, TicketOptions};
 use crate::login::Login;
 use crate::login::lockout::{Ending, Key, Lockout};
 
@@ -87,7 +88,8 @@ impl Proving {
 
     async fn show(&self, kdc: &mut Kdc, proof: Proof, accepted: bool) -> Result<Shown, Refusal> {
         let (client, service) = (self.login.principal.clone(), self.service.clone());
-        let start = move || AsExchange::start(client, service, proof, None, rand::random(), clock::now());
+        let start =
+            move || AsExchange::start(client, service, proof, TicketOptions::default(), clock::now(), entropy::system);
         let (mut exchange, mut request) = off_thread(start).await.map_err(|error| kdc.refusal(error))?;
         if !accepted {
             // It counts as no failed login, and brings the salt.

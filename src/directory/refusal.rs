@@ -35,6 +35,11 @@ impl Refusal {
         }
     }
 
+    /// The KDC does not take the kept key: another one, or one of another enctype, may do.
+    pub fn is_key_refused(&self) -> bool {
+        matches!(self.code(), Some(KdcError::PREAUTH_FAILED | KdcError::ENCTYPE_UNSUPPORTED))
+    }
+
     /// The KDC does not know the client or the service: it may not have replicated to it yet.
     pub fn is_unknown_name(&self) -> bool {
         matches!(self.code(), Some(KdcError::CLIENT_UNKNOWN | KdcError::SERVICE_UNKNOWN))

@@ -57,8 +57,8 @@ fn document() -> String {
         let why = why.as_ref().map(|why| format!("\n  why:  {why}")).unwrap_or_default();
         write!(
             text,
-            "\n## {name}\n\nExit code {}. Cured by: {}. {}\n\n```text\ncode={name}\n  what: {what}{why}\n  next: {next}\n```\n\n\
-             **Cause.** {}\n\n**Cure.** {}\n\n**See it:** `{}`\n",
+            "\n## {name}\n\nExit code {}. Fixed in {}. {}\n\n```text\ncode={name}\n  what: {what}{why}\n  next: {next}\n```\n\n\
+             **Cause.** {}\n\n**Fix.** {}\n\n**See it:** `{}`\n",
             *exit as u8,
             owner_in_words(*owner),
             retry_in_words(code.retry(), *exit),
@@ -78,11 +78,13 @@ const HEAD: &str = "\
 
 Every failure has a code. Its prefix is the step that failed: `config-` settings, `task-` discovery, `credspec-` the
 CredSpec, `secret-` the login, `dc-` DNS and connections, `ticket-` Kerberos, `gmsa-` the directory, `volume-` files.
-The log, `/ready`, the status page and `gmsa-sidecar check` tell the same four things: *what* failed, *why*, what to do
-*next*, under one *code*. If several steps fail, cure the first one: `gmsa-sidecar check` tells which that is.
+The log, `/ready`, the status page and `gmsa-sidecar check` show the same four things: the *code*, *what* failed, *why*, and
+what to do *next*. If several steps fail, fix the first one; `gmsa-sidecar check` lists the steps in order. In a container,
+`gmsa-sidecar explain CODE` prints the page of a code.
 
-Names here are those of the project's lab: the domain `example.com`, the gMSA `WebApp01`, the login `svc-fetcher`. Words in
-capitals are yours to fill in. Commands with `AD` in them are PowerShell's, from a host with the RSAT tools.
+The examples use the names of the project's lab: the domain `example.com`, the gMSA `WebApp01`, the login `svc-fetcher`. Replace
+words in capitals. Commands with `AD` in their name are PowerShell, on a host with the RSAT tools. In the examples, *next* is the
+general advice; the log names the real values where it knows them.
 
 | code | exit | owner | retried |
 | --- | --- | --- | --- |
@@ -91,7 +93,7 @@ capitals are yours to fill in. Commands with `AD` in them are PowerShell's, from
 #[test]
 #[expect(
     clippy::disallowed_methods,
-    reason = "a test reads what the test command says, and writes what it was told to"
+    reason = "a test reads the variable of the test command, and writes where it is asked to"
 )]
 fn faults_md_is_current() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/faults.md");

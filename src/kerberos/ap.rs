@@ -1,23 +1,22 @@
 //! The AP exchange (RFC 4120 section 3.2) as GSS-API makes it (RFC 4121 section 4.1): a ticket -> a proof for its
 //! service, and the service's own proof -> the keys of a security context.
-//!
-//! The `krb5` crate has one too, but it takes the machine's clock for the KDC's.
 
 use std::time::{Duration, SystemTime};
 
 use der::asn1::{Any, AnyRef, BitString, OctetString};
 use der::{Decode, Encode, Tagged};
-use krb5::{ChannelBindings, Key};
 use md5::{Digest, Md5};
 use zeroize::Zeroizing;
 
+use super::crypto::Key;
 use super::exchange::ExchangeError;
 use super::messages::{
     ApRep, ApReq, Authenticator, AuthorizationData, Checksum, EncApRepPart, EncryptedData, EncryptionKey, KRB_AP_REP,
-    KRB_AP_REQ, KerberosString, KrbError, PrincipalName, application, time,
+    KRB_AP_REQ, KerberosString, KrbError, List, PrincipalName, application, time,
 };
 use super::{KdcError, Ticket};
 use crate::clock;
+use crate::entropy::Entropy;
 
 /// An AP exchange whose request was made.
 pub(super) struct ApExchange {
@@ -47,25 +46,28 @@ impl ApExchange {
     pub(super) fn initiate(
         ticket: &Ticket,
         flags: u32,
-        bindings: Option<&ChannelBindings>,
+        bindings: Option<&[u8]>,
         now: SystemTime,
+        entropy: Entropy,
     ) -> Result<(Self, Vec<u8>), ExchangeError> {
         let session_key = ticket.credentials.session_key.clone();
-        let subkey = Key::random(session_key.enctype())?;
+        let subkey = Key::random(session_key.enctype(), entropy)?;
+        let mut sequence = [0; 4];
+        entropy(&mut sequence);
         // Below 2^30, so that it is a positive number for whoever reads it with a sign, and stays one.
-        let sequence = rand::random::<u32>() >> 2;
+        let sequence = u32::from_be_bytes(sequence) >> 2;
         let authenticator = Authenticator {
             cksum: Some(Checksum {
                 cksumtype: GSS_CHECKSUM,
                 checksum: OctetString::new(gss_checksum(flags, bindings))?,
             }),
-            subkey: Some(EncryptionKey { keytype: subkey.enctype(), keyvalue: OctetString::new(subkey.bytes())? }),
+            subkey: Some(EncryptionKey { keytype: subkey.enctype(), keyvalue: OctetString::new(subkey.octets())? }),
             seq_number: Some(sequence),
             authorization_data: bindings.map(|_| says_that_it_binds()).transpose()?,
             ..Authenticator::of(ticket, now)?
         };
         let sent = (authenticator.ctime.to_unix_duration(), authenticator.cusec);
-        let request = request(ticket, MUTUAL_REQUIRED, USAGE_AP_REQ_AUTHENTICATOR, &authenticator)?;
+        let request = request(ticket, MUTUAL_REQUIRED, USAGE_AP_REQ_AUTHENTICATOR, &authenticator, entropy)?;
         let body = [&KERBEROS_OID[..], &TOKEN_AP_REQ, &request].concat();
         let token = Any::new(application(0), body)?.to_der()?;
         Ok((Self { session_key, subkey, sent, sequence }, token))
@@ -92,13 +94,13 @@ impl ApExchange {
             return Err(invalid("the AP-REP is encrypted in another enctype than the session key's"));
         }
         let part = self.session_key.decrypt(USAGE_AP_REP, reply.enc_part.cipher.as_bytes())?;
-        let part = EncApRepPart::decode(&Zeroizing::new(part))?;
+        let part = EncApRepPart::decode(&part)?;
         if (part.ctime.to_unix_duration(), part.cusec) != self.sent {
             return Err(invalid("the service has not read our authenticator"));
         }
         let from_service = part.subkey.is_some();
         let key = match part.subkey {
-            Some(key) => Key::new(key.keytype, key.keyvalue.as_bytes().to_vec())?,
+            Some(key) => Key::new(key.keytype, key.keyvalue.as_bytes())?,
             None => self.subkey,
         };
         // A service that names no number counts from ours, as MIT's does.
@@ -113,10 +115,11 @@ pub(super) fn request(
     options: u32,
     usage: u32,
     authenticator: &Authenticator,
+    entropy: Entropy,
 ) -> Result<Vec<u8>, ExchangeError> {
     let key = &ticket.credentials.session_key;
     let authenticator = Zeroizing::new(authenticator.encode()?);
-    let cipher = OctetString::new(key.encrypt(usage, &authenticator)?)?;
+    let cipher = OctetString::new(key.encrypt(usage, &[&authenticator], entropy)?)?;
     let request = ApReq {
         pvno: 5,
         msg_type: KRB_AP_REQ,
@@ -148,25 +151,24 @@ impl Authenticator {
 }
 
 /// RFC 4121 section 4.1.1: a length, the hash of the channel bindings (zeros for none), the flags; little endian.
-fn gss_checksum(flags: u32, bindings: Option<&ChannelBindings>) -> Vec<u8> {
+fn gss_checksum(flags: u32, bindings: Option<&[u8]>) -> Vec<u8> {
     let bound = bindings.map_or([0; 16], hash);
     [&16_u32.to_le_bytes()[..], &bound, &flags.to_le_bytes()].concat()
 }
 
 /// RFC 4121 section 4.1.1.2: MD5 over addresses, which TLS's bindings have none of, and data.
-fn hash(bindings: &ChannelBindings) -> [u8; 16] {
-    let data = &bindings.application_data;
+fn hash(data: &[u8]) -> [u8; 16] {
     let length = u32::try_from(data.len()).unwrap_or(u32::MAX).to_le_bytes();
     Md5::new().chain_update([0; 16]).chain_update(length).chain_update(data).finalize().into()
 }
 
 /// Authorization data that tells a DC which could do without channel bindings to compare ours all the same
 /// (KERB_AP_OPTIONS_CBT, MS-KILE 3.2.5.8).
-fn says_that_it_binds() -> der::Result<Vec<AuthorizationData>> {
+fn says_that_it_binds() -> der::Result<List<AuthorizationData>> {
     let options =
         AuthorizationData { ad_type: AD_AP_OPTIONS, ad_data: OctetString::new(KERB_AP_OPTIONS_CBT.to_le_bytes())? };
     let relevant = OctetString::new(vec![options].to_der()?)?;
-    Ok(vec![AuthorizationData { ad_type: AD_IF_RELEVANT, ad_data: relevant }])
+    Ok(List(vec![AuthorizationData { ad_type: AD_IF_RELEVANT, ad_data: relevant }]))
 }
 
 /// 1.2.840.113554.1.2.2 (RFC 4121 section 1).

@@ -2,18 +2,18 @@ use std::time::SystemTime;
 
 use der::asn1::{Any, AnyRef, OctetString};
 use der::{Decode, Encode, Sequence, Tag, TagNumber, Tagged};
-use krb5::ChannelBindings;
-use krb5::initiator::{GSS_C_CONF_FLAG, GSS_C_INTEG_FLAG, GSS_C_MUTUAL_FLAG, GSS_C_REPLAY_FLAG, GSS_C_SEQUENCE_FLAG};
-use krb5::spnego::SPNEGO_OID;
-use krb5::token::{ContextKey, PerMessageTokens, Role};
+use zeroize::Zeroizing;
 
-use super::LdapTicket;
 use super::ap::{ApExchange, Established, KERBEROS_OID};
 use super::exchange::ExchangeError;
+use super::token::{Role, TokenError, Tokens};
+use super::{LdapTicket, bindings};
+use crate::entropy::Entropy;
 
 /// A GSS-SPNEGO negotiation in progress (RFC 4178 around RFC 4121), as the initiator. Kerberos is all that it offers.
 pub struct SecurityContext {
     exchange: Option<ApExchange>,
+    entropy: Entropy,
     /// Once the DC has proven itself.
     sealer: Option<Sealer>,
     within_tls: bool,
@@ -22,9 +22,8 @@ pub struct SecurityContext {
 impl SecurityContext {
     /// Begins with mutual authentication, signing and sealing; returns the first token for the DC. `now` is our own
     /// time.
-    pub fn initiate(ticket: &LdapTicket, now: SystemTime) -> Result<(Self, Vec<u8>), ContextError> {
-        let flags = GSS_C_MUTUAL_FLAG | GSS_C_REPLAY_FLAG | GSS_C_SEQUENCE_FLAG | GSS_C_CONF_FLAG | GSS_C_INTEG_FLAG;
-        Self::begin(ticket, flags, None, now)
+    pub fn initiate(ticket: &LdapTicket, now: SystemTime, entropy: Entropy) -> Result<(Self, Vec<u8>), ContextError> {
+        Self::begin(ticket, MUTUAL | REPLAY | SEQUENCE | CONFIDENTIALITY | INTEGRITY, None, now, entropy)
     }
 
     /// Begins with mutual authentication, bound to the TLS connection by the server's certificate, in DER
@@ -34,21 +33,23 @@ impl SecurityContext {
         ticket: &LdapTicket,
         certificate: &[u8],
         now: SystemTime,
+        entropy: Entropy,
     ) -> Result<(Self, Vec<u8>), ContextError> {
-        let bindings = ChannelBindings::tls_server_end_point(certificate).ok_or_else(|| {
+        let bindings = bindings::tls_server_end_point(certificate).ok_or_else(|| {
             ContextError("the signature of the TLS certificate has no hash to bind to (RFC 5929 section 4.1)".into())
         })?;
-        Self::begin(ticket, GSS_C_MUTUAL_FLAG, Some(&bindings), now)
+        Self::begin(ticket, MUTUAL, Some(&bindings), now, entropy)
     }
 
     fn begin(
         ticket: &LdapTicket,
         flags: u32,
-        bindings: Option<&ChannelBindings>,
+        bindings: Option<&[u8]>,
         now: SystemTime,
+        entropy: Entropy,
     ) -> Result<(Self, Vec<u8>), ContextError> {
-        let (exchange, token) = ApExchange::initiate(ticket.as_ticket(), flags, bindings, now)?;
-        let context = Self { exchange: Some(exchange), sealer: None, within_tls: bindings.is_some() };
+        let (exchange, token) = ApExchange::initiate(ticket.as_ticket(), flags, bindings, now, entropy)?;
+        let context = Self { exchange: Some(exchange), entropy, sealer: None, within_tls: bindings.is_some() };
         Ok((context, negotiation(&token)?))
     }
 
@@ -61,7 +62,7 @@ impl SecurityContext {
             let Some(token) = answer.response_token else {
                 return Err(ContextError("the server does not accept a Kerberos ticket".into()));
             };
-            self.sealer = Some(Sealer::of(&exchange.finish(token.as_bytes())?)?);
+            self.sealer = Some(Sealer::of(exchange.finish(token.as_bytes())?, self.entropy));
         }
         let Some(sealer) = &mut self.sealer else {
             return Err(ContextError("the server goes on after it has refused".into()));
@@ -135,55 +136,64 @@ impl NegTokenResp {
     }
 }
 
+/// 1.3.6.1.5.5.2 (RFC 4178 section 4.1).
+const SPNEGO_OID: [u8; 8] = [0x06, 0x06, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x02];
+
+/// Flags of a context (RFC 4121 section 4.1.1.1).
+const MUTUAL: u32 = 2;
+const REPLAY: u32 = 4;
+const SEQUENCE: u32 = 8;
+const CONFIDENTIALITY: u32 = 16;
+const INTEGRITY: u32 = 32;
+
 const ACCEPT_COMPLETED: &[u8] = &[0];
 const REJECT: &[u8] = &[2];
 
 /// Seals and unseals messages of an established context, in order (RFC 4121 section 4.2).
 pub struct Sealer {
-    tokens: PerMessageTokens<ContextKey>,
+    tokens: Tokens,
     send_sequence: u64,
     receive_sequence: u64,
 }
 
 impl Sealer {
-    fn of(established: &Established) -> Result<Self, ContextError> {
-        let key = ContextKey::new(established.key.enctype(), established.key.bytes())?;
-        Ok(Self {
-            tokens: PerMessageTokens::new(key, Role::Initiator, established.from_service),
+    fn of(established: Established, entropy: Entropy) -> Self {
+        Self {
+            tokens: Tokens::new(established.key, Role::Initiator, established.from_service, entropy),
             send_sequence: established.send_sequence.into(),
             receive_sequence: established.receive_sequence.into(),
-        })
+        }
     }
 
     /// For the fuzzer: an end of a context that was never negotiated.
     #[cfg(fuzzing)]
-    pub fn new(tokens: PerMessageTokens<ContextKey>) -> Self {
+    pub fn new(tokens: Tokens) -> Self {
         Self { tokens, send_sequence: 0, receive_sequence: 0 }
     }
 
     /// Encrypts and signs one message.
     pub fn seal(&mut self, message: &[u8]) -> Result<Vec<u8>, ContextError> {
-        let token = self.tokens.emit_wrap(self.send_sequence, message)?;
+        let token = self.tokens.seal(self.send_sequence, message)?;
         self.send_sequence += 1;
         Ok(token)
     }
 
     /// Verifies and decrypts one message. A replayed, reordered or unsealed message is an error.
-    pub fn unseal(&mut self, token: &[u8]) -> Result<Vec<u8>, ContextError> {
-        let verified = self.tokens.unwrap(token)?;
-        self.received(verified.seq)?;
-        Ok(verified.message)
+    pub fn unseal(&mut self, token: &[u8]) -> Result<Zeroizing<Vec<u8>>, ContextError> {
+        let (number, message) = self.tokens.unseal(token)?;
+        self.received(number)?;
+        Ok(message)
     }
 
     fn sign(&mut self, message: &[u8]) -> Result<Vec<u8>, ContextError> {
-        let mic = self.tokens.emit_mic(self.send_sequence, message)?;
+        let mic = self.tokens.sign(self.send_sequence, message)?;
         self.send_sequence += 1;
         Ok(mic)
     }
 
     fn verify(&mut self, mic: &[u8], message: &[u8]) -> Result<(), ContextError> {
-        let verified = self.tokens.verify_mic(mic, message)?;
-        self.received(verified.seq)
+        let number = self.tokens.verify(mic, message)?;
+        self.received(number)
     }
 
     fn received(&mut self, number: u64) -> Result<(), ContextError> {
@@ -207,8 +217,8 @@ impl From<ExchangeError> for ContextError {
     }
 }
 
-impl From<krb5::token::TokenError> for ContextError {
-    fn from(error: krb5::token::TokenError) -> Self {
+impl From<TokenError> for ContextError {
+    fn from(error: TokenError) -> Self {
         Self(error.to_string())
     }
 }

@@ -1,12 +1,11 @@
 //! A keytab, version 0x0502 (MIT's `doc/formats/keytab_file_format.rst`): whose keys, which versions.
-//!
-//! The `krb5` crate has a keytab too. Its decoder takes a file of any length and comes to no end on a hole of a certain
-//! size, and its entries show their keys in `Debug`.
 
 use std::time::SystemTime;
 
-use krb5::{Key, Principal};
 use zeroize::Zeroizing;
+
+use super::crypto::Key;
+use super::principal::Principal;
 
 use crate::clock;
 
@@ -27,12 +26,12 @@ pub(crate) fn encode(entries: &[Entry], now: SystemTime) -> Zeroizing<Vec<u8>> {
         for text in std::iter::once(&principal.realm).chain(&principal.components) {
             counted(&mut entry, text.as_bytes());
         }
-        entry.extend(u32::try_from(principal.name_type).unwrap_or_default().to_be_bytes());
+        entry.extend(principal.name_type.to_be_bytes());
         entry.extend(u32::try_from(clock::unix(now)).unwrap_or(u32::MAX).to_be_bytes());
         // Eight bits here, all of them behind the key.
         entry.push(kvno.to_be_bytes()[3]);
         entry.extend(u16::try_from(key.enctype()).unwrap_or_default().to_be_bytes());
-        counted(&mut entry, key.bytes());
+        counted(&mut entry, key.octets());
         entry.extend(kvno.to_be_bytes());
         file.extend(u32::from(short(entry.len())).to_be_bytes());
         file.extend_from_slice(&entry);
@@ -58,6 +57,9 @@ pub(crate) fn decode(file: &[u8]) -> Result<Vec<Entry>, &'static str> {
     while !rest.0.is_empty() {
         let size = i32::from_be_bytes(rest.array()?);
         let bytes = rest.take(usize::try_from(size.unsigned_abs()).map_err(|_| CUT_SHORT)?)?;
+        if entries.len() == ENTRIES_LIMIT {
+            return Err("it holds more than a thousand keys");
+        }
         // What is negative is a hole, where an entry was deleted.
         if size > 0 {
             entries.extend(entry(Fields(bytes))?);
@@ -68,6 +70,9 @@ pub(crate) fn decode(file: &[u8]) -> Result<Vec<Entry>, &'static str> {
 
 fn entry(mut fields: Fields<'_>) -> Result<Option<Entry>, &'static str> {
     let count = fields.short()?;
+    if count > COMPONENTS_LIMIT {
+        return Err("it holds a name of too many parts");
+    }
     let realm = fields.text()?;
     let components = (0..count).map(|_| fields.text()).collect::<Result<Vec<_>, _>>()?;
     let name_type = i32::from_be_bytes(fields.array()?);
@@ -77,8 +82,8 @@ fn entry(mut fields: Fields<'_>) -> Result<Option<Entry>, &'static str> {
     let length = fields.short()?;
     let key = fields.take(usize::from(length))?;
     let kvno = fields.array().map(u32::from_be_bytes).ok().filter(|kvno| *kvno != 0).unwrap_or(u32::from(low));
-    let key = Key::new(enctype, key.to_vec()).ok();
-    Ok(key.map(|key| Entry { principal: Principal::new(name_type, components, realm), kvno, key }))
+    let key = Key::new(enctype, key).ok();
+    Ok(key.map(|key| Entry { principal: Principal { name_type, components, realm }, kvno, key }))
 }
 
 /// The bytes that are left.
@@ -104,12 +109,19 @@ impl<'a> Fields<'a> {
     fn text(&mut self) -> Result<String, &'static str> {
         let length = self.short()?;
         let bytes = self.take(usize::from(length))?;
+        if bytes.len() > NAME_LIMIT {
+            return Err("it holds a name that is too long");
+        }
         String::from_utf8(bytes.to_vec()).map_err(|_| "it holds a name that is not UTF-8")
     }
 }
 
 const VERSION: [u8; 2] = [5, 2];
 const CUT_SHORT: &str = "it ends in the middle of an entry";
+/// What a file may hold: a host has a few names, and a few versions of a few keys for each.
+const ENTRIES_LIMIT: usize = 1024;
+const COMPONENTS_LIMIT: u16 = 32;
+const NAME_LIMIT: usize = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -118,32 +130,53 @@ mod tests {
 
     fn entries() -> Vec<Entry> {
         let entry = |name: &str, kvno, enctype| Entry {
-            principal: Principal::parse(name).unwrap(),
+            principal: name.parse().unwrap(),
             kvno,
-            key: Key::from_password(enctype, "password", b"salt", None).unwrap(),
+            key: Key::new(enctype, &vec![7; if enctype == 18 { 32 } else { 16 }]).unwrap(),
         };
         vec![entry("WebApp01$@EXAMPLE.COM", 2, 18), entry("HTTP/web.example.com@EXAMPLE.COM", 300, 17)]
     }
 
     fn told(entries: &[Entry]) -> Vec<(String, u32, i32, Vec<u8>)> {
         let told =
-            |entry: &Entry| (entry.principal.to_string(), entry.kvno, entry.key.enctype(), entry.key.bytes().to_vec());
+            |entry: &Entry| (entry.principal.to_string(), entry.kvno, entry.key.enctype(), entry.key.octets().to_vec());
         entries.iter().map(told).collect()
     }
 
     #[test]
-    fn what_is_encoded_is_decoded_by_us_and_by_another_implementation() {
+    fn what_is_encoded_is_decoded() {
         let file = encode(&entries(), clock::from_unix(1_790_000_000));
         assert_eq!(told(&decode(&file).unwrap()), told(&entries()));
+    }
+
+    /// MIT's own tool; the lab's packages bring it.
+    #[test]
+    fn mit_reads_what_is_encoded() {
+        let file = encode(&entries(), clock::from_unix(1_790_000_000));
         let path = tempfile::NamedTempFile::new().unwrap();
         std::io::Write::write_all(&mut path.as_file(), &file).unwrap();
-        let other = krb5::acceptor::Keytab::load(path.path()).unwrap();
-        let other: Vec<_> = other
-            .keys()
-            .iter()
-            .map(|key| (format!("{}@{}", key.principal, key.realm), key.kvno, key.enctype as i32, key.key.clone()))
-            .collect();
-        assert_eq!(other, told(&entries()));
+        let klist = std::process::Command::new("klist").args(["-k", "-K", "-e"]).arg(path.path()).output();
+        let klist = klist.expect("MIT's klist is there: lab/install brings krb5-user");
+        let told = String::from_utf8(klist.stdout).unwrap();
+        for Entry { principal, kvno, key } in entries() {
+            let name = super::super::enctype_name(key.enctype());
+            let octets: String = key.octets().iter().map(|octet| format!("{octet:02x}")).collect();
+            let line = format!("{kvno:4} {principal} ({name})  (0x{octets})");
+            assert!(told.lines().any(|told| told.trim_end() == line), "{line}: {told}");
+        }
+    }
+
+    #[test]
+    fn files_and_names_have_bounds() {
+        let entry = |name: String| Entry { principal: name.parse().unwrap(), ..entries()[0].clone() };
+        let of = |entries: &[Entry]| decode(&encode(entries, clock::from_unix(0)));
+        let many = |count| vec![entries()[0].clone(); count];
+        assert_eq!(of(&many(1024)).unwrap().len(), 1024);
+        assert!(of(&many(1025)).is_err());
+        assert!(of(&[entry(format!("{}@R", "a".repeat(1024)))]).is_ok());
+        assert!(of(&[entry(format!("{}@R", "a".repeat(1025)))]).is_err());
+        assert!(of(&[entry(format!("{}@R", ["a"; 32].join("/")))]).is_ok());
+        assert!(of(&[entry(format!("{}@R", ["a"; 33].join("/")))]).is_err());
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! The ASN.1 messages of the AS and TGS exchanges (RFC 4120 section 5), encoded and decoded as DER.
+//!
+//! Most of them come from somebody who has proven nothing, so everything in them has a bound: lists and names here, the
+//! whole message where it is read.
+
+mod bounded;
 
 use std::time::SystemTime;
 
+pub(crate) use self::bounded::{KerberosString, List, Text};
+use super::principal::Principal;
 use der::asn1::{Any, AnyRef, BitString, GeneralizedTime, OctetString};
-use der::{
-    Decode, DecodeValue, Encode, EncodeValue, FixedTag, Header, Length, Reader, Sequence, Tag, TagNumber, Tagged,
-    Writer,
-};
-use krb5::Principal;
+use der::{Decode, Encode, Sequence, Tag, TagNumber, Tagged};
 
 /// Message types (RFC 4120 section 7.5.7), which are also their APPLICATION tags.
 pub(crate) const AS_REQ: u8 = 10;
@@ -22,8 +25,8 @@ pub(crate) const KRB_ERROR: u8 = 30;
 const ENC_AS_REP_PART: u8 = 25;
 const ENC_TGS_REP_PART: u8 = 26;
 const TICKET: u8 = 1;
-const ENC_TICKET_PART: u8 = 3;
 const AUTHENTICATOR: u8 = 2;
+const ENC_TICKET_PART: u8 = 3;
 const ENC_AP_REP_PART: u8 = 27;
 
 /// KDCOptions and TicketFlags, bit 0 the most significant (RFC 4120 sections 5.3 and 5.4.1).
@@ -36,46 +39,19 @@ pub(crate) const PA_ENC_TIMESTAMP: i32 = 2;
 pub(crate) const PA_ETYPE_INFO2: i32 = 19;
 pub(crate) const PA_REQ_ENC_PA_REP: i32 = 149;
 
-/// `KerberosString`: a GeneralString that AD fills with UTF-8.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct KerberosString(pub(crate) String);
-
-impl FixedTag for KerberosString {
-    const TAG: Tag = Tag::GeneralString;
-}
-
-impl<'a> DecodeValue<'a> for KerberosString {
-    type Error = der::Error;
-
-    fn decode_value<R: Reader<'a>>(reader: &mut R, header: Header) -> der::Result<Self> {
-        let bytes = reader.read_vec(header.length())?;
-        String::from_utf8(bytes).map(Self).map_err(|_| Self::TAG.value_error().into())
-    }
-}
-
-impl EncodeValue for KerberosString {
-    fn value_len(&self) -> der::Result<Length> {
-        Length::try_from(self.0.len())
-    }
-
-    fn encode_value(&self, writer: &mut impl Writer) -> der::Result<()> {
-        writer.write(self.0.as_bytes())
-    }
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, Sequence)]
 pub(crate) struct PrincipalName {
     #[asn1(context_specific = "0")]
     pub(crate) name_type: i32,
     #[asn1(context_specific = "1")]
-    pub(crate) name_string: Vec<KerberosString>,
+    pub(crate) name_string: List<KerberosString>,
 }
 
 impl From<&Principal> for PrincipalName {
     fn from(principal: &Principal) -> Self {
         Self {
             name_type: principal.name_type,
-            name_string: principal.components.iter().map(|name| KerberosString(name.clone())).collect(),
+            name_string: List(principal.components.iter().map(|name| KerberosString(name.clone())).collect()),
         }
     }
 }
@@ -126,7 +102,7 @@ pub(crate) struct KdcReq {
     #[asn1(context_specific = "2")]
     pub(crate) msg_type: u8,
     #[asn1(context_specific = "3")]
-    pub(crate) padata: Vec<PaData>,
+    pub(crate) padata: List<PaData>,
     #[asn1(context_specific = "4")]
     pub(crate) req_body: KdcReqBody,
 }
@@ -149,7 +125,7 @@ pub(crate) struct KdcReqBody {
     #[asn1(context_specific = "7")]
     pub(crate) nonce: u32,
     #[asn1(context_specific = "8")]
-    pub(crate) etype: Vec<i32>,
+    pub(crate) etype: List<i32>,
 }
 
 #[derive(Debug, Sequence)]
@@ -159,7 +135,7 @@ pub(crate) struct KdcRep {
     #[asn1(context_specific = "1")]
     pub(crate) msg_type: u8,
     #[asn1(context_specific = "2", optional = "true")]
-    pub(crate) padata: Option<Vec<PaData>>,
+    pub(crate) padata: Option<List<PaData>>,
     #[asn1(context_specific = "3")]
     pub(crate) crealm: KerberosString,
     #[asn1(context_specific = "4")]
@@ -173,7 +149,7 @@ pub(crate) struct KdcRep {
 
 /// RFC 4120 section 5.3.
 #[derive(Debug, Sequence)]
-pub(crate) struct TicketMessage {
+pub(crate) struct SealedTicket {
     #[asn1(context_specific = "0")]
     pub(crate) tkt_vno: u8,
     #[asn1(context_specific = "1")]
@@ -184,9 +160,31 @@ pub(crate) struct TicketMessage {
     pub(crate) enc_part: EncryptedData,
 }
 
-/// The first two fields of an EncTicketPart (RFC 4120 section 5.3); what follows them is the service's business.
+/// What a ticket tells its service (RFC 4120 section 5.3).
+#[derive(Sequence)]
 pub(crate) struct EncTicketPart {
+    #[asn1(context_specific = "0")]
+    pub(crate) flags: BitString,
+    #[asn1(context_specific = "1")]
     pub(crate) key: EncryptionKey,
+    #[asn1(context_specific = "2")]
+    pub(crate) crealm: KerberosString,
+    #[asn1(context_specific = "3")]
+    pub(crate) cname: PrincipalName,
+    #[asn1(context_specific = "4")]
+    pub(crate) transited: Any,
+    #[asn1(context_specific = "5")]
+    pub(crate) authtime: GeneralizedTime,
+    #[asn1(context_specific = "6", optional = "true")]
+    pub(crate) starttime: Option<GeneralizedTime>,
+    #[asn1(context_specific = "7")]
+    pub(crate) endtime: GeneralizedTime,
+    #[asn1(context_specific = "8", optional = "true")]
+    pub(crate) renew_till: Option<GeneralizedTime>,
+    #[asn1(context_specific = "9", optional = "true")]
+    pub(crate) caddr: Option<Any>,
+    #[asn1(context_specific = "10", optional = "true")]
+    pub(crate) authorization_data: Option<Any>,
 }
 
 #[derive(Debug, Sequence)]
@@ -222,7 +220,7 @@ pub(crate) struct Authenticator {
     #[asn1(context_specific = "7", optional = "true")]
     pub(crate) seq_number: Option<u32>,
     #[asn1(context_specific = "8", optional = "true")]
-    pub(crate) authorization_data: Option<Vec<AuthorizationData>>,
+    pub(crate) authorization_data: Option<List<AuthorizationData>>,
 }
 
 #[derive(Debug, Sequence)]
@@ -284,7 +282,7 @@ pub(crate) struct EncKdcRepPart {
     #[asn1(context_specific = "0")]
     pub(crate) key: EncryptionKey,
     #[asn1(context_specific = "1")]
-    pub(crate) last_req: Vec<LastReq>,
+    pub(crate) last_req: List<LastReq>,
     #[asn1(context_specific = "2")]
     pub(crate) nonce: u32,
     #[asn1(context_specific = "3", optional = "true")]
@@ -304,10 +302,10 @@ pub(crate) struct EncKdcRepPart {
     #[asn1(context_specific = "10")]
     pub(crate) sname: PrincipalName,
     #[asn1(context_specific = "11", optional = "true")]
-    pub(crate) caddr: Option<Vec<HostAddress>>,
+    pub(crate) caddr: Option<List<HostAddress>>,
     /// RFC 6806 section 11.
     #[asn1(context_specific = "12", optional = "true")]
-    pub(crate) encrypted_pa_data: Option<Vec<PaData>>,
+    pub(crate) encrypted_pa_data: Option<List<PaData>>,
 }
 
 #[derive(Debug, Sequence)]
@@ -343,7 +341,7 @@ pub(crate) struct KrbError {
     #[asn1(context_specific = "10")]
     pub(crate) sname: PrincipalName,
     #[asn1(context_specific = "11", optional = "true")]
-    pub(crate) e_text: Option<KerberosString>,
+    pub(crate) e_text: Option<Text>,
     #[asn1(context_specific = "12", optional = "true")]
     pub(crate) e_data: Option<OctetString>,
 }
@@ -377,7 +375,7 @@ impl Reply {
     }
 }
 
-impl TicketMessage {
+impl SealedTicket {
     pub(crate) fn decode(bytes: &[u8]) -> der::Result<Self> {
         Self::from_der(in_application(AnyRef::from_der(bytes)?, TICKET)?)
     }
@@ -387,12 +385,7 @@ impl EncTicketPart {
     /// As in an [`EncKdcRepPart`] there may be padding.
     pub(crate) fn decode(bytes: &[u8]) -> der::Result<Self> {
         let (any, _padding) = AnyRef::from_der_partial(bytes)?;
-        let sequence = AnyRef::from_der(in_application(any, ENC_TICKET_PART)?)?;
-        sequence.tag().assert_eq(Tag::Sequence)?;
-        let (_flags, rest) = AnyRef::from_der_partial(sequence.value())?;
-        let (key, _rest) = AnyRef::from_der_partial(rest)?;
-        key.tag().assert_eq(Tag::ContextSpecific { constructed: true, number: TagNumber(1) })?;
-        Ok(Self { key: EncryptionKey::from_der(key.value())? })
+        Self::from_der(in_application(any, ENC_TICKET_PART)?)
     }
 }
 

@@ -4,15 +4,17 @@ use std::time::SystemTime;
 
 use der::Encode;
 use der::asn1::{BitString, OctetString};
-use krb5::Principal;
 
-use super::exchange::{ExchangeError, KdcError};
+use super::exchange::{ExchangeError, nonce};
+use super::kdc_error::KdcError;
 use super::messages::{
-    Authenticator, Checksum, EncKdcRepPart, FORWARDABLE, KRB_ERROR, KdcRep, KdcReq, KdcReqBody, KerberosString,
-    PA_TGS_REQ, PaData, PrincipalName, RENEWABLE, Reply, TGS_REP, TGS_REQ, time,
+    Authenticator, Checksum, EncKdcRepPart, FORWARDABLE, KRB_ERROR, KdcRep, KdcReq, KdcReqBody, KerberosString, List,
+    PA_TGS_REQ, PaData, PrincipalName, Reply, TGS_REP, TGS_REQ, time,
 };
+use super::principal::Principal;
 use super::{ENCTYPES, Ticket, ap};
 use crate::clock;
+use crate::entropy::Entropy;
 use crate::name::Domain;
 
 /// What a KDC gave for a ticket-granting ticket.
@@ -33,44 +35,44 @@ pub struct TgsExchange<'a> {
 impl<'a> TgsExchange<'a> {
     /// Begins an exchange with a KDC of `server`'s realm; returns it with the request.
     ///
-    /// `nonce` is random, 31 bits; `now` is our own time: what the KDC's clock is ahead the ticket knows.
+    /// `now` is our own time: what the KDC's clock is ahead the ticket knows.
     pub fn start(
         tgt: &'a Ticket,
         server: Principal,
-        nonce: u32,
         now: SystemTime,
+        entropy: Entropy,
     ) -> Result<(Self, Vec<u8>), ExchangeError> {
-        let exchange = Self { tgt, server, nonce: nonce & 0x7fff_ffff };
-        let request = exchange.request(now)?;
+        let exchange = Self { tgt, server, nonce: nonce(entropy) };
+        let request = exchange.request(now, entropy)?;
         Ok((exchange, request))
     }
 
-    fn request(&self, now: SystemTime) -> Result<Vec<u8>, ExchangeError> {
+    fn request(&self, now: SystemTime, entropy: Entropy) -> Result<Vec<u8>, ExchangeError> {
         let credentials = &self.tgt.credentials;
-        // Options that the TGT lacks would be refused or ignored; canonicalize is what allows the KDC to refer.
-        let options = credentials.flags & (FORWARDABLE | RENEWABLE) | CANONICALIZE;
+        // An option that the TGT lacks would be refused or ignored; canonicalize is what allows the KDC to refer.
+        let options = credentials.flags & FORWARDABLE | CANONICALIZE;
         let req_body = KdcReqBody {
             kdc_options: BitString::from_bytes(&options.to_be_bytes())?,
             cname: None,
             realm: KerberosString(self.server.realm.clone()),
             sname: PrincipalName::from(&self.server),
-            till: time(clock::from_unix(credentials.endtime))?,
+            till: time(clock::from_unix(credentials.endtime.into()))?,
             rtime: None,
             nonce: self.nonce,
-            etype: ENCTYPES.to_vec(),
+            etype: List(ENCTYPES.to_vec()),
         };
         let key = &credentials.session_key;
         let authenticator = Authenticator {
             // Binds the body to the ticket, so that nobody on the way asks for something else with it.
             cksum: Some(Checksum {
                 cksumtype: key.checksum_type(),
-                checksum: OctetString::new(key.checksum(USAGE_TGS_REQ_CHECKSUM, &req_body.to_der()?)?)?,
+                checksum: OctetString::new(key.checksum(USAGE_TGS_REQ_CHECKSUM, &[&req_body.to_der()?])?)?,
             }),
             ..Authenticator::of(self.tgt, now)?
         };
-        let ap_req = ap::request(self.tgt, 0, USAGE_TGS_REQ_AUTHENTICATOR, &authenticator)?;
+        let ap_req = ap::request(self.tgt, 0, USAGE_TGS_REQ_AUTHENTICATOR, &authenticator, entropy)?;
         let proof = PaData { padata_type: PA_TGS_REQ, padata_value: OctetString::new(ap_req)? };
-        Ok(KdcReq { pvno: 5, msg_type: TGS_REQ, padata: vec![proof], req_body }.encode()?)
+        Ok(KdcReq { pvno: 5, msg_type: TGS_REQ, padata: List(vec![proof]), req_body }.encode()?)
     }
 
     /// Takes the KDC's reply. It is believed only if it decrypts with the session key, answers our nonce and names our
@@ -93,7 +95,7 @@ impl<'a> TgsExchange<'a> {
             return invalid("the reply is encrypted in another enctype than the session key's");
         }
         let part = key.decrypt(USAGE_TGS_REP, reply.enc_part.cipher.as_bytes())?;
-        let part = EncKdcRepPart::decode(&zeroize::Zeroizing::new(part))?;
+        let part = EncKdcRepPart::decode(&part)?;
         if part.nonce != self.nonce {
             return invalid("the reply answers another request (nonce)");
         }
@@ -111,7 +113,7 @@ impl<'a> TgsExchange<'a> {
         if asked {
             return Ok(Granted::Ticket(ticket(&self.server)?));
         }
-        match part.sname.name_string.as_slice() {
+        match &*part.sname.name_string {
             [service, realm] if service.0 == "krbtgt" && part.srealm.0 == self.server.realm => {
                 let domain: Option<Domain> = realm.0.parse().ok();
                 let Some(domain) = domain.filter(|domain| domain.realm() == realm.0) else {

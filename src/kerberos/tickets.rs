@@ -4,15 +4,32 @@ use std::time::SystemTime;
 
 use der::Encode;
 use der::asn1::GeneralizedTime;
-use krb5::ccache::{Entry, same_principal};
-use krb5::{CCache, Credentials, Principal};
 
+use super::ccache::CacheImage;
+use super::crypto::Key;
 use super::exchange::ExchangeError;
-use super::messages::{EncKdcRepPart, EncTicketPart, KdcRep, TicketMessage, flags};
-use super::{ClientKey, ENCTYPES, Key, Password};
+use super::messages::{EncKdcRepPart, EncTicketPart, KdcRep, SealedTicket, flags};
+use super::principal::Principal;
+use super::{ClientKey, ENCTYPES, NT_SRV_INST, Password};
 use crate::clock;
-use crate::name::Spn;
-use crate::volume::CacheImage;
+use crate::name::{Account, Spn};
+
+/// A ticket with its session key. Times are Unix seconds.
+pub(super) struct Credentials {
+    pub(super) client: Principal,
+    /// As it was asked for.
+    pub(super) server: Principal,
+    pub(super) session_key: Key,
+    pub(super) authtime: u32,
+    pub(super) starttime: u32,
+    pub(super) endtime: u32,
+    /// 0 for a ticket that cannot be renewed.
+    pub(super) renew_till: u32,
+    /// RFC 4120 section 5.3, bit 0 the most significant.
+    pub(super) flags: u32,
+    /// In DER, as it came.
+    pub(super) ticket: Vec<u8>,
+}
 
 /// A ticket that an exchange brought, before it is told apart by its use.
 pub struct Ticket {
@@ -23,9 +40,6 @@ pub struct Ticket {
 
 impl Ticket {
     /// What a verified reply holds.
-    ///
-    /// The `krb5` crate has no constructor for credentials: they are made through a cache entry, and that is what
-    /// they end up as.
     pub(super) fn new(
         client: &Principal,
         server: &Principal,
@@ -33,32 +47,26 @@ impl Ticket {
         part: &EncKdcRepPart,
         offset: i64,
     ) -> Result<Self, ExchangeError> {
-        let invalid = |what: &str| ExchangeError::Invalid(what.to_owned());
-        let seconds = |time: &GeneralizedTime| {
-            u32::try_from(time.to_unix_duration().as_secs()).map_err(|_| invalid("a time after 2106"))
-        };
         let authtime = seconds(&part.authtime)?;
-        // `Entry` has no constructor either: a configuration entry is taken and every field set.
-        let mut cache = CCache::new(client.clone());
-        cache.set_config("", None, &[]);
-        let mut entry = cache.entries.pop().ok_or_else(|| invalid("no cache entry could be made"))?;
-        entry.server = server.clone();
-        entry.enctype = part.key.keytype;
-        entry.key = part.key.keyvalue.as_bytes().to_vec();
-        entry.authtime = authtime;
-        entry.starttime = part.starttime.as_ref().map(seconds).transpose()?.unwrap_or(authtime);
-        entry.endtime = seconds(&part.endtime)?;
-        entry.renew_till = part.renew_till.as_ref().map(seconds).transpose()?.unwrap_or(0);
-        entry.flags = flags(&part.flags);
-        entry.ticket = reply.ticket.to_der()?;
-        let credentials =
-            entry.credentials().ok_or_else(|| invalid("a ticket or session key that is not understood"))?;
+        let ticket = reply.ticket.to_der()?;
+        SealedTicket::decode(&ticket)?;
+        let credentials = Credentials {
+            client: client.clone(),
+            server: server.clone(),
+            session_key: Key::new(part.key.keytype, part.key.keyvalue.as_bytes())?,
+            authtime,
+            starttime: part.starttime.as_ref().map_or(Ok(authtime), seconds)?,
+            endtime: seconds(&part.endtime)?,
+            renew_till: part.renew_till.as_ref().map_or(Ok(0), seconds)?,
+            flags: flags(&part.flags),
+            ticket,
+        };
         Ok(Self { credentials, offset })
     }
 
     /// When it expires, by our clock.
     fn expires_at(&self) -> SystemTime {
-        clock::shifted(clock::from_unix(self.credentials.endtime), -self.offset)
+        clock::shifted(clock::from_unix(self.credentials.endtime.into()), -self.offset)
     }
 
     /// Whose ticket it is.
@@ -66,13 +74,28 @@ impl Ticket {
         &self.credentials.client
     }
 
-    /// Whether the service's key is this one: it opens the ticket, and inside is the session key that the KDC gave us
-    /// (RFC 4120 section 5.3).
+    /// The enctype and the version of the service's key that the ticket is sealed with, as the ticket itself says.
+    pub fn sealed_by(&self) -> Option<(i32, Option<u32>)> {
+        let sealed = SealedTicket::decode(&self.credentials.ticket).ok()?.enc_part;
+        Some((sealed.etype, sealed.kvno))
+    }
+
+    /// Whether this key of the service opens the ticket, and it holds the session key that the KDC told us (RFC 4120
+    /// section 5.3).
+    ///
+    /// The reply proves the session key to whoever's key it was sealed with, but not the ticket, which anybody on the
+    /// way may replace. Only who knows the service's key and the session key can make one that passes.
     pub fn is_sealed_with(&self, key: &ClientKey) -> bool {
-        self.session_key_inside(&key.key).is_some_and(|inside| {
-            let ours = &self.credentials.session_key;
-            inside.key.keytype == ours.enctype() && inside.key.keyvalue.as_bytes() == ours.bytes()
-        })
+        let Ok(SealedTicket { enc_part: sealed, .. }) = SealedTicket::decode(&self.credentials.ticket) else {
+            return false;
+        };
+        if key.enctype() != sealed.etype {
+            return false;
+        }
+        let opened = key.key.decrypt(USAGE_TICKET, sealed.cipher.as_bytes()).ok();
+        let part = opened.and_then(|opened| EncTicketPart::decode(&opened).ok());
+        let session_key = &self.credentials.session_key;
+        part.is_some_and(|part| session_key.is(part.key.keytype, part.key.keyvalue.as_bytes()))
     }
 
     /// Whether the service's key is made of one of the passwords. Costs a key derivation for each.
@@ -80,22 +103,12 @@ impl Ticket {
     /// # Errors
     /// The enctype of the ticket, if no key of it can be made here.
     pub fn is_sealed_by(&self, passwords: &[Password], salt: &[u8]) -> Result<bool, i32> {
-        let Ok(ticket) = TicketMessage::decode(&self.credentials.ticket) else { return Ok(false) };
-        let enctype = ticket.enc_part.etype;
+        let Some((enctype, _)) = self.sealed_by() else { return Ok(false) };
         if !ENCTYPES.contains(&enctype) {
             return Err(enctype);
         }
-        let mut keys = passwords.iter().map(|password| ClientKey::derive(enctype, password.as_str(), salt, None));
+        let mut keys = passwords.iter().map(|password| ClientKey::derive(enctype, password, salt, None));
         Ok(keys.any(|key| key.is_ok_and(|key| self.is_sealed_with(&key))))
-    }
-
-    fn session_key_inside(&self, key: &Key) -> Option<EncTicketPart> {
-        let ticket = TicketMessage::decode(&self.credentials.ticket).ok()?;
-        if ticket.enc_part.etype != key.enctype() {
-            return None;
-        }
-        let part = key.decrypt(USAGE_TICKET, ticket.enc_part.cipher.as_bytes()).ok()?;
-        EncTicketPart::decode(&zeroize::Zeroizing::new(part)).ok()
     }
 
     /// A gMSA's ticket for the service `spn`.
@@ -103,15 +116,28 @@ impl Ticket {
         ServiceTicket { ticket: self, spn }
     }
 
-    /// The ticket of a gMSA for the ticket-granting service: what the volume is for.
-    pub fn into_gmsa_tgt(self) -> GmsaTgt {
-        GmsaTgt(self)
+    /// The ticket of this gMSA for the ticket-granting service of its own realm, which is what the volume is for; an
+    /// error for any other.
+    pub fn into_gmsa_tgt(self, gmsa: &Account) -> Result<GmsaTgt, ExchangeError> {
+        let Credentials { client, server, .. } = &self.credentials;
+        let is_gmsa = matches!(client.components.as_slice(), [name] if name.ends_with('$') && gmsa.same_as(name));
+        let is_tgt = server.same_as(&Principal::krbtgt(&client.realm)) && server.name_type == NT_SRV_INST;
+        if !is_gmsa || !is_tgt {
+            let what = format!("a ticket of `{client}` for `{server}` is not the ticket-granting ticket of `{gmsa}$`");
+            return Err(ExchangeError::Invalid(what));
+        }
+        Ok(GmsaTgt(self))
     }
 
     /// The login's ticket for a DC's LDAP service. It stays in memory.
     pub fn into_ldap_ticket(self) -> LdapTicket {
         LdapTicket(self)
     }
+}
+
+fn seconds(time: &GeneralizedTime) -> Result<u32, ExchangeError> {
+    let seconds = time.to_unix_duration().as_secs();
+    u32::try_from(seconds).map_err(|_| ExchangeError::Invalid("a time after 2106".to_owned()))
 }
 
 /// The TGT of a gMSA: the only ticket that may be written to the volume.
@@ -138,30 +164,21 @@ impl GmsaTgt {
         self.0.offset
     }
 
-    /// A FILE ccache, version 4, with this TGT and the service tickets of the same client (MIT's `ccache_file_format`).
-    /// It tells clients the KDC's clock, so that theirs may be as wrong as ours.
+    /// A FILE ccache with this TGT and the service tickets of the same client. It tells clients the KDC's clock, so
+    /// that theirs may be as wrong as ours.
     pub fn ccache<'a>(&self, services: impl IntoIterator<Item = &'a ServiceTicket>) -> CacheImage {
-        let mut cache = CCache::with_credentials(&self.0.credentials);
-        if let Ok(seconds @ (i32::MIN..=-1 | 1..)) = i32::try_from(self.0.offset) {
-            let microseconds = 0_i32;
-            cache.header.push((DELTATIME, [seconds.to_be_bytes(), microseconds.to_be_bytes()].concat()));
-        }
-        for service in services {
-            let credentials = &service.ticket.credentials;
-            if !same_principal(&credentials.client, self.client()) {
-                continue;
-            }
-            let entry = Entry::from_credentials(credentials);
-            if credentials.server.realm != self.client().realm {
-                // A client that does not know the realm of a host looks under the empty one first: the referral realm
-                // of MIT and Heimdal.
-                let mut referred = entry.clone();
-                referred.server.realm.clear();
-                cache.entries.push(referred);
-            }
-            cache.entries.push(entry);
-        }
-        CacheImage::of_gmsa(cache.encode())
+        let tgt = &self.0.credentials;
+        let services = services.into_iter().map(|service| &service.ticket.credentials);
+        let own: Vec<_> = services.filter(|ticket| ticket.client.same_as(self.client())).collect();
+        // A client that does not know the realm of a host looks under the empty one first: the referral realm of MIT
+        // and Heimdal.
+        let referred: Vec<_> =
+            own.iter().map(|ticket| Principal { realm: String::new(), ..ticket.server.clone() }).collect();
+        let both = own.into_iter().zip(&referred).flat_map(|(ticket, referred)| {
+            let elsewhere = ticket.server.realm != tgt.client.realm;
+            elsewhere.then_some((referred, ticket)).into_iter().chain([(&ticket.server, ticket)])
+        });
+        CacheImage::of_gmsa(self.client(), self.0.offset, std::iter::once((&tgt.server, tgt)).chain(both))
     }
 }
 
@@ -169,22 +186,20 @@ impl GmsaTgt {
 impl Ticket {
     /// A ticket that no KDC issued, for tests of what is done with tickets.
     fn sample(account: &crate::name::Account, domain: &crate::name::Domain, server: &str, end: SystemTime) -> Self {
-        let client = Principal::new(1, [account.sam_account_name()], domain.realm());
-        let mut cache = CCache::new(client);
-        cache.set_config("", None, &[]);
-        let mut entry = cache.entries.pop().unwrap();
-        entry.server = Principal::parse(&format!("{server}@{}", domain.realm())).unwrap();
-        entry.enctype = 18;
-        entry.key = vec![1; 32];
-        entry.endtime = u32::try_from(crate::clock::unix(end)).unwrap();
         static TICKET: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
-        let ticket = TICKET.get_or_init(|| {
-            use crate::volume::sample;
-            let cache = sample::cache("x", &[sample::Ticket(&["a"], 0, 1)]);
-            CCache::decode(&cache).unwrap().entries[0].ticket.clone()
-        });
-        entry.ticket.clone_from(ticket);
-        Self { credentials: entry.credentials().unwrap(), offset: 0 }
+        let components = server.split('/').map(str::to_owned);
+        let credentials = Credentials {
+            client: Principal::new(1, [account.sam_account_name()], domain.realm()),
+            server: Principal::new(NT_SRV_INST, components, domain.realm()),
+            session_key: Key::new(18, &[1; 32]).unwrap(),
+            authtime: 0,
+            starttime: 0,
+            endtime: u32::try_from(clock::unix(end)).unwrap(),
+            renew_till: 0,
+            flags: 0,
+            ticket: TICKET.get_or_init(super::ccache::sample::der_ticket).clone(),
+        };
+        Self { credentials, offset: 0 }
     }
 }
 
@@ -192,7 +207,7 @@ impl Ticket {
 impl GmsaTgt {
     /// A TGT that no KDC issued.
     pub(crate) fn sample(account: &crate::name::Account, domain: &crate::name::Domain, end: SystemTime) -> Self {
-        Ticket::sample(account, domain, &format!("krbtgt/{}", domain.realm()), end).into_gmsa_tgt()
+        Ticket::sample(account, domain, &format!("krbtgt/{}", domain.realm()), end).into_gmsa_tgt(account).unwrap()
     }
 }
 
@@ -216,6 +231,11 @@ pub struct ServiceTicket {
 }
 
 impl ServiceTicket {
+    #[cfg(test)]
+    pub(super) fn ticket(&mut self) -> &mut Ticket {
+        &mut self.ticket
+    }
+
     /// The realm of the service.
     pub fn realm(&self) -> &str {
         &self.ticket.credentials.server.realm
@@ -232,7 +252,7 @@ impl ServiceTicket {
     }
 }
 
-/// The login's ticket for `ldap/<dc>/<domain>`.
+/// The login's ticket for `ldap/<dc>`.
 pub struct LdapTicket(Ticket);
 
 impl LdapTicket {
@@ -242,7 +262,5 @@ impl LdapTicket {
     }
 }
 
-/// Key usage number of a ticket (RFC 4120 section 7.5.1).
+/// Key usage number (RFC 4120 section 7.5.1).
 const USAGE_TICKET: u32 = 2;
-/// The header field of a ccache for the KDC's time minus ours.
-const DELTATIME: u16 = 1;

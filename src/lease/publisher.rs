@@ -16,13 +16,13 @@ use crate::clock;
 use crate::directory::Renewal;
 use crate::directory::dc::Locator;
 use crate::fault::{Code, Fault};
-use crate::kerberos::ServiceTicket;
+use crate::kerberos::{ServiceTicket, warm};
 use crate::lease::manager::{ConfAt, LeaseSpec};
 use crate::lease::ports::Files;
 use crate::lease::status::{Held, LeaseKey, Order, ServiceHeld};
 use crate::log;
 use crate::name::Host;
-use crate::volume::{Kdc, Krb5Conf, LeaseFolder, Location, RealmEntry, Watch, Written, warm};
+use crate::volume::{Kdc, Krb5Conf, LeaseFolder, Location, RealmEntry, Watch, Written};
 
 /// The volume with what all leases write together: krb5.conf names the realms of all of them.
 pub struct Outlet {

@@ -586,7 +586,8 @@ mod tests {
         code=secret-denied
           what: Could not read the secret arn:aws:secretsmanager:eu-central-1:123456789012:secret:gmsa/login-AbCdEf (version AWSCURRENT)
           why:  AWS answered AccessDeniedException (HTTP 400): arn:aws:sts::123456789012:assumed-role/r/s is not allowed to perform secretsmanager:GetSecretValue (no identity-based policy allows it); endpoint: http://ENDPOINT (set by AWS_ENDPOINT_URL)
-          next: aws iam put-role-policy --role-name r --policy-name gmsa-sidecar-secretsmanager-GetSecretValue --policy-document '{"Statement":[{"Action":"secretsmanager:GetSecretValue","Effect":"Allow","Resource":"arn:aws:secretsmanager:eu-central-1:123456789012:secret:gmsa/login-AbCdEf"}],"Version":"2012-10-17"}'; see docs/faults.md#secret-denied
+          next: aws iam put-role-policy --role-name r --policy-name gmsa-sidecar-secretsmanager-GetSecretValue --policy-document '{"Statement":[{"Action":"secretsmanager:GetSecretValue","Effect":"Allow","Resource":"arn:aws:secretsmanager:eu-central-1:123456789012:secret:gmsa/login-AbCdEf"}],"Version":"2012-10-17"}'
+          more: gmsa-sidecar explain secret-denied
         "#);
     }
 

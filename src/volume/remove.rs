@@ -7,9 +7,11 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{self as os, AtFlags, FileType, OFlags};
 use rustix::io::Errno;
 
-use super::{CCACHE, CacheImage, Folder, KEYTAB, KRB5_CONF, KeytabImage, Krb5Conf, Location, Ownership, Volume};
-use super::{ccache, failed, read};
+use super::{CCACHE, Folder, KEYTAB, KRB5_CONF, Krb5Conf, Location, Ownership, Volume};
+use super::{failed, read};
 use crate::fault::Fault;
+use crate::kerberos::ccache::tgt_expires_at;
+use crate::kerberos::{CacheImage, KeytabImage};
 use crate::name::{Account, TEMPORARY};
 
 /// What this process wrote for one lease.
@@ -141,7 +143,7 @@ impl Volume {
             }
         }
         let (bytes, _) = read(&folder.fd, CCACHE, OFlags::NOFOLLOW).ok()?;
-        ccache::expires_at(&bytes)
+        tgt_expires_at(&bytes)
     }
 
     fn empty(&self, root: &Folder, folder: &Folder, name: &str) -> bool {

@@ -1,6 +1,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests plant files of all kinds")]
 
 use super::*;
+use crate::kerberos::ccache::sample;
 use crate::name::Account;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -32,7 +33,7 @@ fn of(volume: &Volume, account: &Account, at_root: bool) -> Location {
 }
 
 fn image(bytes: &[u8]) -> CacheImage {
-    CacheImage::of_gmsa(bytes.to_vec())
+    CacheImage::of_bytes(bytes)
 }
 
 fn conf(address: &str) -> Krb5Conf {

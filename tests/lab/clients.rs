@@ -17,7 +17,13 @@ fn mit_klist_and_kvno_use_the_cache() {
     let listed = sidecar.app(APP, &["klist", "-ef"]).ok();
     assert!(listed.contains("Default principal: WebApp01$@EXAMPLE.COM"), "{listed}");
     assert!(listed.contains("krbtgt/EXAMPLE.COM@EXAMPLE.COM"), "{listed}");
-    assert!(listed.contains("Flags: FRIA"), "forwardable, renewable, initial, pre-authenticated: {listed}");
+    let flags = listed.lines().find_map(|line| line.split_once("Flags: ")).unwrap().1;
+    for (flag, what, expected) in [('F', "forwardable", true), ('I', "initial", true), ('R', "renewable", false)] {
+        assert_eq!(flags.split(',').next().unwrap().contains(flag), expected, "{what}: {listed}");
+    }
+    assert!(!listed.contains("renew until"), "{listed}");
+    let renewed = sidecar.app(APP, &["kinit", "-R"]);
+    assert_ne!(renewed.code, Some(0), "whoever takes the ticket must not keep it alive: {renewed:?}");
     assert!(listed.contains("aes256-cts-hmac-sha1-96"), "{listed}");
     let service = format!("postgres/{}", lab("LAB_DB"));
     let ticket = sidecar.app(APP, &["kvno", &service]).ok();

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
-use krb5::acceptor::Keytab;
-use krb5::spnego::SpnegoAcceptor;
+use gmsa_sidecar::kerberos::Key;
 use ldap3_proto::LdapCodec;
 use ldap3_proto::proto::{
     LdapBindCred, LdapBindRequest, LdapBindResponse, LdapMsg, LdapOp, LdapPartialAttribute, LdapResult, LdapResultCode,
@@ -18,6 +17,7 @@ use ldap3_proto::proto::{
 use serde_json::json;
 use tokio_util::codec::{Decoder, Encoder};
 
+use crate::acceptor;
 use crate::faults::{normal, told};
 use crate::sources::{FaultProxy, documents, task};
 use crate::support::{Sidecar, cred_spec, lab, put_object, put_secret, secret_arn, write};
@@ -120,7 +120,6 @@ fn kdcs_that_refuse() {
         ("a login by smart card only", fake(krb_error(25, time, &[0x30, 0]))),
         ("a login without AES", fake(krb_error(14, time, &[]))),
         ("a DC without its SPN", fake(krb_error(7, time, &[]))),
-        ("a service that nobody has", Fake::start(|_, request| relayed(request))),
         ("a login out of its hours", fake(krb_error(12, time, &extended(0xc000_006f)))),
         (
             "a gMSA that has not replicated",
@@ -140,7 +139,6 @@ fn kdcs_that_refuse() {
     // A keytab needs more proof than a ticket.
     let with = |name: &str, sidecar: Sidecar| match name {
         "a gMSA that the KDC gives no tickets for" => sidecar.with("GMSA_KEYTAB", "true"),
-        "a service that nobody has" => sidecar.with("GMSA_SERVICE_TICKETS", "HTTP/nobody.example.com"),
         _ => sidecar,
     };
     let sidecars = cases.iter().map(|(name, fake)| (*name, with(name, fake.sidecar()))).collect();
@@ -151,6 +149,18 @@ fn kdcs_that_refuse() {
         None => line.to_owned(),
     });
     insta::assert_snapshot!(report.collect::<Vec<_>>().join("\n"));
+}
+
+/// The TGT is written all the same.
+#[test]
+fn a_service_that_nobody_has() {
+    let sidecar = Sidecar::of("webapp01.json")
+        .with("GMSA_DOMAIN_CONTROLLERS", lab("LAB_DC1"))
+        .with("GMSA_SERVICE_TICKETS", "HTTP/nobody.example.com")
+        .with("GMSA_INIT_TIMEOUT", "1s");
+    let ended = sidecar.init();
+    assert!(sidecar.path("krb5cc").exists(), "{ended:#?}");
+    insta::assert_snapshot!(normal(&ended.fault(), &sidecar));
 }
 
 /// What an LDAP server may answer on a good, sealed connection that Samba's never does.
@@ -172,7 +182,7 @@ fn directories_that_answer_nonsense() {
         .output()
         .unwrap();
     assert!(export.status.success(), "{export:?}");
-    let keytab = Arc::new(Keytab::load(&path).unwrap());
+    let keytab = Arc::new(acceptor::keys(&path));
     let directory = |answers: Vec<LdapOp>| {
         let keytab = Arc::clone(&keytab);
         Fake::start(|_, request| relayed(request)).with_ldap_server(move |stream| {
@@ -201,7 +211,7 @@ fn directories_that_answer_nonsense() {
 }
 
 /// An LDAP server with the DC's own key: takes one bind and answers one search.
-fn serve_directory(mut stream: TcpStream, keytab: &Keytab, answers: &[LdapOp]) -> Option<()> {
+fn serve_directory(mut stream: TcpStream, keys: &[Key], answers: &[LdapOp]) -> Option<()> {
     let mut codec = LdapCodec::default();
     let mut received = BytesMut::new();
     let mut send = |message: LdapMsg| {
@@ -218,23 +228,21 @@ fn serve_directory(mut stream: TcpStream, keytab: &Keytab, answers: &[LdapOp]) -
         }
     };
     let LdapOp::BindRequest(LdapBindRequest { cred: LdapBindCred::SASL(sasl), .. }) = bind.op else { return None };
-    let mut acceptor = SpnegoAcceptor::new(keytab);
-    let saslcreds = acceptor.step(&sasl.credentials).unwrap();
+    let (answer, tokens, first) = acceptor::accept(&sasl.credentials, keys);
     let res = LdapResult {
         code: LdapResultCode::Success,
         matcheddn: String::new(),
         message: String::new(),
         referral: Vec::new(),
     };
-    let bound = LdapOp::BindResponse(LdapBindResponse { res, saslcreds });
+    let bound = LdapOp::BindResponse(LdapBindResponse { res, saslcreds: Some(answer) });
     stream.write_all(&send(LdapMsg::new(bind.msgid, bound))).ok()?;
-    let tokens = acceptor.context()?.per_message_tokens().unwrap();
     let frame = read_message(&mut stream).ok()?;
-    let search = tokens.unwrap(&frame).unwrap().message;
+    let (_, search) = tokens.unseal(&frame).unwrap();
     let search = LdapCodec::default().decode(&mut BytesMut::from(search.as_slice())).unwrap()?;
-    for (sequence, answer) in (acceptor.send_seq()..).zip(answers) {
+    for (sequence, answer) in (first..).zip(answers) {
         let message = send(LdapMsg::new(search.msgid, answer.clone()));
-        write_message(&mut stream, &tokens.emit_wrap(sequence, &message).unwrap()).ok()?;
+        write_message(&mut stream, &tokens.seal(sequence, &message).unwrap()).ok()?;
     }
     Some(())
 }

@@ -12,6 +12,9 @@
     reason = "a test that cannot go on shall panic, and shares its helpers with all of itself"
 )]
 
+/// the other end of a security context
+mod acceptor;
+
 /// a ticket is always there, whatever breaks
 mod always;
 
@@ -43,6 +46,9 @@ mod ipv6;
 
 /// LDAP over TLS: whom it trusts, and what it is bound to
 mod ldaps;
+
+/// our end of a security context against MIT's
+mod interop;
 
 /// starting, renewing, stopping, starting again
 mod life;

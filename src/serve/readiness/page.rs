@@ -22,7 +22,7 @@ pub(super) fn render(details: &Details<'_>) -> String {
         page += &told(fault);
     }
     if details.leases.is_empty() {
-        page += "<p>No CredSpec is known yet.</p>\n";
+        page += "<p>The CredSpecs are not known yet.</p>\n";
     }
     for step in &details.waiting {
         page += &waiting(step);
@@ -35,7 +35,7 @@ pub(super) fn render(details: &Details<'_>) -> String {
 
 fn waiting(step: &Step) -> String {
     let [since, until] = [step.since, step.until].map(clock::rfc3339);
-    format!("<p>Waiting for <code>{}</code> since {since}, until {until} at most.</p>\n", escaped(&step.peer))
+    format!("<p>Waiting for <code>{}</code> since {since}; gives up at {until}.</p>\n", escaped(&step.peer))
 }
 
 fn section(detail: &Detail<'_>) -> String {
@@ -52,7 +52,7 @@ fn section(detail: &Detail<'_>) -> String {
     let clock = detail.clock_offset_seconds.filter(|offset| *offset != 0);
     let clock = clock.map(|offset| {
         let side = if offset > 0 { "ahead of" } else { "behind" };
-        format!("{} {side} ours", spoken(offset.unsigned_abs()))
+        format!("{} {side} this host", spoken(offset.unsigned_abs()))
     });
     let services = detail.service_tickets.iter().map(|ticket| match &ticket.expires_at {
         Some(end) => format!("{} until {end}", ticket.service),
