@@ -7,7 +7,42 @@ use tokio::time::Instant;
 /// The wall clock. Kerberos times are UTC seconds; the clock before 1970 is a broken clock and reads as 1970.
 #[expect(clippy::disallowed_methods, reason = "this is the one door to the clock")]
 pub fn now() -> SystemTime {
+    #[cfg(test)]
+    if let Some(faked) = fake::now() {
+        return faked;
+    }
     SystemTime::now()
+}
+
+/// A wall clock for tests that follows tokio's paused one, and that can be set.
+#[cfg(test)]
+pub(crate) mod fake {
+    use std::cell::Cell;
+
+    use super::{Duration, Instant, SystemTime, from_unix, shifted};
+
+    thread_local! {
+        static CLOCK: Cell<Option<(SystemTime, Instant)>> = const { Cell::new(None) };
+    }
+
+    /// From now on it is 2026-09-21 on this thread, and time passes as tokio's clock says. The test's thread is its own.
+    pub(crate) fn start() {
+        CLOCK.set(Some((from_unix(1_790_000_000), Instant::now())));
+    }
+
+    /// Sets the wall clock; the monotonic one goes on as it did.
+    pub(crate) fn set(seconds: i64) {
+        CLOCK.set(CLOCK.get().map(|(wall, since)| (shifted(wall, seconds), since)));
+    }
+
+    pub(super) fn now() -> Option<SystemTime> {
+        CLOCK.get().map(|(wall, since)| wall + Instant::now().saturating_duration_since(since))
+    }
+
+    /// How long tokio's clock has run since the start of the fake one.
+    pub(crate) fn elapsed() -> Duration {
+        CLOCK.get().map_or(Duration::ZERO, |(_, since)| Instant::now().saturating_duration_since(since))
+    }
 }
 
 /// Seconds since the epoch, as Kerberos counts them.

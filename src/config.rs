@@ -92,8 +92,12 @@ pub struct Config {
     pub owner: Option<Owner>,
     /// The mode of files with tickets or keys.
     pub mode: Mode,
+    /// Whether that mode was set.
+    pub mode_is_set: bool,
     /// Whether a keytab is written too.
     pub keytab: bool,
+    /// Whether that was set.
+    pub keytab_is_set: bool,
     /// The services whose tickets are kept too.
     pub service_tickets: ServiceTickets,
     /// The HTTP address.
@@ -331,7 +335,9 @@ impl<'a> Values<'a> {
             dir: self.dir(),
             owner: self.parsed("GMSA_OWNER", described),
             mode: self.parsed("GMSA_MODE", described).unwrap_or_default(),
+            mode_is_set: self.text("GMSA_MODE").is_some(),
             keytab: self.parsed("GMSA_KEYTAB", boolean).unwrap_or_default(),
+            keytab_is_set: self.text("GMSA_KEYTAB").is_some(),
             service_tickets: self.parsed("GMSA_SERVICE_TICKETS", str::parse).unwrap_or_default(),
             listen: self.listen(),
             domain_controllers: self.parsed("GMSA_DOMAIN_CONTROLLERS", str::parse).unwrap_or_default(),

@@ -9,8 +9,11 @@ mod reference;
 pub mod task;
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use self::document::field;
 pub use self::fetch::{fetch, list};
@@ -39,6 +42,33 @@ pub enum LoginSource {
     Secret(SecretArn),
     /// Domain-joined: the document names no secret, so the login is the sidecar's own.
     DomainJoined,
+    /// Brought by the request that asks for the lease.
+    Given(Arc<GivenLogin>),
+    /// None is at hand until the next request: a lease goes on with the gMSA's key, if it has that.
+    Absent,
+}
+
+/// A login that a request brought. It is held in memory only, while a lease uses it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct GivenLogin {
+    /// The account.
+    pub user: String,
+    /// Its domain.
+    pub domain: Domain,
+    /// Its password.
+    pub password: Zeroizing<String>,
+}
+
+impl fmt::Debug for GivenLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GivenLogin({}@{})", self.user, self.domain)
+    }
+}
+
+impl Hash for GivenLogin {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.user, &self.domain).hash(state);
+    }
 }
 
 impl CredSpec {

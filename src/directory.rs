@@ -103,7 +103,7 @@ pub struct KeptKey {
 }
 
 /// What is wanted for a gMSA beside its TGT.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// Tickets for these services.
     pub services: Vec<Spn>,
@@ -138,7 +138,8 @@ pub struct Directories {
     ldap: Transport,
     lockout: Arc<Lockout>,
     lifetime: Option<Duration>,
-    known: StdMutex<HashMap<(Domain, LoginSource), Arc<Directory>>>,
+    /// Those that a lease uses.
+    known: StdMutex<HashMap<(Domain, LoginSource), Weak<Directory>>>,
 }
 
 impl Directories {
@@ -148,24 +149,33 @@ impl Directories {
         Self { logins, locator, ldap, lockout: Arc::default(), lifetime, known: StdMutex::default() }
     }
 
-    /// The directory of a domain and a login.
-    pub fn of(&self, domain: &Domain, login: &LoginSource) -> Arc<Directory> {
+    /// The directory of a domain and a login; `config-login-missing` where there is no such login.
+    pub fn of(&self, domain: &Domain, login: &LoginSource) -> Result<Arc<Directory>, Fault> {
+        self.logins.knows(login, domain)?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let directory = known.entry((domain.clone(), login.clone())).or_insert_with(|| {
-            Arc::new(Directory {
-                domain: domain.clone(),
-                login: login.clone(),
-                logins: Arc::clone(&self.logins),
-                locator: Arc::clone(&self.locator),
-                ldap: self.ldap.clone(),
-                lockout: Arc::clone(&self.lockout),
-                lifetime: self.lifetime,
-                kdc: Mutex::default(),
-                session: Mutex::default(),
-                unconfirmed: StdMutex::default(),
-            })
+        let key = (domain.clone(), login.clone());
+        if let Some(directory) = known.get(&key).and_then(Weak::upgrade) {
+            return Ok(directory);
+        }
+        let directory = Arc::new(Directory {
+            domain: domain.clone(),
+            login: login.clone(),
+            logins: Arc::clone(&self.logins),
+            locator: Arc::clone(&self.locator),
+            ldap: self.ldap.clone(),
+            lockout: Arc::clone(&self.lockout),
+            lifetime: self.lifetime,
+            kdc: Mutex::default(),
+            session: Mutex::default(),
+            unconfirmed: StdMutex::default(),
         });
-        Arc::clone(directory)
+        known.insert(key, Arc::downgrade(&directory));
+        Ok(directory)
+    }
+
+    /// Lets go of the directories that no lease uses, with their logins.
+    pub fn tidy(&self) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, known| known.strong_count() > 0);
     }
 }
 
@@ -574,3 +584,22 @@ const READ_AGAIN: Duration = Duration::from_secs(300);
 const BINDS: u32 = 4;
 /// A pending version of a secret that is older belongs to no rotation that is under way.
 const PENDING: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+impl Renewal {
+    /// For tests of leases: a ticket of ten minutes or hours, whatever is said, and a key that is due then.
+    pub(crate) fn sample(account: &Account, domain: &Domain, expires_at: SystemTime, due: SystemTime) -> Self {
+        let principal = kerberos::gmsa_principal(&account.sam_account_name(), domain);
+        let key = KeptKey { principal, key: ClientKey::sample(), kvno: Some(1), due };
+        Self {
+            ticket: GmsaTgt::sample(account, domain, expires_at),
+            services: Vec::new(),
+            keytab: None,
+            key,
+            dc: None,
+            kvno: Some(1),
+            controllers: format!("dc1.{domain}").parse().into_iter().collect(),
+            unread: None,
+        }
+    }
+}

@@ -87,6 +87,16 @@ pub struct ClientKey {
     salt: Vec<u8>,
 }
 
+#[cfg(test)]
+impl ClientKey {
+    /// For tests that use no key, but need one.
+    pub(crate) fn sample() -> Self {
+        static SAMPLE: std::sync::OnceLock<ClientKey> = std::sync::OnceLock::new();
+        let password = Password::new(Zeroizing::new("sample".to_owned()));
+        SAMPLE.get_or_init(|| Self::derive(18, &password, b"salt", None).unwrap()).clone()
+    }
+}
+
 impl ClientKey {
     /// Derives the key from a password (RFC 3962 section 4, RFC 8009 section 4). Costs some milliseconds of CPU: 4096
     /// rounds of PBKDF2 and more, or as many as the parameters say.

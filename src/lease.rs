@@ -1,13 +1,19 @@
 //! The lease: this task's duty to keep one gMSA's ticket fresh at one path.
 
+/// adds, changes and removes leases while the process runs
+pub mod manager;
+
+/// one CredSpec or a list of them -> the leases it names, also when it comes to name others
+pub mod follow;
+
+/// one CredSpec, read again and again
+pub mod source;
+
 /// how leases stand, for those who look
 pub mod status;
 
 /// tickets -> what is written, and when
 pub mod publisher;
-
-/// one CredSpec, read again and again
-pub mod source;
 
 /// when to act again
 pub mod schedule;
@@ -18,160 +24,203 @@ pub mod refresh;
 /// what is counted
 pub mod metrics;
 
+/// what is asked of the world, as traits
+pub mod ports;
+
+#[cfg(test)]
+pub(crate) mod fakes;
+
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::Level;
 
-use self::status::{Attempt, Board, Held, Identity, LeaseId, LeaseState, ServiceHeld};
+use self::follow::LookAgain;
+use self::manager::{Conduct, LeaseSpec, Outcome};
+use self::metrics::Metrics;
+use self::ports::{Domains, Renew};
+use self::publisher::Outlet;
+use self::schedule::{Backoff, renewal};
+use self::status::{Attempt, Held, Identity, LeaseKey, LeaseState, ServiceHeld, Statuses};
 use crate::clock;
-use crate::directory::{Directories, KeptKey, Wanted};
+use crate::credspec::LoginSource;
+use crate::directory::KeptKey;
 use crate::fault::{Code, Fault};
 use crate::kerberos::ServiceTicket;
-use crate::lease::metrics::Metrics;
-use crate::lease::publisher::Outlet;
-use crate::lease::schedule::{Patience, renewal};
-use crate::lease::source::Source;
 use crate::log;
-use crate::name::{Host, Spn};
+use crate::name::{Domain, Host, Spn};
 
-/// One lease: whose ticket, from where, to where.
-pub struct Lease {
-    /// Its place among the leases; the first one's ticket is copied to the volume's root.
-    pub id: LeaseId,
-    /// Whose ticket it keeps.
-    pub identity: Identity,
-    /// What it keeps beside the TGT.
-    pub wanted: Wanted,
+/// One lease at work: what it was told, whom it asks and where it tells what came of it.
+struct Lease {
+    key: LeaseKey,
+    identity: Identity,
+    spec: watch::Receiver<Arc<LeaseSpec>>,
+    /// Somebody asks for a renewal of this lease alone.
+    asked: Arc<Notify>,
     /// The CredSpec that names it, read again before each renewal.
-    pub source: Arc<Source>,
-    /// Where the login that the CredSpec names leads to.
-    pub directories: Arc<Directories>,
-    /// The volume.
-    pub outlet: Arc<Outlet>,
-    /// Where its state is published.
-    pub board: Board,
-    /// Where it is counted.
-    pub metrics: Arc<Metrics>,
+    source: Option<Arc<dyn LookAgain>>,
+    domains: Arc<dyn Domains>,
+    outlet: Arc<Outlet>,
+    statuses: Statuses,
+    metrics: Arc<Metrics>,
+    outcome: watch::Sender<Option<Outcome>>,
+    conduct: Conduct,
 }
 
 impl Lease {
-    /// Keeps the ticket fresh for ever. Returns only on a fault that nothing outside can cure.
-    pub async fn keep(self, mut patience: Patience) -> Fault {
-        if let Some(held) = self.outlet.warm(&self.identity, &self.wanted).await {
+    /// Keeps the ticket fresh until it is aborted.
+    async fn keep(mut self, mut backoff: Backoff) -> Infallible {
+        let mut kept = Kept::default();
+        if self.conduct.warm_start {
+            self.start_warm().await;
+        }
+        loop {
+            let spec = Arc::clone(&self.spec.borrow_and_update());
+            // Requests that came before this renewal are served by it.
+            let _ = self.asked.notified().now_or_never();
+            let wake = self.attempt(&spec, &mut kept, &mut backoff).await;
+            self.wait(&spec, wake, &mut kept, &mut backoff).await;
+            self.look_at_source().await;
+        }
+    }
+
+    /// Waits until `wake`, or until there is a reason to renew at once: somebody asks, or what is to be written is
+    /// another. Another login is used at once only where the last attempt failed: it may be the remedy.
+    async fn wait(&mut self, spec: &LeaseSpec, wake: SystemTime, kept: &mut Kept, backoff: &mut Backoff) {
+        let mut spec = spec.clone();
+        loop {
+            tokio::select! {
+                () = backoff.pause(wake) => return,
+                () = self.asked.notified(), if !backoff.has_failed() => return,
+                changed = self.spec.changed() => {
+                    if changed.is_err() {
+                        // The manager is gone, and with it who could change anything.
+                        return backoff.pause(wake).await;
+                    }
+                    let now = Arc::clone(&self.spec.borrow());
+                    if now.writes_otherwise(&spec) || backoff.has_failed() && now.asks_otherwise(&spec) {
+                        backoff.succeeded();
+                        return;
+                    }
+                    if now.asks_otherwise(&spec) {
+                        // With it goes the login that is not used any more.
+                        kept.directory = None;
+                    }
+                    spec.clone_from(&now);
+                }
+            }
+        }
+    }
+
+    /// Takes what an earlier process left, so that the app can start although the directory is down.
+    async fn start_warm(&self) {
+        let spec = Arc::clone(&self.spec.borrow());
+        if let Some(held) = self.outlet.warm(&spec).await {
             let expires_at = clock::rfc3339(held.expires_at);
             tracing::info!(event = "lease.warm", expires_at, "a valid ticket was found on the volume");
-            self.board.lease(self.id, |lease| lease.state = LeaseState::Held(held));
-        }
-        let mut kept = Kept::default();
-        loop {
-            let wake = match self.attempt(&mut kept).await {
-                Ok((held, due)) => {
-                    patience.succeeded();
-                    renewal(clock::now(), held.first_expiry(), due, rand::random())
-                }
-                Err(fault) => match patience.failed(&fault) {
-                    Ok(wake) => wake,
-                    Err(_given_up) => return fault,
-                },
-            };
-            self.board.lease(self.id, |lease| lease.next_renewal_at = Some(wake));
-            patience.pause_until(wake).await;
-            self.look_at_source().await;
+            self.statuses.change(self.key, |lease| lease.state = LeaseState::Held(held));
         }
     }
 
     /// Has the CredSpec read again. A source that hangs does not hold the renewal up: what it says in the end counts
     /// from the next one on.
     async fn look_at_source(&self) {
-        let source = Arc::clone(&self.source);
-        let reading = tokio::spawn(async move { source.read_again().await });
+        let Some(source) = self.source.clone() else { return };
+        let reading = tokio::spawn(source.look_again());
         let _ = tokio::time::timeout(SOURCE_PATIENCE, reading).await;
     }
 
-    /// Gets the ticket once. Tries again what may pass, as long as `patience` lasts.
-    pub async fn get(self, mut patience: Patience) -> Result<(), Fault> {
-        let mut kept = Kept::default();
-        loop {
-            match self.attempt(&mut kept).await {
-                Ok(_held) => return Ok(()),
-                Err(fault) => {
-                    let wake = patience.failed(&fault)?;
-                    patience.pause_until(wake).await;
-                }
-            }
-        }
-    }
-
-    /// For the log lines of this lease.
-    pub fn span(&self) -> tracing::Span {
-        tracing::info_span!("lease", gmsa = %self.identity.account, realm = self.identity.domain.realm())
-    }
-
-    /// One attempt, told to everyone who wants to know. Returns the ticket with the time when the managed password is
-    /// to be read again.
-    async fn attempt(&self, kept: &mut Kept) -> Result<(Held, SystemTime), Fault> {
+    /// One attempt, told to everyone who wants to know. Returns when to act again.
+    async fn attempt(&self, spec: &LeaseSpec, kept: &mut Kept, backoff: &mut Backoff) -> SystemTime {
         let start = Instant::now();
-        let renewed = tokio::time::timeout(DEADLINE, self.renew(kept, start)).await.unwrap_or_else(|_elapsed| {
+        let renewed = tokio::time::timeout(DEADLINE, self.renew(spec, kept, start)).await.unwrap_or_else(|_elapsed| {
             let what = format!("renewing the ticket of the gMSA `{}` takes too long", self.identity.account);
             Err(Fault::new(Code::DcUnreachable, what).because(format!("not done in {DEADLINE:?}")))
         });
         let took = start.elapsed();
+        let now = clock::now();
         // What was written counts, also where not all could be.
-        let (written, outcome) = match renewed {
-            Ok(Renewed { held, missing: Some(fault), .. }) => (Some(held), Err(fault)),
-            Ok(Renewed { held, due, missing: None }) => (None, Ok((held, due))),
-            Err(fault) => (None, Err(fault)),
+        let (held, fault, due) = match renewed {
+            Ok(Renewed { held, due, missing }) => (Some(held), missing, due),
+            Err(fault) => (None, Some(fault), now),
         };
-        match &outcome {
-            Ok((held, _)) => {
-                self.metrics.renewed(&self.identity, took);
-                tracing::info!(
-                    event = "lease.renewed",
-                    expires_at = clock::rfc3339(held.expires_at),
-                    dc = held.dc.as_ref().map(Host::as_str),
-                    kvno = held.kvno,
-                    services = held.services.len(),
-                    took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-                    "the ticket is on the volume"
-                );
+        let (wake, fault) = match fault {
+            None => {
+                backoff.succeeded();
+                let expiry = held.as_ref().map_or(now, Held::first_expiry);
+                (renewal(now, expiry, due, rand::random()), None)
             }
-            Err(fault) => self.metrics.failed(&self.identity, took, fault.code),
-        }
-        self.board.lease(self.id, |lease| {
-            lease.attempts += 1;
-            lease.remember(Attempt {
-                at: clock::now(),
-                took,
-                outcome: outcome.as_ref().map(|(held, _)| held.dc.clone()).map_err(|fault| fault.code),
-            });
-            match &outcome {
-                Ok((held, _)) => {
-                    tell_clock(lease.state.held(), held);
-                    lease.state = LeaseState::Held(held.clone());
-                }
-                Err(fault) => {
-                    let known = lease.state.fault().is_some_and(|known| known.is_like(fault));
-                    if let Some(held) = written {
-                        tell_clock(lease.state.held(), &held);
-                        lease.state = LeaseState::Held(held);
-                    }
-                    lease.state.fail(fault.clone());
-                    // One line for a change of state: a fault that stays is not told again.
-                    let ready = lease.state.is_ready(clock::now());
-                    let event = if ready { "lease.overdue" } else { "lease.pending" };
-                    log::fault(if known { Level::DEBUG } else { Level::ERROR }, event, fault);
-                }
+            Some(fault) => {
+                let wake = now + backoff.failed(&fault);
+                let ends = self.conduct.ends_with(&fault, self.statuses.ever_ready());
+                (wake, Some(fault.tried_again_at((!ends).then_some(wake))))
             }
-        });
-        outcome
+        };
+        self.publish(Attempted { now, took, wake, held, fault }, spec);
+        wake
     }
 
-    async fn renew(&self, kept: &mut Kept, start: Instant) -> Result<Renewed, Fault> {
-        let login = self.source.watch().borrow().login().clone();
-        let directory = self.directories.of(&self.identity.domain, &login);
-        let mut renewal = directory.renew(&self.identity.account, kept.key.clone(), &self.wanted).await?;
+    /// Counts, publishes and logs what came of an attempt.
+    fn publish(&self, Attempted { now, took, wake, held, fault }: Attempted, spec: &LeaseSpec) {
+        match &fault {
+            None => self.metrics.renewed(&self.identity, took),
+            Some(fault) => self.metrics.failed(&self.identity, took, fault.code),
+        }
+        // A fault of the CredSpec's newest version stays until there is a better one.
+        let shown = fault.clone().or_else(|| spec.fault.clone());
+        let (mut before, mut known, mut ready) = (None, false, false);
+        self.statuses.change(self.key, |lease| {
+            lease.attempts += 1;
+            let dc = held.as_ref().and_then(|held| held.dc.clone());
+            let outcome = fault.as_ref().map_or(Ok(dc), |fault| Err(fault.code));
+            lease.remember(Attempt { at: now, took, outcome });
+            lease.next_renewal_at = Some(wake);
+            before = lease.state.held().cloned();
+            known = fault.as_ref().zip(lease.state.fault()).is_some_and(|(fault, known)| known.is_like(fault));
+            if let Some(held) = held.clone() {
+                lease.state = LeaseState::Held(held);
+            }
+            if let Some(fault) = shown {
+                lease.state.fail(fault);
+            }
+            ready = lease.state.is_ready(now);
+        });
+        if let Some(held) = &held {
+            tell_clock(before.as_ref(), held);
+        }
+        match (&held, &fault) {
+            // One line for a change of state: a fault that stays is not logged again.
+            (_, Some(fault)) => {
+                let event = if ready { "lease.overdue" } else { "lease.pending" };
+                log::fault(if known { Level::DEBUG } else { Level::ERROR }, event, fault);
+            }
+            (Some(held), None) => tracing::info!(
+                event = "lease.renewed",
+                expires_at = clock::rfc3339(held.expires_at),
+                dc = held.dc.as_ref().map(Host::as_str),
+                kvno = held.kvno,
+                services = held.services.len(),
+                took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                "the ticket is on the volume"
+            ),
+            (None, None) => {}
+        }
+        self.outcome.send_replace(match (fault, held) {
+            (Some(fault), _) => Some(Err(fault)),
+            (None, held) => held.map(Ok),
+        });
+    }
+
+    async fn renew(&self, spec: &LeaseSpec, kept: &mut Kept, start: Instant) -> Result<Renewed, Fault> {
+        let directory = kept.directory(&*self.domains, spec)?;
+        let mut renewal = directory.renew(&self.identity.account, kept.key.clone(), &spec.wanted).await?;
         // Kept although the tickets may not reach the volume: the next attempt then costs the least.
         kept.key = Some(renewal.key.clone());
         let missing = kept.take(std::mem::take(&mut renewal.services), clock::now());
@@ -183,7 +232,7 @@ impl Lease {
         self.metrics.clock_offset(&self.identity, offset);
         let held = Held {
             expires_at: renewal.ticket.expires_at(),
-            services: self.wanted.services.iter().map(|spn| kept.service(spn)).collect(),
+            services: spec.wanted.services.iter().map(|spn| kept.service(spn)).collect(),
             renewed_at: clock::now(),
             dc: renewal.dc.clone(),
             kvno: renewal.kvno,
@@ -195,9 +244,18 @@ impl Lease {
             let (end, now) = (clock::rfc3339(held.expires_at), clock::rfc3339(clock::now()));
             return Err(Fault::new(Code::TicketClockSkew, what).because(format!("it ends at {end}, and now is {now}")));
         }
-        self.outlet.publish(self.id, &self.identity, &renewal, &kept.services).await?;
+        self.outlet.publish(self.key, spec, &renewal, &kept.services).await?;
         Ok(Renewed { held, due: renewal.key.due, missing })
     }
+}
+
+/// What an attempt came to.
+struct Attempted {
+    now: SystemTime,
+    took: Duration,
+    wake: SystemTime,
+    held: Option<Held>,
+    fault: Option<Fault>,
 }
 
 /// What outlives a renewal.
@@ -205,9 +263,22 @@ impl Lease {
 struct Kept {
     key: Option<KeptKey>,
     services: Vec<ServiceTicket>,
+    directory: Option<(Domain, LoginSource, Arc<dyn Renew>)>,
 }
 
 impl Kept {
+    /// The directory as the login of now sees it. It is held, so that leases of one login share it.
+    fn directory(&mut self, domains: &dyn Domains, spec: &LeaseSpec) -> Result<Arc<dyn Renew>, Fault> {
+        if let Some((domain, login, directory)) = &self.directory
+            && (domain, login) == (&spec.domain, &spec.login)
+        {
+            return Ok(Arc::clone(directory));
+        }
+        let directory = domains.of(&spec.domain, &spec.login)?;
+        self.directory = Some((spec.domain.clone(), spec.login.clone(), Arc::clone(&directory)));
+        Ok(directory)
+    }
+
     /// Takes what a renewal brought for the services. Where it brought nothing the ticket from before stays, as long
     /// as it is good. Returns the first fault.
     fn take(&mut self, granted: Vec<(Spn, Result<ServiceTicket, Fault>)>, now: SystemTime) -> Option<Fault> {

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use self::secret::{Secret, Stage, UserName};
 use crate::aws::arn::SecretArn;
 use crate::aws::{Aws, LONGEST_CALL};
-use crate::credspec::LoginSource;
+use crate::credspec::{GivenLogin, LoginSource};
 use crate::fault::{Code, Fault};
 use crate::kerberos::{self, Key, Password, Principal, Proof, keytab};
 use crate::name::Domain;
@@ -59,6 +59,25 @@ impl From<Secret> for Login {
     }
 }
 
+impl Login {
+    /// A login that a request brought. The same password is the same version.
+    fn given(given: &GivenLogin) -> Self {
+        Self {
+            principal: kerberos::login_principal(&given.user, &given.domain),
+            domain: given.domain.clone(),
+            proof: Proof::Password(Password::new(given.password.clone())),
+            version: format!("{:x?}", Sha256::digest(given.password.as_bytes())),
+            created_at: None,
+            told: "given with the request".to_owned(),
+        }
+    }
+}
+
+fn missing(domain: &Domain) -> Fault {
+    let what = format!("No login is configured for the domain {domain}");
+    let why = "the CredSpec does not have a CredentialArn, and GMSA_LOGIN_KEYTAB is not set";
+    Fault::new(Code::ConfigLoginMissing, what).because(why)
+}
 /// The type of a user principal name as a principal's only component (RFC 6806 section 5).
 const NT_ENTERPRISE: i32 = 10;
 
@@ -88,11 +107,20 @@ impl Logins {
         match (source, &self.keytab) {
             (LoginSource::Secret(arn), _) => self.read(arn, domain, Stage::Current).await,
             (LoginSource::DomainJoined, Some(keytab)) => keytab.read().await,
-            (LoginSource::DomainJoined, None) => {
-                let what = format!("No login is configured for the domain {domain}");
-                let why = "the CredSpec does not have a CredentialArn, and GMSA_LOGIN_KEYTAB is not set";
-                Err(Fault::new(Code::ConfigLoginMissing, what).because(why))
+            (LoginSource::DomainJoined, None) => Err(missing(domain)),
+            (LoginSource::Given(given), _) => Ok(Login::given(given)),
+            (LoginSource::Absent, _) => {
+                let what = format!("No login is at hand for the domain {domain}");
+                Err(Fault::new(Code::ConfigLoginMissing, what).because("the next request brings one"))
             }
+        }
+    }
+
+    /// Whether there is such a login at all; whether it is good only its use tells.
+    pub fn knows(&self, source: &LoginSource, domain: &Domain) -> Result<(), Fault> {
+        match (source, &self.keytab) {
+            (LoginSource::DomainJoined, None) => Err(missing(domain)),
+            _ => Ok(()),
         }
     }
 

@@ -81,7 +81,7 @@ impl fmt::Display for Account {
 pub const TEMPORARY: &str = ".gmsa-";
 
 /// The files of the volume's root: no account may be called like one.
-const RESERVED: [&str; 3] = ["krb5cc", "krb5.conf", "krb5.keytab"];
+pub const RESERVED: [&str; 3] = ["krb5cc", "krb5.conf", "krb5.keytab"];
 
 /// An AD domain's DNS name, lower case. Its [`realm`](Domain::realm) is the same in upper case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,33 +1,31 @@
 //! One process: what `run` and `init` wire together.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::convert::Infallible;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
-use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
-use tracing::{Instrument, Level};
+use tracing::Level;
 
 use crate::aws::{Aws, LONGEST_CALL};
-use crate::config::{Config, ServiceTickets};
-use crate::credspec::{CredSpec, Reference};
+use crate::config::Config;
+use crate::credspec::Reference;
+use crate::directory::Directories;
 use crate::directory::dc::Locator;
 use crate::directory::ldap::Transport;
-use crate::directory::{Directories, Wanted};
 use crate::fault::{Code, Fault};
-use crate::lease::Lease;
+use crate::lease::follow::{Followed, FollowedList, Settings};
+use crate::lease::manager::{Conduct, Manager};
 use crate::lease::metrics::Metrics;
+use crate::lease::ports::ReadSpecs;
 use crate::lease::publisher::Outlet;
 use crate::lease::refresh::Refresh;
-use crate::lease::schedule::Patience;
-use crate::lease::source::Source;
-use crate::lease::status::{Board, Identity, LeaseId};
+use crate::lease::schedule::{Backoff, SPREADING, is_login_held, may_pass};
+use crate::lease::status::{LeaseStatus, Order, Status, Statuses};
 use crate::login::Logins;
-use crate::name::Account;
 use crate::serve::readiness;
 use crate::volume::{Volume, caller};
 use crate::{clock, log, progress, task};
@@ -39,17 +37,17 @@ use crate::{clock, log, progress, task};
 pub async fn run(config: Config, refresh: Refresh, shutdown: impl Future<Output = ()>) -> Result<(), Fault> {
     let listener = readiness::bind(config.listen).await.inspect_err(failed)?;
     started(&config);
-    let (board, metrics) = (Board::default(), Arc::new(Metrics::new()));
-    let state = readiness::State { status: board.watch(), metrics: Arc::clone(&metrics), refresh: refresh.clone() };
+    let (statuses, metrics) = (Statuses::default(), Arc::new(Metrics::new()));
+    let state = readiness::State { status: statuses.watch(), metrics: Arc::clone(&metrics), refresh: refresh.clone() };
     let server = tokio::spawn(readiness::serve(listener, state));
-    let late = never_ready(board.clone(), config.start_timeout);
-    let sidecar = Sidecar::new(&config, board, metrics).inspect_err(failed)?;
+    let late = never_ready(statuses.watch(), config.start_timeout);
+    let sidecar = Sidecar::new(&config, statuses, metrics, refresh, Conduct::RUN).inspect_err(failed)?;
     tokio::select! {
         () = shutdown => {
             tracing::info!(event = "sidecar.stopped");
             Ok(())
         }
-        fault = sidecar.keep(&refresh) => Err(fault),
+        fault = sidecar.keep() => Err(fault),
         fault = late => Err(fault),
         ended = server => Err(died(ended.map(|never| match never {}))),
     }
@@ -93,208 +91,192 @@ fn resolv_conf() -> Vec<String> {
 
 /// Gets every ticket once. The fault returned is the first in the order of the CredSpecs.
 pub async fn init(config: Config) -> Result<(), Fault> {
-    let deadline = Instant::now() + config.init_timeout;
-    let sidecar = Sidecar::new(&config, Board::default(), Arc::new(Metrics::new())).inspect_err(failed)?;
-    sidecar.get(deadline).await
+    let (statuses, begun) = (Statuses::default(), Instant::now());
+    let metrics = Arc::new(Metrics::new());
+    let sidecar =
+        Sidecar::new(&config, statuses.clone(), metrics, Refresh::default(), Conduct::INIT).inspect_err(failed)?;
+    tokio::select! {
+        verdict = verdict(statuses.watch(), begun, begun + config.init_timeout) => {
+            if verdict.is_ok() {
+                sidecar.remove_stale().await;
+            }
+            verdict
+        }
+        fault = sidecar.work() => Err(fault),
+    }
 }
 
 /// What all leases share.
 struct Sidecar {
     specs: Option<Vec<Reference>>,
     aws: Arc<Aws>,
-    directories: Arc<Directories>,
     outlet: Arc<Outlet>,
-    services: ServiceTickets,
-    keytab: bool,
-    /// Which CredSpec has taken which folder of the volume; names compare without case.
-    folders: Mutex<HashMap<String, (LeaseId, String)>>,
-    board: Board,
+    volume: Volume,
+    settings: Arc<Settings>,
+    statuses: Statuses,
     metrics: Arc<Metrics>,
+    refresh: Refresh,
+    conduct: Conduct,
+    manager: Manager,
 }
 
 impl Sidecar {
-    fn new(config: &Config, board: Board, metrics: Arc<Metrics>) -> Result<Arc<Self>, Fault> {
+    fn new(
+        config: &Config,
+        statuses: Statuses,
+        metrics: Arc<Metrics>,
+        refresh: Refresh,
+        conduct: Conduct,
+    ) -> Result<Self, Fault> {
         let volume = Volume::open(&config.dir, config.owner, config.mode)?;
         let locator =
             Arc::new(Locator::new(&config.dns_servers, config.domain_controllers.clone(), config.site.clone()));
         let addresses = (!config.dns_servers.is_empty()).then(|| Arc::clone(&locator));
         let aws = Arc::new(Aws::new(config.aws.clone())?);
-        Ok(Arc::new(Self {
-            specs: config.cred_specs.clone(),
-            directories: Arc::new(Directories::new(
-                Logins::new(Arc::clone(&aws), config.login_keytab.clone()),
-                locator,
-                config.ldap.clone(),
-                config.ticket_lifetime,
-            )),
-            aws,
-            outlet: Arc::new(Outlet::new(volume, addresses)),
+        let logins = Logins::new(Arc::clone(&aws), config.login_keytab.clone());
+        let directories = Directories::new(logins, locator, config.ldap.clone(), config.ticket_lifetime);
+        let outlet = Outlet::new(Arc::new(volume.clone()), addresses);
+        let manager = Manager::new(
+            Arc::new(directories),
+            Arc::clone(&outlet),
+            statuses.clone(),
+            Arc::clone(&metrics),
+            refresh.clone(),
+            conduct,
+        );
+        let settings = Arc::new(Settings {
+            owner: config.owner,
+            mode: config.mode_is_set.then_some(config.mode),
+            keytab: config.keytab_is_set.then_some(config.keytab),
             services: config.service_tickets.clone(),
-            keytab: config.keytab,
-            folders: Mutex::default(),
-            board,
-            metrics,
-        }))
+        });
+        let specs = config.cred_specs.clone();
+        Ok(Self { specs, aws, outlet, volume, settings, statuses, metrics, refresh, conduct, manager })
     }
 
-    /// Keeps all leases, each in a task of its own, until one of them ends on what nothing outside can cure.
-    async fn keep(self: Arc<Self>, refresh: &Refresh) -> Fault {
-        let references = match self.discover(Patience::endless(refresh.requests())).await {
-            Ok(references) => references,
-            Err(fault) => return fault,
+    /// Keeps all leases until a fault ends the process.
+    async fn keep(&self) -> Fault {
+        let mut status = self.statuses.watch();
+        let ends = |status: &Status| {
+            let ends = |fault: &&Fault| self.conduct.ends_with(fault, status.ever_ready);
+            status.faults().find(ends).cloned()
         };
-        let mut tasks = JoinSet::new();
-        let outlet = Arc::clone(&self.outlet);
-        tasks.spawn(async move { match outlet.guard().await {} });
-        let asked = refresh.clone();
-        tasks.spawn(async move { match renew_when_the_clock_is_set(&asked).await {} });
-        for (spec, reference) in references.into_iter().enumerate() {
-            tasks.spawn(Arc::clone(&self).keep_spec(spec, reference, refresh.clone()));
+        let ended = async {
+            loop {
+                let fault = ends(&status.borrow_and_update());
+                match fault {
+                    Some(fault) => return fault,
+                    None if status.changed().await.is_err() => return std::future::pending().await,
+                    None => {}
+                }
+            }
+        };
+        tokio::select! {
+            fault = ended => fault,
+            fault = self.work() => fault,
+            never = self.outlet.guard() => match never {},
+            never = renew_when_the_clock_is_set(&self.refresh) => match never {},
+            never = async {
+                self.remove_stale().await;
+                std::future::pending::<Infallible>().await
+            } => match never {},
         }
+    }
+
+    /// Finds the CredSpecs and follows each of them. Returns only if a task dies.
+    async fn work(&self) -> Fault {
+        let references = self.discover().await;
+        let mut tasks = JoinSet::new();
+        let reader: Arc<dyn ReadSpecs> = Arc::clone(&self.aws) as _;
+        // All entries are there before the first CredSpec is read, so that no moment is ready too early.
+        for (spec, reference) in references.into_iter().enumerate() {
+            let (reader, settings) = (Arc::clone(&reader), Arc::clone(&self.settings));
+            let (order, at_root) = (Order { spec, ..Order::default() }, spec == 0);
+            if reader.list(&reference).is_some() {
+                let list = FollowedList::new(reference, reader, &self.manager, settings, order, at_root);
+                tasks.spawn(async move { match list.follow().await {} });
+            } else {
+                let followed = Followed::start(reference, reader, &self.manager, settings, order, at_root);
+                tasks.spawn(async move { match followed.follow().await {} });
+            }
+        }
+        self.statuses.discovered();
         match tasks.join_next().await {
             Some(ended) => died(ended),
-            None => Fault::new(Code::InternalBug, "there is nothing to keep"),
+            None => std::future::pending().await,
         }
-    }
-
-    /// Keeps the leases that one CredSpec names, also when it comes to name others.
-    async fn keep_spec(self: Arc<Self>, spec: usize, reference: Reference, refresh: Refresh) -> Fault {
-        let patience = || Patience::endless(refresh.requests());
-        let source = match self.open(spec, reference, patience()).await {
-            Ok(source) => source,
-            Err(fault) => return fault,
-        };
-        let mut current = source.watch();
-        let mut running: Vec<(LeaseId, Identity, AbortHandle)> = Vec::new();
-        let mut tasks = JoinSet::new();
-        let follower = Arc::clone(&source);
-        tasks.spawn(async move { match follower.follow().await {} });
-        loop {
-            let cred_spec = Arc::clone(&current.borrow_and_update());
-            let wanted = |identity: &Identity| {
-                identity.domain == *cred_spec.domain_of(&identity.account)
-                    && cred_spec.accounts().contains(&identity.account)
-            };
-            for (id, identity, task) in running.extract_if(.., |(_, identity, _)| !wanted(identity)) {
-                task.abort();
-                self.outlet.forget(id);
-                self.folders().remove(&identity.account.as_str().to_ascii_lowercase());
-            }
-            for account in cred_spec.accounts() {
-                if running.iter().any(|(_, identity, _)| identity.account == *account) {
-                    continue;
-                }
-                let free = (0..).find(|place| running.iter().all(|(id, ..)| id.account != *place));
-                let id = LeaseId { spec, account: free.unwrap_or_default() };
-                match self.lease(id, account, &cred_spec, &source) {
-                    Ok(lease) => {
-                        let (identity, span) = (lease.identity.clone(), lease.span());
-                        let task = tasks.spawn(lease.keep(patience()).instrument(span));
-                        running.push((id, identity, task));
-                    }
-                    // A CredSpec that was good and has become bad does not end what works.
-                    Err(fault) if running.is_empty() => return fault,
-                    Err(_told) => {}
-                }
-            }
-            let leases: Vec<_> = running.iter().map(|(id, identity, _)| (*id, identity.clone())).collect();
-            self.board.read(spec, &source.name(), &leases);
-            tokio::select! {
-                changed = current.changed() => if changed.is_err() {
-                    return Fault::new(Code::InternalBug, "a CredSpec is no longer read");
-                },
-                Some(ended) = tasks.join_next() => match ended {
-                    Err(aborted) if aborted.is_cancelled() => {}
-                    ended => return died(ended),
-                },
-            }
-        }
-    }
-
-    /// Gets all tickets, side by side.
-    async fn get(self: Arc<Self>, deadline: Instant) -> Result<(), Fault> {
-        let patience = || Patience::until(deadline);
-        let references = self.discover(patience()).await?;
-        let specs = references.into_iter().enumerate().map(async |(spec, reference)| {
-            let source = self.open(spec, reference, patience()).await?;
-            let cred_spec = Arc::clone(&source.watch().borrow());
-            let leases = cred_spec
-                .accounts()
-                .iter()
-                .enumerate()
-                .map(|(place, account)| self.lease(LeaseId { spec, account: place }, account, &cred_spec, &source));
-            let leases: Vec<_> = leases.collect::<Result<_, _>>()?;
-            let tickets = leases.into_iter().map(|lease| {
-                let span = lease.span();
-                lease.get(patience()).instrument(span)
-            });
-            join_all(tickets).await.into_iter().collect()
-        });
-        join_all(specs).await.into_iter().collect()
     }
 
     /// Where the CredSpecs are: configured, or found out from the task.
-    async fn discover(&self, mut patience: Patience) -> Result<Vec<Reference>, Fault> {
-        let references = match &self.specs {
-            Some(references) => references.clone(),
-            None => loop {
-                match progress::during("task", self.aws.metadata_url(), LONGEST_CALL, task::discover(&self.aws)).await {
-                    Ok(references) => break references,
-                    Err(fault) => {
-                        self.metrics.fault(fault.code);
-                        self.board.not_discovered(&fault);
-                        let wake = patience.failed(&fault)?;
-                        patience.pause_until(wake).await;
-                    }
+    async fn discover(&self) -> Vec<Reference> {
+        if let Some(references) = &self.specs {
+            return references.clone();
+        }
+        let mut backoff = Backoff::new(self.refresh.requests(), self.conduct.longest_wait);
+        loop {
+            let discovery = task::discover(&self.aws);
+            match progress::during("task", self.aws.metadata_url(), LONGEST_CALL, discovery).await {
+                Ok(references) => return references,
+                Err(fault) => {
+                    self.metrics.fault(fault.code);
+                    let wake = clock::now() + backoff.failed(&fault);
+                    self.statuses.not_discovered(&self.manager.tried_again(fault, wake));
+                    backoff.pause(wake).await;
                 }
-            },
+            }
+        }
+    }
+
+    /// Removes the folders of gMSAs that nobody names any more, once it is known who is named.
+    async fn remove_stale(&self) {
+        let all_known = |status: &Status| {
+            let known = status.leases.iter().all(|lease| lease.identity.is_some());
+            known && !status.leases.is_empty()
         };
-        self.board.discovered(references.iter().map(ToString::to_string));
-        Ok(references)
+        if self.statuses.watch().wait_for(all_known).await.is_err() {
+            return;
+        }
+        let (volume, kept, now) = (self.volume.clone(), self.manager.folders(), clock::now());
+        let removed = tokio::task::spawn_blocking(move || volume.remove_stale(&kept, now)).await;
+        for stale in removed.unwrap_or_default() {
+            let (path, expired_at) = (stale.path.display().to_string(), clock::rfc3339(stale.expired_at));
+            tracing::info!(event = "volume.stale-removed", path, expired_at, "no CredSpec names this gMSA any more");
+        }
     }
+}
 
-    async fn open(&self, spec: usize, reference: Reference, patience: Patience) -> Result<Arc<Source>, Fault> {
-        let (aws, metrics) = (Arc::clone(&self.aws), Arc::clone(&self.metrics));
-        Source::open(spec, reference, aws, &self.board, metrics, patience).await.map(Arc::new)
-    }
-
-    /// The lease of one account; takes its folder on the volume.
-    fn lease(
-        &self,
-        id: LeaseId,
-        account: &Account,
-        cred_spec: &CredSpec,
-        source: &Arc<Source>,
-    ) -> Result<Lease, Fault> {
-        let mut folders = self.folders();
-        match folders.entry(account.as_str().to_ascii_lowercase()) {
-            Entry::Vacant(free) => free.insert((id, source.name())),
-            Entry::Occupied(taken) => {
-                // They are read side by side: told in the order of the configuration, not of their arrival.
-                let mut both = [taken.get().clone(), (id, source.name())];
-                both.sort();
-                let what = format!("two CredSpecs name the gMSA `{account}`");
-                let why = format!("{} and {}", both[0].1, both[1].1);
-                let fault = Fault::new(Code::ConfigAccountTwice, what).because(why);
-                failed(&fault);
-                return Err(fault);
+/// What `init` comes to: every ticket is there; or a fault does not pass and every lease was tried; or time is up, and
+/// a first attempt that is under way has ended.
+async fn verdict(mut status: watch::Receiver<Status>, begun: Instant, deadline: Instant) -> Result<(), Fault> {
+    loop {
+        let now = Instant::now();
+        {
+            let status = status.borrow_and_update();
+            if status.is_ready(clock::now()) {
+                return Ok(());
+            }
+            let age = now.saturating_duration_since(begun);
+            let lasts = status.faults().any(|fault| !may_pass(fault, age));
+            let tried = |lease: &LeaseStatus| lease.attempts > 0 || lease.state.fault().is_some();
+            if let Some(fault) = status.first_fault()
+                && (lasts && status.leases.iter().all(tried) || now >= deadline)
+            {
+                return Err(fault.clone());
+            }
+            if now >= deadline && status.leases.is_empty() {
+                return Err(Fault::new(Code::TaskStartTimeout, "no CredSpec is named in time"));
+            }
+        }
+        let changed = async {
+            if status.changed().await.is_err() {
+                std::future::pending::<()>().await;
             }
         };
-        let path = self.outlet.path(account);
-        Ok(Lease {
-            id,
-            identity: Identity { account: account.clone(), domain: cred_spec.domain_of(account).clone(), path },
-            wanted: Wanted { services: self.services.of(account), keytab: self.keytab },
-            source: Arc::clone(source),
-            directories: Arc::clone(&self.directories),
-            outlet: Arc::clone(&self.outlet),
-            board: self.board.clone(),
-            metrics: Arc::clone(&self.metrics),
-        })
-    }
-
-    fn folders(&self) -> MutexGuard<'_, HashMap<String, (LeaseId, String)>> {
-        self.folders.lock().unwrap_or_else(PoisonError::into_inner)
+        tokio::select! {
+            () = changed => {}
+            () = tokio::time::sleep_until(begun + SPREADING), if now < begun + SPREADING => {}
+            () = tokio::time::sleep_until(deadline), if now < deadline => {}
+        }
     }
 }
 
@@ -324,22 +306,26 @@ async fn renew_when_the_clock_is_set(refresh: &Refresh) -> Infallible {
     }
 }
 
-/// `GMSA_START_TIMEOUT`: the fault to end with if the sidecar was not ready by then.
-async fn never_ready(board: Board, timeout: Option<Duration>) -> Fault {
+/// `GMSA_START_TIMEOUT`: the fault to end with if the sidecar was not ready by then. Not while a login is refused or held:
+/// a new process would send the next proof.
+async fn never_ready(mut status: watch::Receiver<Status>, timeout: Option<Duration>) -> Fault {
     let Some(timeout) = timeout else { return std::future::pending().await };
-    let mut status = board.watch();
-    let ready = status.wait_for(|status| status.is_ready(clock::now()));
+    let ready = status.wait_for(|status| status.ever_ready);
     if tokio::time::timeout(timeout, ready).await.is_ok() {
         return std::future::pending().await;
     }
-    // A copy: nothing is logged while the status is lent out.
-    let status = status.borrow().clone();
-    let told = status.discovery.as_ref().or_else(|| status.leases.iter().find_map(|lease| lease.state.fault()));
-    let timeout = humantime::format_duration(timeout);
-    let fault = match told {
-        Some(fault) => fault.clone(),
-        None => Fault::new(Code::TaskStartTimeout, format!("not ready after {timeout}, and no step has failed yet")),
+    let decides = |status: &Status| status.ever_ready || !status.faults().any(is_login_held);
+    let fault = match status.wait_for(decides).await {
+        Ok(status) if !status.ever_ready => status.first_fault().cloned(),
+        _ => return std::future::pending().await,
     };
+    let timeout = humantime::format_duration(timeout);
+    let unready =
+        || Fault::new(Code::TaskStartTimeout, format!("not ready after {timeout}, and no step has failed yet"));
+    let fault = fault.unwrap_or_else(unready);
     log::fault(Level::ERROR, "sidecar.start-timeout", &fault);
     fault
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,9 +7,13 @@
 //! All of this blocks: call it from `spawn_blocking`.
 
 mod krb5_conf;
+mod ownership;
+mod remove;
 mod watch;
 
 pub use krb5_conf::{Kdc, Krb5Conf, RealmEntry};
+pub use ownership::{LeaseFolder, Location, Mode, Owner, Ownership};
+pub use remove::{Stale, Written};
 pub use watch::Watch;
 
 use std::fmt;
@@ -17,7 +21,6 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use rustix::fs::{self as os, AtFlags, CWD, FileType, Gid, Mode as Bits, OFlags, Stat, Uid};
 use rustix::io::Errno;
@@ -26,14 +29,14 @@ use zeroize::Zeroizing;
 
 use crate::fault::{Code, Fault};
 use crate::kerberos::{CacheImage, KeytabImage};
-use crate::name::{Account, TEMPORARY};
+use crate::name::TEMPORARY;
 
 /// The folder `GMSA_DIR`, proven writable.
 #[derive(Debug, Clone)]
 pub struct Volume {
     path: PathBuf,
-    owner: Option<Owner>,
-    mode: Mode,
+    /// Of what no lease writes for itself.
+    ownership: Ownership,
     /// The uids our files have, as the file system tells them: on creation, and once given away.
     ours: [u32; 2],
 }
@@ -48,7 +51,7 @@ impl Volume {
     /// Faults: `config-owner-denied` without the right to give files to `owner`, else `volume-not-writable`.
     pub fn open(path: impl Into<PathBuf>, owner: Option<Owner>, mode: Mode) -> Result<Self, Fault> {
         let (volume, root) = Self::prove(path.into(), owner, mode)?;
-        volume.sweep(&root);
+        volume.sweep(&root, 0);
         Ok(volume)
     }
 
@@ -77,7 +80,7 @@ impl Volume {
 
     fn prove(path: PathBuf, owner: Option<Owner>, mode: Mode) -> Result<(Self, Folder), Fault> {
         let creator = rustix::process::geteuid().as_raw();
-        let mut volume = Self { path, owner, mode, ours: [creator; 2] };
+        let mut volume = Self { path, ownership: Ownership { owner, mode }, ours: [creator; 2] };
         let root = volume.root().map_err(|error| volume.not_writable(error))?;
         volume.ours = volume.probe(&root)?;
         Ok((volume, root))
@@ -88,88 +91,103 @@ impl Volume {
         &self.path
     }
 
-    /// Where [`write_ccache`](Self::write_ccache) puts the account's own ccache.
-    pub fn ccache_path(&self, account: &Account) -> PathBuf {
-        self.path.join(account.as_str()).join(CCACHE)
+    /// Where [`write_ccache`](Self::write_ccache) puts a lease's own ccache.
+    pub fn ccache_path(&self, folder: &LeaseFolder) -> PathBuf {
+        self.path.join(folder.path()).join(CCACHE)
     }
 
-    /// Writes `<account>/krb5cc` and then, for the first lease, its copy `krb5cc`.
-    pub fn write_ccache(&self, account: &Account, first: bool, image: &CacheImage) -> Result<(), Fault> {
-        self.write(account, first, CCACHE, image.bytes())
+    /// Writes the lease's own `krb5cc` and then, for the lease at the root, its copy.
+    pub fn write_ccache(&self, at: &Location, image: &CacheImage) -> Result<(), Fault> {
+        self.write(at, CCACHE, image.bytes())
     }
 
-    /// Writes `<account>/krb5.keytab` and then, for the first lease, its copy `krb5.keytab`.
-    pub fn write_keytab(&self, account: &Account, first: bool, image: &KeytabImage) -> Result<(), Fault> {
-        self.write(account, first, KEYTAB, image.bytes())
+    /// Writes the lease's own `krb5.keytab` and then, for the lease at the root, its copy.
+    pub fn write_keytab(&self, at: &Location, image: &KeytabImage) -> Result<(), Fault> {
+        self.write(at, KEYTAB, image.bytes())
     }
 
-    fn write(&self, account: &Account, first: bool, name: &str, bytes: &[u8]) -> Result<(), Fault> {
+    fn write(&self, at: &Location, name: &str, bytes: &[u8]) -> Result<(), Fault> {
         let root = self.root().map_err(|error| failed(&self.path, error))?;
-        let folder = self.account_folder(&root, account)?;
-        self.replace(&folder, name, bytes, self.mode)?;
-        if first {
-            self.replace(&root, name, bytes, self.mode)?;
+        let folder = self.lease_folder(&root, at)?;
+        self.replace(&folder, name, bytes, at.ownership)?;
+        if at.at_root {
+            self.replace(&root, name, bytes, at.ownership)?;
         }
         Ok(())
     }
 
     /// Puts back what is not as [`write_ccache`](Self::write_ccache) left it, and tells what that was. A cache that
     /// begins as it was written and only grew is intact: clients append their own service tickets to it.
-    pub fn restore_ccache(&self, account: &Account, first: bool, image: &CacheImage) -> Result<Vec<PathBuf>, Fault> {
-        self.restore(account, first, CCACHE, image.bytes(), |bytes| bytes.starts_with(image.bytes()))
+    pub fn restore_ccache(&self, at: &Location, image: &CacheImage) -> Result<Vec<PathBuf>, Fault> {
+        self.restore(at, CCACHE, image.bytes(), |bytes| bytes.starts_with(image.bytes()))
     }
 
     /// Puts back what is not as [`write_keytab`](Self::write_keytab) left it, and tells what that was.
-    pub fn restore_keytab(&self, account: &Account, first: bool, image: &KeytabImage) -> Result<Vec<PathBuf>, Fault> {
-        self.restore(account, first, KEYTAB, image.bytes(), |bytes| bytes == image.bytes())
+    pub fn restore_keytab(&self, at: &Location, image: &KeytabImage) -> Result<Vec<PathBuf>, Fault> {
+        self.restore(at, KEYTAB, image.bytes(), |bytes| bytes == image.bytes())
     }
 
     fn restore(
         &self,
-        account: &Account,
-        first: bool,
+        at: &Location,
         name: &str,
         bytes: &[u8],
         good: impl Fn(&[u8]) -> bool,
     ) -> Result<Vec<PathBuf>, Fault> {
         let root = self.root().map_err(|error| failed(&self.path, error))?;
         let intact = |folder: &Folder| {
-            read(&folder.fd, name, OFlags::NOFOLLOW).is_ok_and(|(bytes, stat)| self.is_ours(&stat) && good(&bytes))
+            read(&folder.fd, name, OFlags::NOFOLLOW)
+                .is_ok_and(|(bytes, stat)| self.is_ours(&stat, at.ownership) && good(&bytes))
         };
         let mut restored = Vec::new();
-        let folder = self.account_folder(&root, account)?;
-        for folder in std::iter::once(&folder).chain(first.then_some(&root)) {
+        let folder = self.lease_folder(&root, at)?;
+        for folder in std::iter::once(&folder).chain(at.at_root.then_some(&root)) {
             if !intact(folder) {
-                self.replace(folder, name, bytes, self.mode)?;
+                self.replace(folder, name, bytes, at.ownership)?;
                 restored.push(folder.path.join(name));
             }
         }
         Ok(restored)
     }
 
-    /// Writes `krb5.conf`, readable by everyone, unless it stands there already; tells whether it was written.
+    /// Writes `krb5.conf` into the root, readable by everyone, unless it stands there already; tells whether it was
+    /// written.
     pub fn write_krb5_conf(&self, conf: &Krb5Conf) -> Result<bool, Fault> {
-        let text = conf.to_string();
         let root = self.root().map_err(|error| failed(&self.path, error))?;
-        let same = read(&root.fd, KRB5_CONF, OFlags::NOFOLLOW)
-            .is_ok_and(|(bytes, stat)| *bytes == text.as_bytes() && self.is_dressed(&stat, Mode::KRB5_CONF));
+        self.write_conf(&root, self.ownership, conf)
+    }
+
+    /// Writes `krb5.conf` into a lease's own folder, for those who mount that alone.
+    pub fn write_own_krb5_conf(&self, at: &Location, conf: &Krb5Conf) -> Result<bool, Fault> {
+        let root = self.root().map_err(|error| failed(&self.path, error))?;
+        let folder = self.lease_folder(&root, at)?;
+        self.write_conf(&folder, at.ownership, conf)
+    }
+
+    fn write_conf(&self, folder: &Folder, ownership: Ownership, conf: &Krb5Conf) -> Result<bool, Fault> {
+        let text = conf.to_string();
+        let ownership = Ownership { mode: Mode::KRB5_CONF, ..ownership };
+        let same = read(&folder.fd, KRB5_CONF, OFlags::NOFOLLOW)
+            .is_ok_and(|(bytes, stat)| *bytes == text.as_bytes() && self.is_dressed(&stat, ownership));
         if !same {
-            self.replace(&root, KRB5_CONF, text.as_bytes(), Mode::KRB5_CONF)?;
+            self.replace(folder, KRB5_CONF, text.as_bytes(), ownership)?;
         }
         Ok(!same)
     }
 
-    /// Whether the account's keytab lies there, and is a file of ours.
-    pub fn has_keytab(&self, account: &Account) -> bool {
-        let folder = self.root().and_then(|root| root.enter(account.as_str()));
-        folder.is_ok_and(|folder| read(&folder.fd, KEYTAB, OFlags::NOFOLLOW).is_ok_and(|(_, stat)| self.is_ours(&stat)))
+    /// Whether a lease's keytab lies there, and is a file of ours.
+    pub fn has_keytab(&self, at: &Location) -> bool {
+        let folder = self.root().and_then(|root| root.enter_all(&at.folder));
+        folder.is_ok_and(|folder| {
+            read(&folder.fd, KEYTAB, OFlags::NOFOLLOW).is_ok_and(|(_, stat)| self.is_ours(&stat, at.ownership))
+        })
     }
 
-    /// The account's ccache as it was left, for [`warm`]; what is not a file of ours is as good as none.
-    pub fn read_ccache(&self, account: &Account) -> Option<Zeroizing<Vec<u8>>> {
-        let folder = self.root().and_then(|root| root.enter(account.as_str())).ok()?;
+    /// A lease's ccache as it was left, for [`warm`]; what is not a file of ours is as good as none.
+    pub fn read_ccache(&self, at: &Location) -> Option<Zeroizing<Vec<u8>>> {
+        let folder = self.root().and_then(|root| root.enter_all(&at.folder)).ok()?;
         let (bytes, stat) = read(&folder.fd, CCACHE, OFlags::NOFOLLOW).ok()?;
-        self.is_ours(&stat).then_some(bytes)
+        self.is_ours(&stat, at.ownership).then_some(bytes)
     }
 
     /// Opened anew for each use: a folder that was unmounted and mounted again is found again. Links on the way to
@@ -179,30 +197,62 @@ impl Volume {
         Ok(Folder { fd, path: self.path.clone() })
     }
 
-    fn account_folder(&self, root: &Folder, account: &Account) -> Result<Folder, Fault> {
-        let path = self.path.join(account.as_str());
-        match os::mkdirat(&root.fd, account.as_str(), Bits::RWXU) {
+    /// The lease's folder, made if need be. The account's own has the ownership of its files; a folder around it lets
+    /// everyone through.
+    fn lease_folder(&self, root: &Folder, at: &Location) -> Result<Folder, Fault> {
+        let names = at.folder.names();
+        let mut folder = None;
+        for (depth, name) in names.iter().enumerate() {
+            let own = depth + 1 == names.len();
+            let mode = if own { at.ownership.mode.of_folder() } else { Mode::AROUND };
+            let owner = if own { at.ownership.owner } else { self.ownership.owner };
+            folder = Some(self.folder_in(folder.as_ref().unwrap_or(root), name, Ownership { owner, mode })?);
+        }
+        folder.ok_or_else(|| Fault::new(Code::InternalBug, "a lease has no folder"))
+    }
+
+    fn folder_in(&self, parent: &Folder, name: &str, ownership: Ownership) -> Result<Folder, Fault> {
+        let path = parent.path.join(name);
+        match os::mkdirat(&parent.fd, name, Bits::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(failed(&path, error)),
         }
-        let folder = root.enter(account.as_str()).map_err(|error| match error {
+        let folder = parent.enter(name).map_err(|error| match error {
             Errno::NOTDIR | Errno::LOOP => taken(&path, "it is not a folder"),
             _ => failed(&path, error),
         })?;
         let stat = os::fstat(&folder.fd).map_err(|error| failed(&path, error))?;
-        if !self.is_ours(&stat) {
+        if !self.is_ours(&stat, ownership) {
             return Err(taken(&path, format!("the folder belongs to uid {}, not to the sidecar", stat.st_uid)));
         }
-        if !self.is_dressed(&stat, self.mode.of_folder()) {
-            self.dress(&folder.fd, self.mode.of_folder()).map_err(|error| failed(&path, error))?;
+        if !self.is_dressed(&stat, ownership) {
+            dress(&folder.fd, ownership).map_err(|error| self.not_given(&path, ownership, error.into()))?;
         }
         Ok(folder)
     }
 
-    fn replace(&self, folder: &Folder, name: &str, bytes: &[u8], mode: Mode) -> Result<(), Fault> {
+    /// Why something of ours could not be written. What cannot be given to an owner that one CredSpec names is that
+    /// document's fault.
+    fn not_given(&self, path: &Path, ownership: Ownership, error: io::Error) -> Fault {
+        let denied = matches!(Errno::from_io_error(&error), Some(Errno::PERM | Errno::INVAL));
+        match ownership.owner {
+            Some(owner) if denied && ownership.owner != self.ownership.owner => {
+                let what = format!("the sidecar cannot write `{}` for the owner {owner}", path.display());
+                let fault = Fault::new(Code::VolumeWriteFailed, what).because(format!("{error}, as {}", caller()));
+                fault
+                    .with_next(format!(
+                        "run the sidecar as root with CAP_CHOWN and CAP_DAC_OVERRIDE, or as {owner}; or remove Owner from GmsaSidecar in the CredSpec"
+                    ))
+                    .owned_by(crate::fault::Owner::CredSpec)
+            }
+            _ => failed(path, error),
+        }
+    }
+
+    fn replace(&self, folder: &Folder, name: &str, bytes: &[u8], ownership: Ownership) -> Result<(), Fault> {
         let path = folder.path.join(name);
         let temporary = temporary();
-        self.create(folder, &temporary, bytes, mode).map_err(|error| failed(&path, error))?;
+        create(folder, &temporary, bytes, ownership).map_err(|error| self.not_given(&path, ownership, error))?;
         if let Err(error) = os::renameat(&folder.fd, &temporary, &folder.fd, name) {
             let _ = os::unlinkat(&folder.fd, &temporary, AtFlags::empty());
             return Err(match error {
@@ -217,43 +267,15 @@ impl Volume {
         Ok(())
     }
 
-    /// A complete new file, or none.
-    fn create(&self, folder: &Folder, name: &str, bytes: &[u8], mode: Mode) -> io::Result<()> {
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = os::openat(&folder.fd, name, flags, Bits::empty())?;
-        let written = self.dress(&fd, mode).map_err(io::Error::from).and_then(|()| {
-            let mut file = File::from(fd);
-            file.write_all(bytes)?;
-            file.sync_all()
-        });
-        if written.is_err() {
-            let _ = os::unlinkat(&folder.fd, name, AtFlags::empty());
-        }
-        written
-    }
-
-    /// Gives a file or folder of ours its final group, mode and owner, in this order: at no moment may anyone read
-    /// it who may not in the end, and CAP_CHOWN is enough (the mode of what is given away takes CAP_FOWNER).
-    fn dress(&self, fd: &OwnedFd, mode: Mode) -> Result<(), Errno> {
-        let gid = self.owner.and_then(|owner| owner.gid);
-        if gid.is_some() {
-            os::fchown(fd, None, gid.map(Gid::from_raw))?;
-        }
-        os::fchmod(fd, Bits::from_raw_mode(mode.0))?;
-        match self.owner {
-            Some(owner) => os::fchown(fd, Some(Uid::from_raw(owner.uid)), None),
-            None => Ok(()),
-        }
-    }
-
-    fn is_dressed(&self, stat: &Stat, mode: Mode) -> bool {
-        let [_, uid] = self.ours;
-        let gid = self.owner.and_then(|owner| owner.gid).unwrap_or(stat.st_gid);
+    fn is_dressed(&self, stat: &Stat, Ownership { owner, mode }: Ownership) -> bool {
+        let [creator, _] = self.ours;
+        let uid = owner.map_or(creator, |owner| owner.uid);
+        let gid = owner.and_then(|owner| owner.gid).unwrap_or(stat.st_gid);
         (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid) == (mode.0, uid, gid)
     }
 
-    fn is_ours(&self, stat: &Stat) -> bool {
-        self.ours.contains(&stat.st_uid)
+    fn is_ours(&self, stat: &Stat, ownership: Ownership) -> bool {
+        self.ours.contains(&stat.st_uid) || ownership.owner.is_some_and(|owner| owner.uid == stat.st_uid)
     }
 
     /// Does what a write does, in a folder of its own; returns the uids of what we make, see [`Volume::ours`].
@@ -264,7 +286,7 @@ impl Volume {
         let removed = os::unlinkat(&root.fd, &name, AtFlags::REMOVEDIR);
         let ours = probed.and_then(|ours| removed.map(|()| ours).map_err(io::Error::from));
 
-        let Some(owner) = self.owner else { return ours.map_err(|error| self.not_writable(error)) };
+        let Some(owner) = self.ownership.owner else { return ours.map_err(|error| self.not_writable(error)) };
         let denied = |why: String| {
             Fault::new(Code::ConfigOwnerDenied, format!("the sidecar cannot write for GMSA_OWNER {owner}")).because(why)
         };
@@ -281,37 +303,12 @@ impl Volume {
     fn probe_in(&self, root: &Folder, name: &str) -> io::Result<[u32; 2]> {
         let folder = root.enter(name)?;
         let creator = os::fstat(&folder.fd)?.st_uid;
-        self.dress(&folder.fd, self.mode.of_folder())?;
+        let of_folder = Ownership { mode: self.ownership.mode.of_folder(), ..self.ownership };
+        dress(&folder.fd, of_folder)?;
         let file = temporary();
-        self.create(&folder, &file, b"", self.mode)?;
+        create(&folder, &file, b"", self.ownership)?;
         os::unlinkat(&folder.fd, &file, AtFlags::empty())?;
         Ok([creator, os::fstat(&folder.fd)?.st_uid])
-    }
-
-    /// Removes our temporary files, here and in our folders. What cannot be removed does no harm.
-    fn sweep(&self, folder: &Folder) {
-        let Ok(entries) = os::Dir::read_from(&folder.fd) else { return };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let Ok(stat) = os::statat(&folder.fd, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            let temporary = name.to_bytes().starts_with(TEMPORARY.as_bytes());
-            match FileType::from_raw_mode(stat.st_mode) {
-                _ if !self.is_ours(&stat) || [c".", c".."].contains(&name) => {}
-                FileType::RegularFile if temporary => {
-                    let _ = os::unlinkat(&folder.fd, name, AtFlags::empty());
-                }
-                // Accounts' folders hold no folders of ours.
-                FileType::Directory if folder.path == self.path => {
-                    if let Ok(inner) = folder.enter(name) {
-                        self.sweep(&inner);
-                    }
-                    if temporary {
-                        let _ = os::unlinkat(&folder.fd, name, AtFlags::REMOVEDIR);
-                    }
-                }
-                _ => {}
-            }
-        }
     }
 
     fn not_writable(&self, error: impl Into<io::Error>) -> Fault {
@@ -324,6 +321,35 @@ impl Volume {
         };
         Fault::new(Code::VolumeNotWritable, format!("the volume `{}` cannot be written", self.path.display()))
             .because(why)
+    }
+}
+
+/// A complete new file, or none.
+fn create(folder: &Folder, name: &str, bytes: &[u8], ownership: Ownership) -> io::Result<()> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = os::openat(&folder.fd, name, flags, Bits::empty())?;
+    let written = dress(&fd, ownership).map_err(io::Error::from).and_then(|()| {
+        let mut file = File::from(fd);
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    if written.is_err() {
+        let _ = os::unlinkat(&folder.fd, name, AtFlags::empty());
+    }
+    written
+}
+
+/// Gives a file or folder of ours its final group, mode and owner, in this order: at no moment may anyone read it who
+/// may not in the end, and CAP_CHOWN is enough (the mode of what is given away takes CAP_FOWNER).
+fn dress(fd: &OwnedFd, Ownership { owner, mode }: Ownership) -> Result<(), Errno> {
+    let gid = owner.and_then(|owner| owner.gid);
+    if gid.is_some() {
+        os::fchown(fd, None, gid.map(Gid::from_raw))?;
+    }
+    os::fchmod(fd, Bits::from_raw_mode(mode.0))?;
+    match owner {
+        Some(owner) => os::fchown(fd, Some(Uid::from_raw(owner.uid)), None),
+        None => Ok(()),
     }
 }
 
@@ -340,6 +366,11 @@ impl Folder {
         let fd = os::openat(&self.fd, name, flags, Bits::empty())?;
         Ok(Self { fd, path: self.path.join(&*name.to_string_lossy()) })
     }
+
+    /// A lease's folder, where all of it is there.
+    fn enter_all(self, folder: &LeaseFolder) -> Result<Self, Errno> {
+        folder.names().iter().try_fold(self, |parent, name| parent.enter(name.as_str()))
+    }
 }
 
 /// What [`Volume::inspect`] saw of the folder itself.
@@ -351,95 +382,6 @@ pub struct Seen {
     pub mode: Mode,
     /// Free space, bytes.
     pub free: u64,
-}
-
-/// Who owns everything that is written: `GMSA_OWNER`, numeric `uid[:gid]`. Without a gid the group stays as the
-/// system sets it: the process's, or the folder's if that has the set-group-ID bit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner {
-    /// The user.
-    pub uid: u32,
-    /// The group.
-    pub gid: Option<u32>,
-}
-
-impl Owner {
-    /// Whether this user may go through a folder; of its groups only the one that is given is known.
-    fn may_enter(self, folder: &Stat) -> bool {
-        let bit = match self.uid {
-            0 => return true,
-            uid if uid == folder.st_uid => 0o100,
-            _ if self.gid == Some(folder.st_gid) => 0o010,
-            _ => 0o001,
-        };
-        folder.st_mode & bit != 0
-    }
-}
-
-impl FromStr for Owner {
-    type Err = &'static str;
-
-    fn from_str(value: &str) -> Result<Self, Self::Err> {
-        // The highest number means "unchanged" to chown(2). `u32::from_str` takes a plus sign.
-        let id = |text: &str| match text.parse() {
-            Ok(id) if id != u32::MAX && !text.starts_with('+') => Ok(id),
-            _ => Err("an owner is numeric, uid or uid:gid, like 1654 or 1654:1654"),
-        };
-        match value.split_once(':') {
-            Some((uid, gid)) => Ok(Self { uid: id(uid)?, gid: Some(id(gid)?) }),
-            None => Ok(Self { uid: id(value)?, gid: None }),
-        }
-    }
-}
-
-impl fmt::Display for Owner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.gid {
-            Some(gid) => write!(f, "{}:{gid}", self.uid),
-            None => write!(f, "{}", self.uid),
-        }
-    }
-}
-
-/// The mode of files with tickets or keys: `GMSA_MODE`, octal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mode(u32);
-
-impl Mode {
-    const KRB5_CONF: Self = Self(0o644);
-
-    /// Who may read a file may find it in its folder; the owner may replace it.
-    fn of_folder(self) -> Self {
-        Self(0o700 | self.0 | (self.0 & 0o444) >> 2)
-    }
-}
-
-impl Default for Mode {
-    fn default() -> Self {
-        Self(0o600)
-    }
-}
-
-impl FromStr for Mode {
-    type Err = &'static str;
-
-    fn from_str(value: &str) -> Result<Self, Self::Err> {
-        let octal = !value.is_empty() && value.bytes().all(|b| (b'0'..=b'7').contains(&b));
-        match u32::from_str_radix(value, 8) {
-            Ok(mode) if octal && mode <= 0o777 => match mode {
-                _ if mode & 0o002 != 0 => Err("this mode would let everyone change the tickets"),
-                _ if mode & 0o400 == 0 => Err("this mode would not let their owner read the tickets"),
-                _ => Ok(Self(mode)),
-            },
-            _ => Err("a mode is octal, at most 0777, like 0600 or 0640"),
-        }
-    }
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04o}", self.0)
-    }
 }
 
 /// The bytes of a regular file of at most [`LIMIT`]. A FIFO or device that stands in its place is not waited for.

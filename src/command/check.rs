@@ -246,6 +246,7 @@ impl Walk<'_> {
                 let login = match spec.login() {
                     LoginSource::Secret(arn) => format!("login from {arn}"),
                     LoginSource::DomainJoined => "login from the host's keytab".to_owned(),
+                    LoginSource::Given(_) | LoginSource::Absent => "login from the request".to_owned(),
                 };
                 let told = format!("gMSA {} of `{}`, {login}", accounts.join(", "), spec.domain());
                 Ok((spec, told))
@@ -266,6 +267,7 @@ impl Walk<'_> {
             (LoginSource::Secret(arn), _) => ("secret", arn.to_string()),
             (LoginSource::DomainJoined, Some(keytab)) => ("keytab", keytab.path.display().to_string()),
             (LoginSource::DomainJoined, None) => ("keytab", domain.to_string()),
+            (LoginSource::Given(_) | LoginSource::Absent, _) => ("login", domain.to_string()),
         };
         let read = async {
             let login = logins.current(source, domain).await?;

@@ -284,7 +284,7 @@ mod tests {
     use crate::fault::Code;
     use crate::lease::metrics::Metrics;
     use crate::lease::refresh::Refresh;
-    use crate::lease::status::{Held, LeaseId, LeaseState, LeaseStatus, Status};
+    use crate::lease::status::{Held, LeaseKey, LeaseState, LeaseStatus, Order, Status};
     use crate::progress;
     use crate::serve::readiness;
 
@@ -299,9 +299,10 @@ mod tests {
 
     fn status(state: LeaseState) -> Status {
         let spec = "inline".to_owned();
-        let (id, history) = (LeaseId::default(), std::collections::VecDeque::new());
+        let (key, order, history) = (LeaseKey::default(), Order::default(), std::collections::VecDeque::new());
         let lease = LeaseStatus {
-            id,
+            key,
+            order,
             spec,
             identity: None,
             state,
@@ -310,7 +311,7 @@ mod tests {
             attempts: 1,
             history,
         };
-        Status { discovery: None, leases: vec![lease] }
+        Status { leases: vec![lease], ..Status::default() }
     }
 
     fn held() -> LeaseState {
@@ -345,11 +346,11 @@ mod tests {
         let what = "credspec-region: the region of the bucket is not known";
         assert_eq!(ask().await, format!("{what} (inline)\nwhy:  no variable\\nnames it\nnext: set AWS_REGION"));
 
-        sender.send_replace(Status { discovery: Some(fault.clone()), leases: Vec::new() });
+        sender.send_replace(Status { discovery: Some(fault.clone()), ..Status::default() });
         assert_eq!(ask().await, format!("{what}\nwhy:  the sidecar has no further details\nnext: set AWS_REGION"));
 
         let long = "x".repeat(100_000);
-        sender.send_replace(Status { discovery: Some(fault.because(long)), leases: Vec::new() });
+        sender.send_replace(Status { discovery: Some(fault.because(long)), ..Status::default() });
         let told = ask().await;
         assert!(told.lines().count() == 3 && told.len() < 1024, "{told}");
 

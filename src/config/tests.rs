@@ -104,7 +104,9 @@ fn nothing_set_means_what_the_help_says() {
         }
     }
     assert!(literal.len() > 8, "{literal:?}");
-    assert_eq!(run(&[], &[SPEC]).unwrap(), run(&[], &literal).unwrap());
+    let set = run(&[], &literal).unwrap();
+    assert!(set.mode_is_set && set.keytab_is_set);
+    assert_eq!(run(&[], &[SPEC]).unwrap(), Config { mode_is_set: false, keytab_is_set: false, ..set });
     let config = run(&[], &[SPEC]).unwrap();
     assert_eq!(config.listen.to_string(), "127.0.0.1:8488");
     assert_eq!(config.init_timeout, Duration::from_secs(60));

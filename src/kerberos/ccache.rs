@@ -316,6 +316,14 @@ pub fn warm(image: &[u8], account: &Account, realm: &str, now: SystemTime) -> Op
     })
 }
 
+/// When the newest TGT in a ccache expires, whoever's it is; none if there is none.
+pub(crate) fn tgt_expires_at(image: &[u8]) -> Option<SystemTime> {
+    let cache = Cache::decode(image)?;
+    let tgs = Principal::krbtgt(&cache.principal.realm);
+    let ends = cache.entries.iter().filter(|entry| entry.is_ticket() && entry.server.same_as(&tgs));
+    ends.map(|entry| clock::from_unix(entry.endtime.into())).max()
+}
+
 /// The header field for the KDC's time minus ours.
 const DELTATIME: u8 = 1;
 /// What a file may hold. A ticket of AD has a kilobyte or more, and a file that is read a megabyte at most.
@@ -364,7 +372,7 @@ pub(crate) mod sample {
     }
 
     /// A `Ticket` (RFC 4120 5.3) with an encrypted part of aes256.
-    fn der_ticket() -> Vec<u8> {
+    pub(crate) fn der_ticket() -> Vec<u8> {
         let tlv = |tag: u8, content: &[u8]| [&[tag, content.len() as u8], content].concat();
         let number = |n: u8| tlv(0x02, &[n]);
         let text = |text: &str| tlv(0x1b, text.as_bytes());

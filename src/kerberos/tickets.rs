@@ -182,6 +182,48 @@ impl GmsaTgt {
     }
 }
 
+#[cfg(test)]
+impl Ticket {
+    /// A ticket that no KDC issued, for tests of what is done with tickets.
+    fn sample(account: &crate::name::Account, domain: &crate::name::Domain, server: &str, end: SystemTime) -> Self {
+        static TICKET: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+        let components = server.split('/').map(str::to_owned);
+        let credentials = Credentials {
+            client: Principal::new(1, [account.sam_account_name()], domain.realm()),
+            server: Principal::new(NT_SRV_INST, components, domain.realm()),
+            session_key: Key::new(18, &[1; 32]).unwrap(),
+            authtime: 0,
+            starttime: 0,
+            endtime: u32::try_from(clock::unix(end)).unwrap(),
+            renew_till: 0,
+            flags: 0,
+            ticket: TICKET.get_or_init(super::ccache::sample::der_ticket).clone(),
+        };
+        Self { credentials, offset: 0 }
+    }
+}
+
+#[cfg(test)]
+impl GmsaTgt {
+    /// A TGT that no KDC issued.
+    pub(crate) fn sample(account: &crate::name::Account, domain: &crate::name::Domain, end: SystemTime) -> Self {
+        Ticket::sample(account, domain, &format!("krbtgt/{}", domain.realm()), end).into_gmsa_tgt(account).unwrap()
+    }
+}
+
+#[cfg(test)]
+impl ServiceTicket {
+    /// A service ticket that no KDC issued.
+    pub(crate) fn sample(
+        account: &crate::name::Account,
+        domain: &crate::name::Domain,
+        spn: &Spn,
+        end: SystemTime,
+    ) -> Self {
+        Ticket::sample(account, domain, &spn.to_string(), end).into_service_ticket(spn.clone())
+    }
+}
+
 /// A gMSA's ticket for a service: the other kind that may be written to the volume, beside its TGT.
 pub struct ServiceTicket {
     ticket: Ticket,

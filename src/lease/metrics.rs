@@ -1,6 +1,8 @@
 //! What `GET /metrics` tells, in the Prometheus text format. The names are part of the interface.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -27,6 +29,8 @@ pub struct Metrics {
     duration: Family<LeaseLabels, Histogram, fn() -> Histogram>,
     faults: Family<FaultLabels, Counter>,
     clock: Family<LeaseLabels, Gauge>,
+    /// How many leases count under which labels: several may keep tickets of one gMSA.
+    leases: Mutex<HashMap<LeaseLabels, usize>>,
     dropped: Counter,
 }
 
@@ -63,12 +67,40 @@ impl Metrics {
         );
         registry.register(DROPPED, "Log lines dropped because stderr was not read", dropped.clone());
         registry.register("gmsa_build_info", "The version that runs", build);
-        Self { registry, ready, expiry, services, renewals, duration, faults, clock, dropped }
+        Self { registry, ready, expiry, services, renewals, duration, faults, clock, leases: Mutex::default(), dropped }
+    }
+
+    /// A lease begins.
+    pub fn began(&self, identity: &Identity) {
+        *self.leases().entry(identity.into()).or_default() += 1;
+    }
+
+    /// A lease has ended: what was counted for it goes with the last one of its gMSA.
+    pub fn ended(&self, identity: &Identity) {
+        let labels: LeaseLabels = identity.into();
+        let mut leases = self.leases();
+        match leases.get_mut(&labels) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                leases.remove(&labels);
+                self.duration.remove(&labels);
+                self.clock.remove(&labels);
+                let LeaseLabels { account, realm } = labels;
+                for result in [SUCCESS, FAILURE] {
+                    let labels = RenewalLabels { account: account.clone(), realm: realm.clone(), result };
+                    self.renewals.remove(&labels);
+                }
+            }
+        }
+    }
+
+    fn leases(&self) -> MutexGuard<'_, HashMap<LeaseLabels, usize>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a ticket got within `took`.
     pub fn renewed(&self, identity: &Identity, took: Duration) {
-        self.attempted(identity, took, "success");
+        self.attempted(identity, took, SUCCESS);
     }
 
     /// Notes how far the clock of the KDC that gave the last ticket is ahead of ours, in seconds.
@@ -78,7 +110,7 @@ impl Metrics {
 
     /// Counts an attempt that failed after `took`, and its fault.
     pub fn failed(&self, identity: &Identity, took: Duration, code: Code) {
-        self.attempted(identity, took, "failure");
+        self.attempted(identity, took, FAILURE);
         self.fault(code);
     }
 
@@ -130,6 +162,8 @@ impl Default for Metrics {
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+const SUCCESS: &str = "success";
+const FAILURE: &str = "failure";
 const RENEWALS: &str = "gmsa_renewals";
 const FAULTS: &str = "gmsa_faults";
 const DROPPED: &str = "gmsa_log_dropped";
@@ -177,14 +211,15 @@ struct BuildLabels {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::status::{Held, LeaseId, LeaseState, LeaseStatus};
+    use crate::lease::status::{Held, LeaseKey, LeaseState, LeaseStatus, Order};
 
     fn status(expires_at: SystemTime, identity: &Identity) -> Status {
         let spn = "MSSQLSvc/db.example.com:1433".parse().unwrap();
         let services = vec![crate::lease::ServiceHeld { spn, expires_at: Some(expires_at) }];
         let held = Held { services, ..Held::found(expires_at, expires_at) };
         let lease = LeaseStatus {
-            id: LeaseId::default(),
+            key: LeaseKey::default(),
+            order: Order::default(),
             spec: "inline".to_owned(),
             identity: Some(identity.clone()),
             state: LeaseState::Held(held),
@@ -193,7 +228,7 @@ mod tests {
             attempts: 1,
             history: std::collections::VecDeque::new(),
         };
-        Status { discovery: None, leases: vec![lease] }
+        Status { leases: vec![lease], ..Status::default() }
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod restored;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,107 +13,195 @@ use tracing::Level;
 
 use self::restored::{Pace, Reports};
 use crate::clock;
+use crate::directory::Renewal;
 use crate::directory::dc::Locator;
-use crate::directory::{Renewal, Wanted};
 use crate::fault::{Code, Fault};
-use crate::kerberos::{CacheImage, KeytabImage, ServiceTicket, warm};
-use crate::lease::status::{Held, Identity, LeaseId, ServiceHeld};
+use crate::kerberos::{ServiceTicket, warm};
+use crate::lease::manager::{ConfAt, LeaseSpec};
+use crate::lease::ports::Files;
+use crate::lease::status::{Held, LeaseKey, Order, ServiceHeld};
 use crate::log;
-use crate::name::{Account, Domain, Host};
-use crate::volume::{Kdc, Krb5Conf, RealmEntry, Volume, Watch};
+use crate::name::Host;
+use crate::volume::{Kdc, Krb5Conf, LeaseFolder, Location, RealmEntry, Watch, Written};
 
 /// The volume with what all leases write together: krb5.conf names the realms of all of them.
 pub struct Outlet {
-    volume: Volume,
+    files: Arc<dyn Files>,
     /// Gives addresses for krb5.conf, where the app's resolver does not know the names of the DCs.
     addresses: Option<Arc<Locator>>,
-    written: Mutex<Written>,
+    put: Mutex<Put>,
+    /// Held while the root's krb5.conf is written, so that the newest one is the last.
+    conf: Mutex<()>,
+    /// Held while a lease's copies in the root are written, so that those of the right one are the last.
+    root: Mutex<()>,
 }
 
-/// What lies on the volume, as far as we put it there.
+/// What lies on the volume, as far as this process put it there.
 #[derive(Default)]
-struct Written {
-    realms: BTreeMap<LeaseId, RealmEntry>,
+struct Put {
+    leases: BTreeMap<LeaseKey, Kept>,
+    /// The root's krb5.conf as it was written last.
     conf: Option<Krb5Conf>,
-    files: BTreeMap<LeaseId, Files>,
 }
 
-/// What lies in one account's folder, and for the first lease in the root too.
-#[derive(Clone)]
-struct Files {
-    account: Account,
-    cache: Arc<CacheImage>,
-    keytab: Option<Arc<KeytabImage>>,
+/// What is known of one lease's files.
+struct Kept {
+    order: Order,
+    realm: RealmEntry,
+    krb5_conf: ConfAt,
+    at_root: bool,
+    slot: Arc<Slot>,
+}
+
+/// One lease's files. A write that has begun ends on a thread of its own, whatever happens to the lease meanwhile.
+#[derive(Default)]
+struct Slot {
+    /// The lease has ended: nothing is written any more.
+    gone: AtomicBool,
+    /// Held while files are written.
+    written: Mutex<Option<Written>>,
+}
+
+impl Put {
+    /// Whose files are copied to the root: of several leases that should be, the latest that has tickets.
+    fn at_root(&self) -> Option<LeaseKey> {
+        self.leases.iter().rev().find(|(_, kept)| kept.at_root).map(|(key, _)| *key)
+    }
+
+    /// The root's krb5.conf: the realms of all leases that are named there, in their order.
+    fn krb5_conf(&self) -> Option<Krb5Conf> {
+        let mut leases: Vec<_> = self.leases.iter().filter(|(_, kept)| kept.krb5_conf != ConfAt::Folder).collect();
+        leases.sort_by_key(|(key, kept)| (kept.order, **key));
+        let mut realms: Vec<RealmEntry> = Vec::new();
+        for (_, Kept { realm, .. }) in leases {
+            if !realms.iter().any(|known| known.domain == realm.domain) {
+                realms.push(realm.clone());
+            }
+        }
+        let default = realms.first()?.domain.clone();
+        Some(Krb5Conf { default, realms })
+    }
 }
 
 impl Outlet {
-    /// Writes to `volume`. With a locator krb5.conf names addresses, else the names of the DCs.
-    pub fn new(volume: Volume, addresses: Option<Arc<Locator>>) -> Self {
-        Self { volume, addresses, written: Mutex::default() }
+    /// Writes to a volume. With a locator krb5.conf names addresses, else the names of the DCs.
+    pub fn new(files: Arc<dyn Files>, addresses: Option<Arc<Locator>>) -> Arc<Self> {
+        Arc::new(Self { files, addresses, put: Mutex::default(), conf: Mutex::default(), root: Mutex::default() })
     }
 
-    /// Where a gMSA's cache lies.
-    pub fn path(&self, account: &Account) -> PathBuf {
-        self.volume.ccache_path(account)
+    /// Where a lease's cache lies.
+    pub fn path(&self, folder: &LeaseFolder) -> PathBuf {
+        self.files.ccache_path(folder)
     }
 
     /// The ticket that an earlier sidecar left, if it is the gMSA's and still good, with those for services. Without a
     /// keytab that is wanted there is none to speak of.
-    pub async fn warm(&self, identity: &Identity, wanted: &Wanted) -> Option<Held> {
-        let (volume, account) = (self.volume.clone(), identity.account.clone());
-        let keytab = wanted.keytab;
-        let read = move || volume.read_ccache(&account).filter(|_| !keytab || volume.has_keytab(&account));
-        let image = tokio::task::spawn_blocking(read).await.ok()??;
-        let found = warm(&image, &identity.account, &identity.domain.realm(), clock::now())?;
-        let services = wanted.services.iter().map(|spn| {
+    pub async fn warm(&self, spec: &LeaseSpec) -> Option<Held> {
+        let (files, at, keytab) = (Arc::clone(&self.files), spec.location.clone(), spec.wanted.keytab);
+        let image = tokio::task::spawn_blocking(move || files.found(&at, keytab)).await.ok()??;
+        let found = warm(&image, &spec.account, &spec.domain.realm(), clock::now())?;
+        let services = spec.wanted.services.iter().map(|spn| {
             let ticket = found.services.iter().find(|(name, _)| spn.same_as(name));
             ServiceHeld { spn: spn.clone(), expires_at: ticket.map(|(_, end)| *end) }
         });
         Some(Held { services: services.collect(), ..Held::found(found.expires_at, found.issued_at) })
     }
 
-    /// Writes the keytab, if there is a new one, and krb5.conf, then the tickets: an app that waits for its ticket finds the configuration too.
+    /// Writes krb5.conf and the keytab, then the tickets: an app that waits for its ticket finds the configuration too.
     pub async fn publish(
-        &self,
-        id: LeaseId,
-        identity: &Identity,
+        self: &Arc<Self>,
+        key: LeaseKey,
+        spec: &LeaseSpec,
         renewal: &Renewal,
         services: &[ServiceTicket],
     ) -> Result<(), Fault> {
-        let kdcs = self.kdcs(&renewal.controllers).await;
-        let conf = self.krb5_conf(id, &identity.domain, kdcs);
-        let image = Arc::new(renewal.ticket.ccache(services));
-        let (volume, account) = (self.volume.clone(), identity.account.clone());
-        let write = {
-            let (image, keytab) = (Arc::clone(&image), renewal.keytab.clone());
-            move || {
-                if let Some(keytab) = keytab {
-                    volume.write_keytab(&account, id.is_first(), &keytab)?;
-                }
-                volume.write_krb5_conf(&conf)?;
-                volume.write_ccache(&account, id.is_first(), &image)?;
-                Ok(conf)
-            }
+        let realm = RealmEntry { domain: spec.domain.clone(), kdcs: self.kdcs(&renewal.controllers).await };
+        let own = Krb5Conf { default: realm.domain.clone(), realms: vec![realm.clone()] };
+        let own = (spec.krb5_conf != ConfAt::Root).then_some(own);
+        let cache = Arc::new(renewal.ticket.ccache(services));
+        let slot = {
+            let mut put = self.put();
+            let kept = put.leases.entry(key).or_insert_with(|| Kept {
+                order: spec.order,
+                realm: realm.clone(),
+                krb5_conf: spec.krb5_conf,
+                at_root: spec.location.at_root,
+                slot: Arc::default(),
+            });
+            kept.realm = realm;
+            Arc::clone(&kept.slot)
         };
-        let conf = blocking(write).await?;
-        let mut written = self.written();
-        written.conf = Some(conf);
-        let before = written.files.remove(&id).and_then(|files| files.keytab);
-        let keytab = renewal.keytab.clone().or(before);
-        written.files.insert(id, Files { account: identity.account.clone(), cache: image, keytab });
-        Ok(())
+        let (this, location) = (Arc::clone(self), spec.location.clone());
+        let (keytab, wants_keytab) = (renewal.keytab.clone(), spec.wanted.keytab);
+        blocking(move || {
+            let mut written = slot.written.lock().unwrap_or_else(PoisonError::into_inner);
+            if slot.gone.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            this.write_conf()?;
+            let _root = location.at_root.then(|| this.root.lock().unwrap_or_else(PoisonError::into_inner));
+            let location = Location { at_root: this.put().at_root() == Some(key), ..location };
+            let before = written.as_ref().and_then(|written| written.keytab.clone());
+            let keytab = keytab.or(before).filter(|_| wants_keytab);
+            let what = Written { location, cache, keytab, conf: own };
+            // Also where not all could be written: what was goes with the lease.
+            let done = this.files.put(&what);
+            *written = Some(what);
+            done
+        })
+        .await
     }
 
-    /// A lease has ended: what it wrote is no longer looked after.
-    pub fn forget(&self, id: LeaseId) {
-        let mut written = self.written();
-        written.files.remove(&id);
-        written.realms.remove(&id);
+    /// The lease has another place among the others, or at the root.
+    pub fn moved(&self, key: LeaseKey, spec: &LeaseSpec) {
+        if let Some(kept) = self.put().leases.get_mut(&key) {
+            (kept.order, kept.at_root, kept.krb5_conf) = (spec.order, spec.location.at_root, spec.krb5_conf);
+        }
+    }
+
+    /// A lease has ended and another one takes its folder: nothing is removed.
+    pub fn hand_over(&self, key: LeaseKey) {
+        if let Some(kept) = self.put().leases.remove(&key) {
+            kept.slot.gone.store(true, Ordering::Release);
+        }
+    }
+
+    /// A lease has ended: removes what this process wrote for it.
+    pub async fn remove(self: &Arc<Self>, key: LeaseKey) {
+        let (kept, at_root) = {
+            let mut put = self.put();
+            let at_root = put.at_root() == Some(key);
+            (put.leases.remove(&key), at_root)
+        };
+        let Some(Kept { slot, .. }) = kept else { return };
+        slot.gone.store(true, Ordering::Release);
+        let this = Arc::clone(self);
+        let removed = blocking(move || {
+            let written = slot.written.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let Some(written) = written else { return Ok(()) };
+            this.files.remove(&written, at_root)?;
+            this.write_conf()
+        });
+        if let Err(fault) = removed.await {
+            log::fault(Level::WARN, "volume.not-removed", &fault);
+        }
+    }
+
+    /// Writes the root's krb5.conf as it should be now, or removes it where nobody needs it any more. Blocks.
+    fn write_conf(&self) -> Result<(), Fault> {
+        let _writing = self.conf.lock().unwrap_or_else(PoisonError::into_inner);
+        let (conf, before) = {
+            let put = self.put();
+            (put.krb5_conf(), put.conf.clone())
+        };
+        self.files.put_conf(conf.as_ref(), before.as_ref())?;
+        self.put().conf = conf;
+        Ok(())
     }
 
     /// Puts back what somebody deletes, truncates or overwrites: at once where the file system tells of changes, and
     /// by looking now and then where it does not.
-    pub async fn guard(&self) -> std::convert::Infallible {
+    pub async fn guard(self: &Arc<Self>) -> std::convert::Infallible {
         let watch = Watch::new().map(Arc::new);
         let mut unwatched = watch.as_ref().err().map(ToString::to_string);
         unwatched.iter().for_each(|why| not_watched(why));
@@ -145,28 +234,29 @@ impl Outlet {
         }
     }
 
-    async fn restore(&self, watch: Option<Arc<Watch>>) -> Result<Restored, Fault> {
-        let (conf, files) = {
-            let written = self.written();
-            (written.conf.clone(), written.files.clone())
-        };
-        let volume = self.volume.clone();
+    async fn restore(self: &Arc<Self>, watch: Option<Arc<Watch>>) -> Result<Restored, Fault> {
+        let this = Arc::clone(self);
         blocking(move || {
-            let mut paths = Vec::new();
-            if let Some(conf) = conf
-                && volume.write_krb5_conf(&conf)?
-            {
-                paths.push(volume.path().join("krb5.conf"));
+            let (conf, root, slots) = {
+                let put = this.put();
+                let slots: Vec<_> = put.leases.iter().map(|(key, kept)| (*key, Arc::clone(&kept.slot))).collect();
+                (put.conf.is_some(), put.at_root(), slots)
+            };
+            let (mut paths, mut locations) = (Vec::new(), Vec::new());
+            if conf {
+                let _writing = this.conf.lock().unwrap_or_else(PoisonError::into_inner);
+                let conf = this.put().conf.clone();
+                paths.extend(conf.map(|conf| this.files.restore_conf(&conf)).transpose()?.flatten());
             }
-            for (id, Files { account, cache, keytab }) in &files {
-                paths.extend(volume.restore_ccache(account, id.is_first(), cache)?);
-                if let Some(keytab) = keytab {
-                    paths.extend(volume.restore_keytab(account, id.is_first(), keytab)?);
-                }
+            for (key, slot) in slots {
+                let written = slot.written.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(what) = written.as_ref().filter(|_| !slot.gone.load(Ordering::Acquire)) else { continue };
+                let location = Location { at_root: root == Some(key), ..what.location.clone() };
+                locations.push(location.clone());
+                paths.extend(this.files.restore(&Written { location, ..what.clone() })?);
             }
-            let accounts = files.values().map(|files| &files.account);
-            let watching = watch.and_then(|watch| watch.follow(&volume, accounts).err()).map(|error| error.to_string());
-            Ok(Restored { paths, watching })
+            let watching = watch.and_then(|watch| this.files.watch(&watch, &locations).err());
+            Ok(Restored { paths, watching: watching.map(|error| error.to_string()) })
         })
         .await
     }
@@ -185,21 +275,8 @@ impl Outlet {
         kdcs
     }
 
-    fn krb5_conf(&self, id: LeaseId, domain: &Domain, kdcs: Vec<Kdc>) -> Krb5Conf {
-        let mut written = self.written();
-        written.realms.insert(id, RealmEntry { domain: domain.clone(), kdcs });
-        let mut realms: Vec<RealmEntry> = Vec::new();
-        for entry in written.realms.values() {
-            if !realms.iter().any(|known| known.domain == entry.domain) {
-                realms.push(entry.clone());
-            }
-        }
-        let default = realms.first().map_or_else(|| domain.clone(), |entry| entry.domain.clone());
-        Krb5Conf { default, realms }
-    }
-
-    fn written(&self) -> MutexGuard<'_, Written> {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    fn put(&self) -> MutexGuard<'_, Put> {
+        self.put.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

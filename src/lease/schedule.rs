@@ -30,8 +30,8 @@ pub fn renewal(now: SystemTime, expires_at: SystemTime, password_due: SystemTime
 }
 
 /// How long to wait after the `failures`-th failure in a row: doubling from two seconds to five minutes, at random
-/// between half of it and all of it. What the directory or AWS denied starts at half a minute: it is not cured by
-/// asking, and asking quickly does harm.
+/// between half of it and all of it. What the directory or AWS denied starts at half a minute, and so does a
+/// configuration that only somebody else can change: asking does not help, and asking quickly does harm.
 pub fn retry(code: Code, failures: u32, jitter: f64) -> Duration {
     let (first, last) = match code.exit() {
         Exit::Denied => (Duration::from_secs(30), Duration::from_secs(600)),
@@ -43,85 +43,82 @@ pub fn retry(code: Code, failures: u32, jitter: f64) -> Duration {
     full.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
 }
 
-/// How long somebody goes on trying, and what wakes them.
-pub struct Patience {
-    failures: u32,
-    limit: Limit,
+/// Whether `init` waits for a fault to pass, `age` after its start: the network, a login that is refused or held, since
+/// somebody may correct the secret, and a denial by AWS while it may not have spread.
+pub fn may_pass(fault: &Fault, age: Duration) -> bool {
+    fault.code.exit() == Exit::Unavailable || is_login_held(fault) || fault.code.is_aws_denial() && age < SPREADING
+}
+
+/// Whether a login is refused, or held back after it was: a new process would send the next proof.
+pub fn is_login_held(fault: &Fault) -> bool {
+    matches!(fault.code, Code::TicketLoginRefused | Code::TicketLoginHeld)
+}
+
+/// How long IAM may need until a role or policy that was just made is known everywhere: a denial before that often passes.
+pub const SPREADING: Duration = Duration::from_secs(30);
+
+/// The waits between attempts, and what ends one early.
+pub struct Backoff {
     begun: Instant,
+    failures: u32,
+    limit: Option<Duration>,
+    requests: Requests,
 }
 
-enum Limit {
-    /// `run`: for ever, except on what only another configuration can cure. A refresh wakes.
-    Never(Requests),
-    /// `init`: what may pass by itself, until then.
-    At(Instant),
-}
-
-impl Patience {
-    /// That of `run`.
-    pub fn endless(requests: Requests) -> Self {
-        Self { failures: 0, limit: Limit::Never(requests), begun: Instant::now() }
+impl Backoff {
+    /// Waits longer and longer, `limit` at most where the fault may pass. A refresh that `requests` tell of ends the wait
+    /// for a renewal.
+    pub fn new(requests: Requests, limit: Option<Duration>) -> Self {
+        Self { begun: Instant::now(), failures: 0, limit, requests }
     }
 
-    /// That of `init`.
-    pub fn until(deadline: Instant) -> Self {
-        Self { failures: 0, limit: Limit::At(deadline), begun: Instant::now() }
-    }
-
-    /// Begins to count anew.
+    /// Begins to count at nought.
     pub fn succeeded(&mut self) {
         self.failures = 0;
     }
 
-    /// Takes note of a failure: when to try again, or the fault itself if that is the end of it.
-    pub fn failed(&mut self, fault: &Fault) -> Result<SystemTime, Fault> {
-        self.failures = self.failures.saturating_add(1);
-        let mut wait = retry(fault.code, self.failures, rand::random());
-        match self.limit {
-            Limit::Never(_) if fault.code.is_config() => return Err(fault.clone()),
-            Limit::Never(_) => {}
-            Limit::At(deadline) => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                // A role or a policy that was just made: IAM takes some seconds to know it everywhere.
-                let propagates = fault.code.is_aws_denial() && self.begun.elapsed() < PROPAGATION;
-                if left.is_zero() || (fault.code.exit() != Exit::Unavailable && !propagates) {
-                    return Err(fault.clone());
-                }
-                if propagates {
-                    wait = Duration::from_secs(3);
-                }
-                wait = wait.min(left);
-            }
-        }
-        Ok(clock::now() + wait)
+    /// Whether the last attempt failed.
+    pub fn has_failed(&self) -> bool {
+        self.failures > 0
     }
 
-    /// Waits until the wall clock says `wake`, or until a refresh is asked for; after a failure a refresh does not
-    /// shorten the wait. It looks at the clock at least once a minute: the timer stands still while a machine sleeps
-    /// and knows nothing of a clock that is set.
-    pub async fn pause_until(&mut self, wake: SystemTime) {
-        while let Ok(left) = wake.duration_since(clock::now())
-            && !left.is_zero()
-        {
+    /// Takes note of a failure; returns how long to wait.
+    pub fn failed(&mut self, fault: &Fault) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        let spreads = fault.code.is_aws_denial() && self.begun.elapsed() < SPREADING;
+        let code = if spreads { Code::CredSpecUnreachable } else { fault.code };
+        let wait = retry(code, self.failures, rand::random());
+        match self.limit {
+            Some(limit) if code.exit() == Exit::Unavailable => wait.min(limit),
+            _ => wait,
+        }
+    }
+
+    /// Waits until the wall clock says `wake` or `wait` is over, or until a refresh is asked for; after a failure a
+    /// refresh does not shorten the wait. It looks at the clock at least once a minute: the timer stands still while a
+    /// machine sleeps, and knows nothing of a clock that is set. Safe to cancel.
+    pub async fn pause(&mut self, wake: SystemTime) {
+        let end = Instant::now() + wake.duration_since(clock::now()).unwrap_or_default();
+        loop {
+            let by_wall = wake.duration_since(clock::now()).unwrap_or_default();
+            let left = by_wall.min(end.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return;
+            }
             let sleep = tokio::time::sleep(left.min(Duration::from_secs(60)));
-            match &mut self.limit {
-                Limit::Never(requests) if self.failures == 0 => tokio::select! {
-                    () = sleep => {}
-                    () = requests.next() => return,
-                },
-                Limit::Never(_) | Limit::At(_) => sleep.await,
+            tokio::select! {
+                () = sleep => {}
+                () = self.requests.next(), if self.failures == 0 => return,
             }
         }
     }
 }
-
-/// How long after its start `init` takes a denial by AWS for a role that is not known everywhere yet.
-const PROPAGATION: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::kerberos::LEAST_LIFE;
+    use crate::lease::refresh::Refresh;
     use proptest::prelude::*;
 
     #[test]
@@ -137,33 +134,77 @@ mod tests {
         assert_eq!(renewal(now, end, now, 0.0), clock::from_unix(60), "never at once");
     }
 
-    #[tokio::test]
-    async fn init_tries_again_for_half_a_minute_what_aws_denies() {
-        let mut patience = Patience::until(Instant::now() + Duration::from_secs(60));
-        let (aws, login) = (Fault::new(Code::SecretDenied, ""), Fault::new(Code::TicketLoginRefused, ""));
-        let wait = patience.failed(&aws).unwrap().duration_since(clock::now()).unwrap();
-        assert!(wait <= Duration::from_secs(3), "{wait:?}");
-        assert!(patience.failed(&login).is_err());
-        patience.begun -= Duration::from_secs(20);
-        assert!(patience.failed(&aws).is_ok());
-        patience.begun -= Duration::from_secs(10);
-        assert!(patience.failed(&aws).is_err());
+    fn backoff(refresh: &Refresh) -> Backoff {
+        Backoff::new(refresh.requests(), None)
     }
 
-    #[tokio::test]
+    fn fault(code: Code) -> Fault {
+        Fault::new(code, "no")
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_refresh_wakes_who_waits_for_a_renewal_and_not_who_has_failed() {
-        let asked = || {
-            let refresh = crate::lease::refresh::Refresh::default();
-            let requests = refresh.requests();
-            assert_eq!(refresh.ask(Instant::now()), Ok(()));
-            Patience::endless(requests)
-        };
-        asked().pause_until(clock::now() + Duration::from_secs(3600)).await;
-        let mut failed = asked();
-        assert!(failed.failed(&Fault::new(Code::DcUnreachable, "no")).is_ok());
-        let wake = clock::now() + Duration::from_millis(100);
-        failed.pause_until(wake).await;
-        assert!(clock::now() >= wake, "the back-off was cut short");
+        clock::fake::start();
+        let refresh = Refresh::default();
+        let mut waits = backoff(&refresh);
+        assert_eq!(refresh.ask(Instant::now()), Ok(()));
+        waits.pause(clock::now() + Duration::from_secs(3600)).await;
+        assert_eq!(clock::fake::elapsed(), Duration::ZERO);
+        let mut failed = backoff(&refresh);
+        failed.failed(&fault(Code::DcUnreachable));
+        refresh.insist(Instant::now());
+        failed.pause(clock::now() + Duration::from_secs(100)).await;
+        assert_eq!(clock::fake::elapsed().as_secs(), 100, "the back-off was cut short");
+    }
+
+    /// A machine that slept, or a clock that was wrong: the wall clock decides where it is ahead, the time that passed
+    /// where it is behind.
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_set_neither_delays_a_wait_nor_is_missed() {
+        for (step, most) in [(7200, 61), (-86_400, 3600)] {
+            clock::fake::start();
+            let refresh = Refresh::default();
+            let mut waits = backoff(&refresh);
+            let wake = clock::now() + Duration::from_secs(3600);
+            let set = async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                clock::fake::set(step);
+            };
+            tokio::join!(waits.pause(wake), set);
+            assert!(clock::fake::elapsed().as_secs() <= most, "{:?}", clock::fake::elapsed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_denial_by_aws_is_asked_about_soon_in_the_first_half_minute() {
+        let refresh = Refresh::default();
+        let mut waits = backoff(&refresh);
+        let waited = waits.failed(&fault(Code::SecretDenied));
+        assert!(waited <= Duration::from_secs(2), "{waited:?}");
+        assert!(may_pass(&fault(Code::SecretDenied), Duration::from_secs(29)));
+        tokio::time::advance(SPREADING).await;
+        let waited = waits.failed(&fault(Code::SecretDenied));
+        assert!(waited >= Duration::from_secs(15), "{waited:?}");
+        assert!(!may_pass(&fault(Code::SecretDenied), SPREADING));
+    }
+
+    #[test]
+    fn init_waits_for_what_may_pass() {
+        let passes = |code| may_pass(&fault(code), Duration::from_secs(3600));
+        for entry in Code::ALL {
+            let held = [Code::TicketLoginRefused, Code::TicketLoginHeld].contains(&entry.code);
+            assert_eq!(passes(entry.code), held || entry.exit == Exit::Unavailable, "{}", entry.name);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn init_is_in_a_hurry_where_a_fault_may_pass() {
+        let refresh = Refresh::default();
+        let mut waits = Backoff::new(refresh.requests(), Some(Duration::from_secs(5)));
+        for _ in 0..20 {
+            assert!(waits.failed(&fault(Code::DcUnreachable)) <= Duration::from_secs(5));
+        }
+        assert!(waits.failed(&fault(Code::TicketLoginRefused)) >= Duration::from_secs(300));
     }
 
     #[test]

@@ -2,68 +2,38 @@
 //! the old one working.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, watch};
-use tokio::time::Instant;
+use tokio::sync::Mutex;
 use tracing::Level;
 
-use crate::aws::{Aws, LONGEST_CALL};
-use crate::clock;
-use crate::credspec::{self, CredSpec, Reference};
+use super::metrics::Metrics;
+use super::ports::ReadSpecs;
+use crate::credspec::{CredSpec, Reference};
 use crate::fault::Fault;
-use crate::lease::metrics::Metrics;
-use crate::lease::schedule::Patience;
-use crate::lease::status::Board;
-use crate::{log, progress};
+use crate::log;
 
 /// Where one CredSpec comes from, and what it said last.
 pub struct Source {
-    /// Its place among the CredSpecs.
-    pub spec: usize,
     reference: Reference,
-    aws: Arc<Aws>,
+    reader: Arc<dyn ReadSpecs>,
     metrics: Arc<Metrics>,
-    current: watch::Sender<Arc<CredSpec>>,
+    /// How many readings have begun.
+    begun: AtomicU64,
     last: Mutex<LastRead>,
 }
 
+#[derive(Default)]
 struct LastRead {
-    begun: Instant,
+    current: Option<Arc<CredSpec>>,
     fault: Option<Fault>,
 }
 
 impl Source {
-    /// Reads the CredSpec for the first time, as long as `patience` lasts.
-    pub async fn open(
-        spec: usize,
-        reference: Reference,
-        aws: Arc<Aws>,
-        board: &Board,
-        metrics: Arc<Metrics>,
-        mut patience: Patience,
-    ) -> Result<Self, Fault> {
-        loop {
-            let begun = Instant::now();
-            match read(&reference, &aws).await {
-                Ok(read) => {
-                    let current = watch::Sender::new(Arc::new(read));
-                    let last = Mutex::new(LastRead { begun, fault: None });
-                    return Ok(Self { spec, reference, aws, metrics, current, last });
-                }
-                Err(fault) => {
-                    metrics.fault(fault.code);
-                    let wake = patience.failed(&fault);
-                    board.not_read(spec, &fault, wake.clone().unwrap_or_else(|_| clock::now()));
-                    patience.pause_until(wake?).await;
-                }
-            }
-        }
-    }
-
-    /// What it says, and each time that changes.
-    pub fn watch(&self) -> watch::Receiver<Arc<CredSpec>> {
-        self.current.subscribe()
+    /// Nothing is read yet.
+    pub fn new(reference: Reference, reader: Arc<dyn ReadSpecs>, metrics: Arc<Metrics>) -> Self {
+        Self { reference, reader, metrics, begun: AtomicU64::new(0), last: Mutex::default() }
     }
 
     /// For messages: the ARN, the file, or `inline`.
@@ -71,60 +41,60 @@ impl Source {
         self.reference.to_string()
     }
 
-    /// Reads it again; leases that want it at the same time are served by one reading. A fault is told once and
-    /// changes nothing.
-    pub async fn read_again(&self) {
-        let asked = Instant::now();
+    /// Reads it: what it says, if that is another than before. Those who ask at the same time are served by one reading.
+    ///
+    /// # Errors
+    /// Only until it was read once; later a fault is logged once and changes nothing.
+    pub async fn read(&self) -> Result<Option<Arc<CredSpec>>, Fault> {
+        let asked = self.begun.load(Ordering::Relaxed);
         let mut last = self.last.lock().await;
-        if last.begun >= asked {
-            return;
+        // Served by a reading that began meanwhile.
+        if last.current.is_some() && self.begun.load(Ordering::Relaxed) != asked {
+            return Ok(None);
         }
-        last.begun = Instant::now();
-        match read(&self.reference, &self.aws).await {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        match self.reader.read(&self.reference).await {
             Ok(read) => {
                 last.fault = None;
-                let changed = self.current.send_if_modified(|current| {
-                    let changed = **current != read;
-                    if changed {
-                        *current = Arc::new(read);
-                    }
-                    changed
-                });
+                if last.current.as_deref() == Some(&read) {
+                    return Ok(None);
+                }
+                let read = Arc::new(read);
+                let changed = last.current.replace(Arc::clone(&read)).is_some();
+                drop(last);
                 if changed {
                     tracing::info!(event = "credspec.changed", spec = self.name(), "the CredSpec is another one now");
                 }
+                Ok(Some(read))
             }
             Err(fault) => {
                 self.metrics.fault(fault.code);
-                let known = last.fault.as_ref().is_some_and(|known| known.is_like(&fault));
+                if last.current.is_none() {
+                    return Err(fault);
+                }
+                let known = last.fault.replace(fault.clone()).is_some_and(|known| known.is_like(&fault));
+                drop(last);
                 log::fault(if known { Level::DEBUG } else { Level::WARN }, "credspec.kept", &fault);
-                last.fault = Some(fault);
+                Ok(None)
             }
         }
     }
 
-    /// Reads a file again whenever it changes; of other sources nothing tells.
-    pub async fn follow(&self) -> std::convert::Infallible {
+    /// Waits until a file has changed; nothing tells of other sources.
+    pub async fn changed(&self) {
         let Some(path) = self.reference.path() else { return std::future::pending().await };
         let look = || async {
             let stat = tokio::fs::metadata(path).await.ok()?;
             Some((stat.modified().ok()?, stat.len()))
         };
-        let mut seen = look().await;
+        let seen = look().await;
         loop {
             tokio::time::sleep(LOOK).await;
-            let now = look().await;
-            if now != seen {
-                seen = now;
-                self.read_again().await;
+            if look().await != seen {
+                return;
             }
         }
     }
-}
-
-async fn read(reference: &Reference, aws: &Aws) -> Result<CredSpec, Fault> {
-    let peer = aws.endpoint_for(&reference.to_string());
-    progress::during("credspec", peer, LONGEST_CALL, credspec::fetch(reference, aws)).await
 }
 
 /// How often a file is looked at.

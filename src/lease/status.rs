@@ -14,9 +14,9 @@ use crate::name::{Account, Domain, Host, Spn};
 
 /// Where the state of all leases is published.
 #[derive(Clone, Default)]
-pub struct Board(watch::Sender<Status>);
+pub struct Statuses(watch::Sender<Status>);
 
-impl Board {
+impl Statuses {
     /// For those who read it.
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.0.subscribe()
@@ -29,71 +29,81 @@ impl Board {
             known = status.discovery.as_ref().is_some_and(|known| known.is_like(fault));
             status.discovery = Some(fault.clone());
         });
-        // Not within: readers of the status would wait for the log.
         log::fault(if known { Level::DEBUG } else { Level::ERROR }, "task.pending", fault);
     }
 
-    /// The CredSpecs are known by name, in this order.
-    pub fn discovered(&self, specs: impl Iterator<Item = String>) {
-        let leases = specs.enumerate().map(|(spec, name)| LeaseStatus::new(LeaseId { spec, account: 0 }, name, None));
-        let leases = leases.collect();
-        self.0.send_replace(Status { discovery: None, leases });
+    /// The CredSpecs have been found.
+    pub fn discovered(&self) {
+        self.0.send_modify(|status| status.discovery = None);
     }
 
-    /// A CredSpec could not be read; it will be tried again at `wake`.
-    pub fn not_read(&self, spec: usize, fault: &Fault, wake: SystemTime) {
-        let mut known = false;
-        self.lease(LeaseId { spec, account: 0 }, |lease| {
-            known = lease.state.fault().is_some_and(|known| known.is_like(fault));
-            lease.state = LeaseState::Pending(Some(fault.clone()));
-            lease.attempts += 1;
-            lease.next_renewal_at = Some(wake);
-        });
-        log::fault(if known { Level::DEBUG } else { Level::ERROR }, "credspec.pending", fault);
-    }
-
-    /// A CredSpec was read, perhaps again: it is these leases. What is known of those that stay is kept.
-    pub fn read(&self, spec: usize, name: &str, identities: &[(LeaseId, Identity)]) {
+    /// A lease has begun, or a CredSpec is to be read, which then is one entry without identity.
+    pub(super) fn add(&self, key: LeaseKey, order: Order, spec: &str, identity: Option<Identity>) {
         self.0.send_modify(|status| {
-            let of_spec = |lease: &LeaseStatus| lease.id.spec == spec;
-            let (mut before, mut leases): (Vec<_>, Vec<_>) = status.leases.drain(..).partition(of_spec);
-            for (id, identity) in identities {
-                let stays = |lease: &LeaseStatus| lease.id == *id && lease.identity.as_ref() == Some(identity);
-                leases.push(match before.iter().position(stays) {
-                    Some(at) => before.swap_remove(at),
-                    None => LeaseStatus::new(*id, name.to_owned(), Some(identity.clone())),
-                });
-            }
-            leases.sort_by_key(|lease| lease.id);
-            status.leases = leases;
+            let place = status.leases.partition_point(|lease| lease.place() < (order, key));
+            status.leases.insert(place, LeaseStatus::new(key, order, spec.to_owned(), identity));
         });
     }
 
-    /// Changes what is known of one lease.
-    pub(super) fn lease(&self, id: LeaseId, change: impl FnOnce(&mut LeaseStatus)) {
+    /// A lease has ended.
+    pub(super) fn remove(&self, key: LeaseKey) {
         self.0.send_modify(|status| {
-            if let Some(lease) = status.leases.iter_mut().find(|lease| lease.id == id) {
+            status.leases.retain(|lease| lease.key != key);
+            status.ever_ready |= status.is_ready(clock::now());
+        });
+    }
+
+    /// A lease has another place among the others.
+    pub(super) fn reorder(&self, key: LeaseKey, order: Order) {
+        self.change(key, |lease| lease.order = order);
+        self.0.send_modify(|status| status.leases.sort_by_key(LeaseStatus::place));
+    }
+
+    /// Changes what is known of one lease. Nothing is logged in here: readers wait.
+    pub(super) fn change(&self, key: LeaseKey, change: impl FnOnce(&mut LeaseStatus)) {
+        self.0.send_modify(|status| {
+            if let Some(lease) = status.leases.iter_mut().find(|lease| lease.key == key) {
+                let now = clock::now();
                 change(lease);
-                lease.was_ready |= lease.state.is_ready(clock::now());
+                lease.was_ready |= lease.state.is_ready(now);
+                status.ever_ready = status.ever_ready || status.is_ready(now);
             }
         });
     }
-}
 
-/// The place of a lease: its CredSpec among the CredSpecs, its account among that CredSpec's.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LeaseId {
-    /// The CredSpec's place.
-    pub spec: usize,
-    /// The account's place in it.
-    pub account: usize,
-}
-
-impl LeaseId {
-    /// Whether this lease's ticket is the one at the volume's root.
-    pub fn is_first(self) -> bool {
-        self == Self::default()
+    /// What went wrong with a lease last, of an entry that is there.
+    pub(super) fn fault(&self, key: LeaseKey) -> Option<Fault> {
+        let status = self.0.borrow();
+        status.leases.iter().find(|lease| lease.key == key).and_then(|lease| lease.state.fault().cloned())
     }
+
+    /// Whether a lease holds a TGT that is good at `now`.
+    pub(super) fn holds(&self, key: LeaseKey, now: SystemTime) -> bool {
+        let status = self.0.borrow();
+        let lease = status.leases.iter().find(|lease| lease.key == key);
+        lease.and_then(|lease| lease.state.held()).is_some_and(|held| held.valid_at(now))
+    }
+
+    /// Whether all leases have been ready at one time.
+    pub(super) fn ever_ready(&self) -> bool {
+        self.0.borrow().ever_ready
+    }
+}
+
+/// What tells a lease from all others of the process: given out once and never used again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LeaseKey(pub(super) u64);
+
+/// A lease's place in reports: its CredSpec among those that are configured, the document's among those of a list, and
+/// its account's in the document. Leases of one place follow each other as they were added.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Order {
+    /// The CredSpec's.
+    pub spec: usize,
+    /// The document's in a list.
+    pub item: usize,
+    /// The account's.
+    pub account: usize,
 }
 
 /// All that the sidecar knows of its work; published by `watch`, read by readiness.
@@ -103,6 +113,8 @@ pub struct Status {
     pub discovery: Option<Fault>,
     /// One entry a lease, in the order of the CredSpecs; a CredSpec not read yet is one entry without identity.
     pub leases: Vec<LeaseStatus>,
+    /// Whether all leases were ready at one time: from then on no fault ends the process.
+    pub ever_ready: bool,
 }
 
 impl Status {
@@ -110,13 +122,36 @@ impl Status {
     pub fn is_ready(&self, now: SystemTime) -> bool {
         !self.leases.is_empty() && self.leases.iter().all(|lease| lease.state.is_ready(now))
     }
+
+    /// Whether apps may run: every lease has held all that its app needs, and its TGT has not expired since. A failed
+    /// renewal does not count, or one bad hour of AD would make ECS replace every task; nor does a service ticket that
+    /// ends, or one SPN that somebody removes would; nor does a lease that came later and was not ready yet, or one more
+    /// CredSpec would.
+    pub fn is_open(&self, now: SystemTime) -> bool {
+        let counts = |lease: &&LeaseStatus| lease.was_ready || !self.ever_ready;
+        let holds = |lease: &LeaseStatus| lease.was_ready && lease.state.held().is_some_and(|held| held.valid_at(now));
+        let mut counted = self.leases.iter().filter(counts).peekable();
+        counted.peek().is_some() && counted.all(holds)
+    }
+
+    /// The first fault in the order of the CredSpecs, that of the discovery before all.
+    pub fn first_fault(&self) -> Option<&Fault> {
+        self.faults().next()
+    }
+
+    /// All faults there are now, in that order.
+    pub fn faults(&self) -> impl Iterator<Item = &Fault> {
+        self.discovery.iter().chain(self.leases.iter().filter_map(|lease| lease.state.fault()))
+    }
 }
 
 /// One lease as others see it.
 #[derive(Debug, Clone)]
 pub struct LeaseStatus {
-    /// Its place.
-    pub id: LeaseId,
+    /// Which one it is.
+    pub key: LeaseKey,
+    /// Its place among the others.
+    pub order: Order,
     /// Where the CredSpec comes from: an ARN, `file:///path`, or `inline`.
     pub spec: String,
     /// Whose ticket and where it lies; unknown until the CredSpec is read.
@@ -145,9 +180,13 @@ pub struct Attempt {
 }
 
 impl LeaseStatus {
-    fn new(id: LeaseId, spec: String, identity: Option<Identity>) -> Self {
+    fn new(key: LeaseKey, order: Order, spec: String, identity: Option<Identity>) -> Self {
         let (state, history) = (LeaseState::Pending(None), VecDeque::new());
-        Self { id, spec, identity, state, was_ready: false, next_renewal_at: None, attempts: 0, history }
+        Self { key, order, spec, identity, state, was_ready: false, next_renewal_at: None, attempts: 0, history }
+    }
+
+    fn place(&self) -> (Order, LeaseKey) {
+        (self.order, self.key)
     }
 
     pub(super) fn remember(&mut self, attempt: Attempt) {

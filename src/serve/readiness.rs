@@ -28,7 +28,7 @@ use crate::clock;
 use crate::fault::{Code, Fault};
 use crate::lease::metrics::{self, Metrics};
 use crate::lease::refresh::Refresh;
-use crate::lease::status::{LeaseStatus, Status};
+use crate::lease::status::Status;
 use crate::serve::http;
 
 /// What the answers are made of.
@@ -122,7 +122,7 @@ async fn ready(extract::State(Shown { state, in_full }): extract::State<Shown>) 
 /// What `gmsa-sidecar health` asks; it tells the same as `/ready`, for the reason of a no.
 async fn gate(extract::State(Shown { state, in_full }): extract::State<Shown>) -> Response {
     let (status, now) = (state.status.borrow(), clock::now());
-    json(yes_or_no(is_open(&status, now)), &report::Report::new(&status, now, in_full))
+    json(yes_or_no(status.is_open(now)), &report::Report::new(&status, now, in_full))
 }
 
 async fn leases(extract::State(Shown { state, .. }): extract::State<Shown>) -> Response {
@@ -150,14 +150,6 @@ async fn refresh(extract::State(Shown { state, .. }): extract::State<Shown>) -> 
             (StatusCode::TOO_MANY_REQUESTS, headers, "a refresh was asked for just now\n").into_response()
         }
     }
-}
-
-/// Whether apps may run: every lease has held all that its app needs, and its TGT has not expired since. A failed
-/// renewal does not count, or one bad hour of AD would make ECS replace every task; nor does a service ticket that
-/// ends, or one SPN that somebody removes would.
-fn is_open(status: &Status, now: SystemTime) -> bool {
-    let holds = |lease: &LeaseStatus| lease.was_ready && lease.state.held().is_some_and(|held| held.valid_at(now));
-    !status.leases.is_empty() && status.leases.iter().all(holds)
 }
 
 fn yes_or_no(yes: bool) -> StatusCode {

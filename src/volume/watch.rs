@@ -13,8 +13,7 @@ use rustix::fs::{self as os};
 use rustix::io::Errno;
 use tokio::net::unix::pipe::Receiver;
 
-use super::Volume;
-use crate::name::Account;
+use super::{Location, Volume};
 
 /// What the kernel is asked to report of the volume.
 pub struct Watch {
@@ -34,22 +33,21 @@ impl Watch {
         Ok(Self { kernel: Receiver::from_owned_fd_unchecked(kernel)?, folders: Mutex::default() })
     }
 
-    /// Watches the volume's root and the folders of these accounts, and nothing else any more. A folder that is made again
+    /// Watches the volume's root and these folders, and nothing else any more. A folder that is made again
     /// is another one: call it again after each change. It blocks.
     ///
     /// # Errors
     /// The root cannot be watched, or the kernel has no further watches.
-    pub fn follow<'a>(&self, volume: &Volume, accounts: impl Iterator<Item = &'a Account>) -> io::Result<()> {
+    pub fn follow(&self, volume: &Volume, locations: &[Location]) -> io::Result<()> {
         let mut wanted = BTreeSet::new();
         // Links on the way to the volume are the operator's own.
         wanted.insert(self.add(volume.path(), CHANGES)?);
-        let root = volume.root()?;
-        for account in accounts.take(FOLDERS) {
-            let ours = root.enter(account.as_str()).and_then(|folder| os::fstat(&folder.fd));
-            if !ours.is_ok_and(|stat| volume.is_ours(&stat)) {
+        for Location { folder, ownership, .. } in locations.iter().take(FOLDERS) {
+            let ours = volume.root()?.enter_all(folder).and_then(|folder| os::fstat(&folder.fd));
+            if !ours.is_ok_and(|stat| volume.is_ours(&stat, *ownership)) {
                 continue;
             }
-            match self.add(&volume.path().join(account.as_str()), CHANGES | WatchFlags::DONT_FOLLOW) {
+            match self.add(&volume.path().join(folder.path()), CHANGES | WatchFlags::DONT_FOLLOW) {
                 Ok(folder) => drop(wanted.insert(folder)),
                 // Replaced just now: the root's watch tells of it.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => {}
@@ -117,7 +115,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::volume::Mode;
+    use crate::volume::{LeaseFolder, Mode, Ownership};
 
     impl Watch {
         /// How many watches the kernel keeps: `/proc/self/fdinfo` has a line for each.
@@ -135,8 +133,10 @@ mod tests {
         }
     }
 
-    fn accounts(names: &[&str]) -> Vec<Account> {
-        names.iter().map(|name| name.parse().unwrap()).collect()
+    fn locations(names: &[&str]) -> Vec<Location> {
+        let folder = |name| LeaseFolder::new(&[name]).unwrap();
+        let location = |name| Location { folder: folder(name), at_root: false, ownership: Ownership::default() };
+        names.iter().map(|name| location(*name)).collect()
     }
 
     #[tokio::test]
@@ -156,9 +156,9 @@ mod tests {
         std::fs::write(path("WebApp04"), "a file").unwrap();
 
         let watch = Watch::new().unwrap();
-        let ours = accounts(&["WebApp01", "WebApp02", "WebApp03", "WebApp04", "WebApp05"]);
+        let ours = locations(&["WebApp01", "WebApp02", "WebApp03", "WebApp04", "WebApp05"]);
         for _ in 0..3 {
-            watch.follow(&volume, ours.iter()).unwrap();
+            watch.follow(&volume, &ours).unwrap();
             assert_eq!(watch.watches(), 2, "the root and one folder");
         }
         let write = |name: &str| {
@@ -174,13 +174,13 @@ mod tests {
         // Made again, it is another folder.
         std::fs::remove_dir_all(path("WebApp01")).unwrap();
         std::fs::create_dir(path("WebApp01")).unwrap();
-        watch.follow(&volume, ours.iter()).unwrap();
+        watch.follow(&volume, &ours).unwrap();
         assert_eq!(watch.watches(), 2);
         assert!(watch.reports(write("WebApp01/krb5cc")).await);
 
         // A lease that has ended, and a folder moved away.
         std::fs::rename(path("WebApp01"), path("moved")).unwrap();
-        watch.follow(&volume, ours.iter()).unwrap();
+        watch.follow(&volume, &ours).unwrap();
         assert_eq!(watch.watches(), 1);
         assert!(!watch.reports(write("moved/krb5cc")).await);
     }
@@ -190,7 +190,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let volume = Volume::open(folder.path(), None, Mode::default()).unwrap();
         let watch = Watch::new().unwrap();
-        watch.follow(&volume, std::iter::empty()).unwrap();
+        watch.follow(&volume, &[]).unwrap();
         for at in 0..2 * READS * 16 * 1024 / 32 {
             let name = folder.path().join(format!("{at}"));
             std::fs::create_dir(name).unwrap();

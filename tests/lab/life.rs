@@ -1,6 +1,8 @@
 use std::os::unix::fs::MetadataExt;
 
-use crate::support::{Sidecar, lab};
+use tempfile::TempDir;
+
+use crate::support::{Sidecar, cred_spec, lab, secret_arn, write};
 
 #[test]
 fn health_gates_on_the_ticket_and_sigterm_ends_at_once() {
@@ -141,4 +143,162 @@ fn a_sidecar_that_is_not_root_writes_for_its_group() {
     sidecar.app(1654, &["klist", "-s"]).ok();
     let stat = std::fs::metadata(sidecar.path("krb5cc")).unwrap();
     assert_eq!((stat.uid(), stat.gid(), stat.mode() & 0o777), (65532, 1654, 0o640));
+}
+
+/// Two CredSpecs in files, each for a gMSA of its own, that a test edits while the sidecar runs.
+struct Edited {
+    folder: TempDir,
+    sidecar: Sidecar,
+}
+
+impl Edited {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let (one, two) = (folder.path().join("one.json"), folder.path().join("two.json"));
+        let specs = format!("file://{} file://{}", one.display(), two.display());
+        let edited = Self { folder, sidecar: Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &specs) };
+        edited.edit("one.json", &cred_spec("WebApp01", lab("LAB_DOMAIN"), &secret_arn("gmsa/login")));
+        edited.edit("two.json", &cred_spec("WebApp02", lab("LAB_DOMAIN"), &secret_arn("gmsa/login")));
+        edited
+    }
+
+    /// By rename, as a secret or a config map is mounted.
+    fn edit(&self, name: &str, document: &str) {
+        let draft = self.folder.path().join("draft");
+        write(&draft, document);
+        std::fs::rename(draft, self.folder.path().join(name)).unwrap();
+    }
+
+    /// How a lease stands: its state and the code of its fault.
+    fn stands(&self, account: &str) -> (String, Option<String>) {
+        let ready = self.sidecar.json("/ready");
+        let lease = ready["leases"].as_array().unwrap().iter().find(|lease| lease["account"] == account);
+        let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+        let lease = lease.unwrap_or_else(|| panic!("no lease of {account}: {ready:#}"));
+        (text(&lease["state"]).unwrap(), text(&lease["fault"]["code"]))
+    }
+}
+
+/// It used to end the process, and every lease with it.
+#[test]
+fn an_edit_that_names_another_credspecs_gmsa_is_a_fault_of_that_credspec_alone() {
+    let edited = Edited::new();
+    let mut running = edited.sidecar.run();
+    running.wait_ready();
+    edited.edit("two.json", &cred_spec("WebApp01", lab("LAB_DOMAIN"), &secret_arn("gmsa/login")));
+    running.wait_fault("config-account-twice");
+    running.wait("the fault in the reports", || {
+        edited.stands("WebApp02") == ("overdue".into(), Some("config-account-twice".into()))
+    });
+    assert_eq!(edited.stands("WebApp01"), ("held".into(), None));
+    assert!(edited.sidecar.json("/ready")["leases"][1]["fault"]["next_attempt_at"].is_string());
+    assert_eq!(
+        (edited.sidecar.http("GET", "/ready").unwrap().0, edited.sidecar.http("GET", "/gate").unwrap().0),
+        (200, 200)
+    );
+    // What was known is kept fresh.
+    let inodes =
+        || ["WebApp01/krb5cc", "WebApp02/krb5cc"].map(|f| std::fs::metadata(edited.sidecar.path(f)).unwrap().ino());
+    let before = inodes();
+    assert_eq!(edited.sidecar.http("POST", "/refresh").unwrap().0, 202);
+    running.wait("both renewals", || inodes().iter().zip(before).all(|(now, before)| *now != before));
+    // And what is mended counts.
+    edited.edit("two.json", &cred_spec("W", lab("LAB_DOMAIN"), &secret_arn("gmsa/login")));
+    running.wait("the new gMSA", || edited.sidecar.path("W/krb5cc").exists());
+    running.wait("the old one's end", || !edited.sidecar.path("WebApp02").exists());
+    assert!(running.child.try_wait().unwrap().is_none());
+    assert_eq!(edited.sidecar.http("GET", "/ready").unwrap().0, 200);
+}
+
+#[test]
+fn an_edit_that_takes_the_login_away_is_a_fault_of_that_credspec_alone() {
+    let edited = Edited::new();
+    let mut running = edited.sidecar.run();
+    running.wait_ready();
+    let mut joined: serde_json::Value =
+        serde_json::from_str(&cred_spec("WebApp02", lab("LAB_DOMAIN"), &secret_arn("gmsa/login"))).unwrap();
+    joined["ActiveDirectoryConfig"]["HostAccountConfig"] = serde_json::Value::Null;
+    edited.edit("two.json", &joined.to_string());
+    running.wait_fault("config-login-missing");
+    running.wait("the fault in the reports", || {
+        edited.stands("WebApp02") == ("overdue".into(), Some("config-login-missing".into()))
+    });
+    assert_eq!(edited.stands("WebApp01"), ("held".into(), None));
+    assert_eq!(edited.sidecar.http("GET", "/ready").unwrap().0, 200);
+    assert!(running.child.try_wait().unwrap().is_none());
+    edited.edit("two.json", &cred_spec("WebApp02", lab("LAB_DOMAIN"), &secret_arn("gmsa/login")));
+    running.wait("the fault's end", || edited.stands("WebApp02") == ("held".into(), None));
+}
+
+/// Before the first readiness it ends the process: nobody waits for a task that cannot come up.
+#[test]
+fn a_gmsa_that_is_named_twice_at_the_start_ends_with_78() {
+    let edited = Edited::new();
+    edited.edit("two.json", &cred_spec("webapp01", lab("LAB_DOMAIN"), &secret_arn("gmsa/login")));
+    // `init` writes what is good and says no.
+    assert_eq!(edited.sidecar.init().code, Some(78));
+    let written = ["WebApp01", "webapp01"].map(|account| edited.sidecar.path(account).join("krb5cc").exists());
+    assert_eq!(written.iter().filter(|written| **written).count(), 1);
+    // And `run` does not become ready; here it cannot for another reason too, so that there is no race.
+    let sidecar = edited.sidecar.with("GMSA_DOMAIN_CONTROLLERS", "nobody.example.com");
+    std::fs::remove_dir_all(sidecar.path("WebApp01"))
+        .or_else(|_| std::fs::remove_dir_all(sidecar.path("webapp01")))
+        .unwrap();
+    assert_eq!(sidecar.run().wait_end(), Some(78));
+}
+
+/// A new process would send the next proof of a login that AD refuses.
+#[test]
+fn the_start_timeout_does_not_end_while_a_login_is_refused() {
+    let sidecar = Sidecar::inline("WebApp01", "gmsa/wrong-password").with("GMSA_START_TIMEOUT", "1s");
+    let mut running = sidecar.run();
+    running.wait_fault("ticket-login-refused");
+    let lease = || sidecar.json("/ready")["leases"][0].clone();
+    running.wait("the next attempt", || lease()["fault"]["next_attempt_at"].is_string());
+    let refused = running.log().into_iter().find(|line| line["code"] == "ticket-login-refused").unwrap();
+    assert_eq!(refused["next_attempt_at"], lease()["fault"]["next_attempt_at"], "{refused}");
+    // Four times the time-out: it is due at each moment of them.
+    let begun = std::time::Instant::now();
+    running.wait("four seconds", || begun.elapsed().as_secs() >= 4);
+    assert!(running.child.try_wait().unwrap().is_none(), "{}", running.text());
+}
+
+/// A folder is only removed if its TGT has long expired and all in it is ours.
+#[test]
+fn folders_of_gmsas_that_nobody_names_any_more_go_at_a_start() {
+    let sidecar = Sidecar::of("webapp01.json");
+    sidecar.init().ok();
+    let cache = std::fs::read(sidecar.path("WebApp01/krb5cc")).unwrap();
+    let plant = |account: &str, bytes: &[u8]| {
+        std::fs::create_dir(sidecar.path(account)).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "a test plants a ccache")]
+        std::fs::write(sidecar.path(account).join("krb5cc"), bytes).unwrap();
+    };
+    // The TGT's end, in the cache of a ticket for now, moved two days back.
+    let mut old = cache.clone();
+    let ends: Vec<usize> = (0..old.len() - 16)
+        .filter(|at| {
+            let time = |place: usize| u32::from_be_bytes(old[at + place..at + place + 4].try_into().unwrap());
+            time(0) > 1_700_000_000 && time(0) == time(4) && (60..864_000).contains(&time(8).wrapping_sub(time(4)))
+        })
+        .collect();
+    assert!(!ends.is_empty());
+    for at in ends {
+        for place in [0, 4, 8, 12] {
+            let range = at + place..at + place + 4;
+            let time = u32::from_be_bytes(old[range.clone()].try_into().unwrap());
+            old[range].copy_from_slice(&time.saturating_sub(2 * 86_400 + 36_000).to_be_bytes());
+        }
+    }
+    plant("Stale", &old);
+    plant("Fresh", &cache);
+    plant("Shared", &old);
+    write(&sidecar.path("Shared/theirs.txt"), "somebody else's");
+    let running = sidecar.run();
+    running.wait("the removal", || running.log().iter().any(|line| line["event"] == "volume.stale-removed"));
+    assert!(!sidecar.path("Stale").exists());
+    assert!(sidecar.path("Fresh/krb5cc").exists() && sidecar.path("Shared/krb5cc").exists());
+    let told: Vec<_> = running.log().into_iter().filter(|line| line["event"] == "volume.stale-removed").collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0]["path"], sidecar.path("Stale").to_str().unwrap());
 }

@@ -2,7 +2,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::*;
-use crate::lease::status::{Attempt, Held, Identity, LeaseId, LeaseState, ServiceHeld};
+use crate::lease::status::{Attempt, Held, Identity, LeaseKey, LeaseState, LeaseStatus, Order, ServiceHeld};
 
 /// A server on a port of its own, and the hand that changes what it tells.
 struct Server {
@@ -59,7 +59,8 @@ fn lease(state: LeaseState) -> LeaseStatus {
         path: "/krbdir/WebApp01/krb5cc".into(),
     };
     LeaseStatus {
-        id: LeaseId::default(),
+        key: LeaseKey::default(),
+        order: Order::default(),
         spec: "arn:aws:s3:::specs/webapp01.json".to_owned(),
         identity: Some(identity),
         was_ready: state.held().is_some(),
@@ -117,7 +118,7 @@ async fn ready_and_gate_follow_the_leases_and_the_clock() {
     ];
     let server = start(Status::default(), true).await;
     for (name, leases, code) in cases {
-        server.status.send_replace(Status { discovery: None, leases });
+        server.status.send_replace(Status { leases, ..Status::default() });
         assert_eq!(server.get("/health").await, (200, "ok\n".to_owned()), "{name}");
         assert_eq!(server.get("/ready").await.0, code, "{name}");
         assert_eq!(server.get("/gate").await.0, code, "{name}");
@@ -134,7 +135,7 @@ async fn service_tickets_count_for_readiness_and_once_for_the_gate() {
     ];
     for (name, state, was_ready, ready, gate, told) in cases {
         let leases = vec![LeaseStatus { was_ready, ..lease(state) }];
-        server.status.send_replace(Status { discovery: None, leases });
+        server.status.send_replace(Status { leases, ..Status::default() });
         assert_eq!((server.get("/ready").await.0, server.get("/gate").await.0), (ready, gate), "{name}");
         assert!(server.get("/ready").await.1.contains(&format!("\"state\":\"{told}\"")), "{name}");
     }
@@ -145,7 +146,7 @@ async fn json_has_every_field_and_null_where_nothing_is_known() {
     let unread = LeaseStatus { identity: None, next_renewal_at: None, ..lease(LeaseState::Pending(None)) };
     let leases = vec![lease(with_service(Some(FUTURE))), lease(LeaseState::Overdue(held(PAST), fault())), unread];
     let discovery = Some(Fault::new(Code::TaskMetadataUnreachable, "no answer"));
-    let server = start(Status { discovery, leases }, true).await;
+    let server = start(Status { discovery, leases, ..Status::default() }, true).await;
     let (code, body) = server.get("/ready").await;
     assert_eq!(code, 503);
     insta::assert_snapshot!(body.replace("},{", "},\n{"), @r#"
@@ -201,7 +202,7 @@ async fn beyond_loopback_only_health_and_metrics_are_served() {
 async fn peers_beyond_loopback_see_neither_logins_nor_arns_nor_faults() {
     let discovery = || Some(Fault::new(Code::TaskMetadataUnreachable, "no answer"));
     let leases = || vec![lease(LeaseState::Overdue(held(PAST), fault())), lease(LeaseState::Pending(Some(fault())))];
-    let status = || Status { discovery: discovery(), leases: leases() };
+    let status = || Status { discovery: discovery(), leases: leases(), ..Status::default() };
     for (peer, full) in [("10.0.0.9", false), ("2001:db8::9", false), ("::ffff:127.0.0.1", true), ("::1", true)] {
         // Listening on loopback does not make a peer near: the platform may forward connections.
         for on_loopback in [true, false] {
@@ -333,7 +334,7 @@ async fn a_refresh_is_granted_once_in_ten_seconds() {
 #[tokio::test]
 async fn metrics_and_the_page_say_what_they_are() {
     let leases = vec![lease(LeaseState::Overdue(held(FUTURE), fault()))];
-    let server = start(Status { discovery: None, leases }, true).await;
+    let server = start(Status { leases, ..Status::default() }, true).await;
     let (_, head, body) = server.ask("GET", "/metrics", "localhost").await;
     assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
     assert!(body.contains("\ngmsa_ready 1\n"), "{body}");
@@ -366,8 +367,8 @@ async fn an_address_in_use_is_a_fault_that_names_it() {
 fn readiness_is_looked_at_again_when_the_next_ticket_expires() {
     let now = clock::from_unix(PAST);
     let status = |expiries: &[i64]| Status {
-        discovery: None,
         leases: expiries.iter().map(|at| lease(LeaseState::Held(held(*at)))).collect(),
+        ..Status::default()
     };
     assert_eq!(until_next_expiry(&Status::default(), now), Duration::from_secs(60));
     assert_eq!(until_next_expiry(&status(&[PAST + 40, PAST + 7, PAST, PAST - 5]), now), Duration::from_secs(7));
@@ -412,7 +413,7 @@ async fn a_steady_state_is_told_once_a_heartbeat() {
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
     let _log = tracing::subscriber::set_default(subscriber);
     let leases = vec![lease(LeaseState::Held(held(FUTURE))), lease(LeaseState::Overdue(held(FUTURE), fault()))];
-    let (_sender, status) = watch::channel(Status { discovery: None, leases });
+    let (_sender, status) = watch::channel(Status { leases, ..Status::default() });
     let announced = tokio::spawn(announce(status, Duration::from_millis(300)));
     let told = || String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     let start = Instant::now();
