@@ -99,7 +99,9 @@ fn a_name_from_the_ping_proves_nothing() {
     let sidecar = sidecar.with("GMSA_DOMAIN_CONTROLLERS", HOST);
     let ended = sidecar.init();
     assert_nothing_written(&sidecar);
-    assert_nothing_told(&peer);
+    // The KDC is asked for the ticket of the controller that it claims to be, which it cannot read, and for the gMSA's.
+    assert_eq!((peer.count("bound"), peer.count("password-told")), (0, 0), "{:#?}", peer.events());
+    assert!(peer.proofs().len() <= 2, "{:#?}", peer.proofs());
     assert_ne!(ended.code, Some(0), "{ended:#?}");
     assert!(ended.fault().contains(HOST), "{ended:#?}");
 }
