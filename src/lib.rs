@@ -44,6 +44,9 @@ pub mod lease;
 /// the state of the leases -> HTTP
 pub mod readiness;
 
+/// the ECS agent's socket -> leases of a whole host
+pub mod host;
+
 // What these stand on:
 
 pub mod arn;

@@ -238,7 +238,7 @@ fn take(fields: &mut Map<String, Value>, keys: &[&str]) -> Result<Option<Zeroizi
 /// The account's name out of `user`, `user@domain` or `DOMAIN\user`. Refused are the characters that a
 /// sAMAccountName cannot hold (SAM-Account-Name in the Active Directory schema), and `@`: they would split a
 /// principal or steer a filter.
-fn user_name(text: &str) -> Result<String, &'static str> {
+pub(crate) fn user_name(text: &str) -> Result<String, &'static str> {
     let name = match text.split_once('\\') {
         Some((_, name)) => name,
         None => text.split_once('@').map_or(text, |(name, _)| name),
