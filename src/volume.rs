@@ -183,7 +183,7 @@ impl Volume {
         })
     }
 
-    /// A lease's ccache as it was left, for [`warm`]; what is not a file of ours is as good as none.
+    /// A lease's ccache as it was left, for `kerberos::warm`; what is not a file of ours is as good as none.
     pub fn read_ccache(&self, at: &Location) -> Option<Zeroizing<Vec<u8>>> {
         let folder = self.root().and_then(|root| root.enter_all(&at.folder)).ok()?;
         let (bytes, stat) = read(&folder.fd, CCACHE, OFlags::NOFOLLOW).ok()?;

@@ -123,7 +123,7 @@ impl Kdc {
     /// Sends a request to the KDC, or to another one if it fails, until one answers.
     ///
     /// Sending it again is safe: one that closed the connection took no notice of it (some KDCs close theirs after
-    /// each reply). A login's proof does not go this way but by [`tell`](Self::tell).
+    /// each reply). A login's proof does not go this way but by `tell`.
     pub async fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>, Fault> {
         let mut left = self.hosts.clone();
         let mut faults = Vec::new();

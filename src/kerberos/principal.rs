@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Whom a ticket or a key is for. Comparing takes the name type into account; [`same_as`](Self::same_as) does not.
+/// Whom a ticket or a key is for. Comparing takes the name type into account; `same_as` does not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
     pub(crate) name_type: i32,
