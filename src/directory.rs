@@ -102,9 +102,9 @@ pub struct KeptKey {
     pub due: SystemTime,
 }
 
-/// What is wanted for a gMSA beside its TGT.
+/// What is kept for a gMSA in addition to its TGT.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct Extras {
     /// Tickets for these services.
     pub services: Vec<Spn>,
     /// A keytab.
@@ -181,7 +181,7 @@ impl Directories {
 
 impl Directory {
     /// Gets fresh tickets for a gMSA: its TGT, and with that those for services.
-    pub async fn renew(&self, account: &Account, kept: Option<KeptKey>, wanted: &Wanted) -> Result<Renewal, Fault> {
+    pub async fn renew(&self, account: &Account, kept: Option<KeptKey>, wanted: &Extras) -> Result<Renewal, Fault> {
         let connection = self.kdc().await?;
         let mut renewal = self.renew_tgt(account, kept, wanted.keytab, &connection).await?;
         for spn in &wanted.services {

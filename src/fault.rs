@@ -91,6 +91,14 @@ impl Fault {
         self.fix.as_deref().unwrap_or(self.code.entry().next)
     }
 
+    /// Whether it is tried again, and how soon: a fault of the configuration that does not end the process is.
+    pub fn retry(&self) -> Retry {
+        match self.code.retry() {
+            Retry::Never if self.next_attempt_at.is_some() => Retry::Slowly,
+            retry => retry,
+        }
+    }
+
     /// Who has to change something.
     pub fn owner(&self) -> Owner {
         self.owner.unwrap_or(self.code.entry().owner)
@@ -120,7 +128,7 @@ impl Serialize for Fault {
         fields.serialize_field("why", &self.why)?;
         fields.serialize_field("next", self.next())?;
         fields.serialize_field("owner", self.owner().name())?;
-        fields.serialize_field("retry", self.code.retry().name())?;
+        fields.serialize_field("retry", self.retry().name())?;
         fields.serialize_field("next_attempt_at", &self.next_attempt_at.map(clock::rfc3339))?;
         fields.end()
     }
@@ -440,6 +448,19 @@ mod tests {
             assert!(names.insert(entry.name), "{} twice", entry.name);
             assert!(!entry.next.ends_with('.'), "{}", entry.name);
         }
+    }
+
+    #[test]
+    fn a_fault_that_is_tried_again_never_says_never() {
+        let fault = Fault::new(Code::ConfigAccountTwice, "two CredSpecs name it");
+        assert_eq!(fault.retry(), Retry::Never);
+        let again = fault.tried_again_at(Some(clock::from_unix(1_790_000_000)));
+        assert_eq!(again.retry(), Retry::Slowly);
+        let json = serde_json::to_value(&again).unwrap();
+        assert_eq!(
+            (json["retry"].as_str(), json["next_attempt_at"].as_str()),
+            (Some("slowly"), Some("2026-09-21T14:13:20Z"))
+        );
     }
 
     #[test]

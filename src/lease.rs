@@ -46,7 +46,7 @@ use self::follow::LookAgain;
 use self::manager::{Conduct, LeaseSpec, Outcome};
 use self::metrics::Metrics;
 use self::ports::{Domains, Renew};
-use self::publisher::Outlet;
+use self::publisher::Publisher;
 use self::schedule::{Backoff, renewal};
 use self::status::{Attempt, Held, Identity, LeaseKey, LeaseState, ServiceHeld, Statuses};
 use crate::clock;
@@ -67,7 +67,7 @@ struct Lease {
     /// The CredSpec that names it, read again before each renewal.
     source: Option<Arc<dyn LookAgain>>,
     domains: Arc<dyn Domains>,
-    outlet: Arc<Outlet>,
+    publisher: Arc<Publisher>,
     statuses: Statuses,
     metrics: Arc<Metrics>,
     outcome: watch::Sender<Option<Outcome>>,
@@ -77,7 +77,7 @@ struct Lease {
 impl Lease {
     /// Keeps the ticket fresh until it is aborted.
     async fn keep(mut self, mut backoff: Backoff) -> Infallible {
-        let mut kept = Kept::default();
+        let mut carried = Carried::default();
         if self.conduct.warm_start {
             self.start_warm().await;
         }
@@ -85,15 +85,15 @@ impl Lease {
             let spec = Arc::clone(&self.spec.borrow_and_update());
             // Requests that came before this renewal are served by it.
             let _ = self.asked.notified().now_or_never();
-            let wake = self.attempt(&spec, &mut kept, &mut backoff).await;
-            self.wait(&spec, wake, &mut kept, &mut backoff).await;
+            let wake = self.attempt(&spec, &mut carried, &mut backoff).await;
+            self.wait(&spec, wake, &mut carried, &mut backoff).await;
             self.look_at_source().await;
         }
     }
 
     /// Waits until `wake`, or until there is a reason to renew at once: somebody asks, or what is to be written is
     /// another. Another login is used at once only where the last attempt failed: it may be the remedy.
-    async fn wait(&mut self, spec: &LeaseSpec, wake: SystemTime, kept: &mut Kept, backoff: &mut Backoff) {
+    async fn wait(&mut self, spec: &LeaseSpec, wake: SystemTime, carried: &mut Carried, backoff: &mut Backoff) {
         let mut spec = spec.clone();
         loop {
             tokio::select! {
@@ -111,7 +111,7 @@ impl Lease {
                     }
                     if now.asks_otherwise(&spec) {
                         // With it goes the login that is not used any more.
-                        kept.directory = None;
+                        carried.directory = None;
                     }
                     spec.clone_from(&now);
                 }
@@ -122,7 +122,7 @@ impl Lease {
     /// Takes what an earlier process left, so that the app can start although the directory is down.
     async fn start_warm(&self) {
         let spec = Arc::clone(&self.spec.borrow());
-        if let Some(held) = self.outlet.warm(&spec).await {
+        if let Some(held) = self.publisher.warm(&spec).await {
             let expires_at = clock::rfc3339(held.expires_at);
             tracing::info!(event = "lease.warm", expires_at, "a valid ticket was found on the volume");
             self.statuses.change(self.key, |lease| lease.state = LeaseState::Held(held));
@@ -138,12 +138,13 @@ impl Lease {
     }
 
     /// One attempt, told to everyone who wants to know. Returns when to act again.
-    async fn attempt(&self, spec: &LeaseSpec, kept: &mut Kept, backoff: &mut Backoff) -> SystemTime {
+    async fn attempt(&self, spec: &LeaseSpec, carried: &mut Carried, backoff: &mut Backoff) -> SystemTime {
         let start = Instant::now();
-        let renewed = tokio::time::timeout(DEADLINE, self.renew(spec, kept, start)).await.unwrap_or_else(|_elapsed| {
-            let what = format!("renewing the ticket of the gMSA `{}` takes too long", self.identity.account);
-            Err(Fault::new(Code::DcUnreachable, what).because(format!("not done in {DEADLINE:?}")))
-        });
+        let renewed =
+            tokio::time::timeout(DEADLINE, self.renew(spec, carried, start)).await.unwrap_or_else(|_elapsed| {
+                let what = format!("renewing the ticket of the gMSA `{}` takes too long", self.identity.account);
+                Err(Fault::new(Code::DcUnreachable, what).because(format!("not done in {DEADLINE:?}")))
+            });
         let took = start.elapsed();
         let now = clock::now();
         // What was written counts, also where not all could be.
@@ -218,12 +219,12 @@ impl Lease {
         });
     }
 
-    async fn renew(&self, spec: &LeaseSpec, kept: &mut Kept, start: Instant) -> Result<Renewed, Fault> {
-        let directory = kept.directory(&*self.domains, spec)?;
-        let mut renewal = directory.renew(&self.identity.account, kept.key.clone(), &spec.wanted).await?;
-        // Kept although the tickets may not reach the volume: the next attempt then costs the least.
-        kept.key = Some(renewal.key.clone());
-        let missing = kept.take(std::mem::take(&mut renewal.services), clock::now());
+    async fn renew(&self, spec: &LeaseSpec, carried: &mut Carried, start: Instant) -> Result<Renewed, Fault> {
+        let directory = carried.directory(&*self.domains, spec)?;
+        let mut renewal = directory.renew(&self.identity.account, carried.key.clone(), &spec.extras).await?;
+        // Carried although the tickets may not reach the volume: the next attempt then costs the least.
+        carried.key = Some(renewal.key.clone());
+        let missing = carried.take(std::mem::take(&mut renewal.services), clock::now());
         if let Some(fault) = &renewal.unread {
             self.metrics.fault(fault.code);
             log::fault(Level::WARN, "gmsa.password-not-read", fault);
@@ -232,7 +233,7 @@ impl Lease {
         self.metrics.clock_offset(&self.identity, offset);
         let held = Held {
             expires_at: renewal.ticket.expires_at(),
-            services: spec.wanted.services.iter().map(|spn| kept.service(spn)).collect(),
+            services: spec.extras.services.iter().map(|spn| carried.service(spn)).collect(),
             renewed_at: clock::now(),
             dc: renewal.dc.clone(),
             kvno: renewal.kvno,
@@ -244,7 +245,7 @@ impl Lease {
             let (end, now) = (clock::rfc3339(held.expires_at), clock::rfc3339(clock::now()));
             return Err(Fault::new(Code::TicketClockSkew, what).because(format!("it ends at {end}, and now is {now}")));
         }
-        self.outlet.publish(self.key, spec, &renewal, &kept.services).await?;
+        self.publisher.publish(self.key, spec, &renewal, &carried.services).await?;
         Ok(Renewed { held, due: renewal.key.due, missing })
     }
 }
@@ -260,13 +261,13 @@ struct Attempted {
 
 /// What outlives a renewal.
 #[derive(Default)]
-struct Kept {
+struct Carried {
     key: Option<KeptKey>,
     services: Vec<ServiceTicket>,
     directory: Option<(Domain, LoginSource, Arc<dyn Renew>)>,
 }
 
-impl Kept {
+impl Carried {
     /// The directory as the login of now sees it. It is held, so that leases of one login share it.
     fn directory(&mut self, domains: &dyn Domains, spec: &LeaseSpec) -> Result<Arc<dyn Renew>, Fault> {
         if let Some((domain, login, directory)) = &self.directory

@@ -90,7 +90,7 @@ fn bug() -> Fault {
 /// Logs a fault under the event's name: as an error, as a warning, or for those who look closely (`debug`).
 pub fn fault(level: Level, event: &'static str, fault: &Fault) {
     let (code, what, why, next) = (fault.code.name(), fault.what.as_str(), fault.why.as_deref(), fault.next());
-    let (owner, retry) = (fault.owner().name(), fault.code.retry().name());
+    let (owner, retry) = (fault.owner().name(), fault.retry().name());
     let next_attempt_at = fault.next_attempt_at.map(clock::rfc3339);
     match level {
         Level::ERROR => tracing::error!(event, code, what, why, next, owner, retry, next_attempt_at),

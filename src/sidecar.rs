@@ -21,7 +21,7 @@ use crate::lease::follow::{Followed, FollowedList, Settings};
 use crate::lease::manager::{Conduct, Manager};
 use crate::lease::metrics::Metrics;
 use crate::lease::ports::ReadSpecs;
-use crate::lease::publisher::Outlet;
+use crate::lease::publisher::Publisher;
 use crate::lease::refresh::Refresh;
 use crate::lease::schedule::{Backoff, SPREADING, is_login_held, may_pass};
 use crate::lease::status::{LeaseStatus, Order, Status, Statuses};
@@ -110,7 +110,7 @@ pub async fn init(config: Config) -> Result<(), Fault> {
 struct Sidecar {
     specs: Option<Vec<Reference>>,
     aws: Arc<Aws>,
-    outlet: Arc<Outlet>,
+    publisher: Arc<Publisher>,
     volume: Volume,
     settings: Arc<Settings>,
     statuses: Statuses,
@@ -135,10 +135,10 @@ impl Sidecar {
         let aws = Arc::new(Aws::new(config.aws.clone())?);
         let logins = Logins::new(Arc::clone(&aws), config.login_keytab.clone());
         let directories = Directories::new(logins, locator, config.ldap.clone(), config.ticket_lifetime);
-        let outlet = Outlet::new(Arc::new(volume.clone()), addresses);
+        let publisher = Publisher::new(Arc::new(volume.clone()), addresses);
         let manager = Manager::new(
             Arc::new(directories),
-            Arc::clone(&outlet),
+            Arc::clone(&publisher),
             statuses.clone(),
             Arc::clone(&metrics),
             refresh.clone(),
@@ -151,7 +151,7 @@ impl Sidecar {
             services: config.service_tickets.clone(),
         });
         let specs = config.cred_specs.clone();
-        Ok(Self { specs, aws, outlet, volume, settings, statuses, metrics, refresh, conduct, manager })
+        Ok(Self { specs, aws, publisher, volume, settings, statuses, metrics, refresh, conduct, manager })
     }
 
     /// Keeps all leases until a fault ends the process.
@@ -174,7 +174,7 @@ impl Sidecar {
         tokio::select! {
             fault = ended => fault,
             fault = self.work() => fault,
-            never = self.outlet.guard() => match never {},
+            never = self.publisher.guard() => match never {},
             never = renew_when_the_clock_is_set(&self.refresh) => match never {},
             never = async {
                 self.remove_stale().await;

@@ -12,12 +12,12 @@ use zeroize::Zeroizing;
 use super::manager::{Conduct, ConfAt, LeaseSpec, Manager};
 use super::metrics::Metrics;
 use super::ports::{Asked, Domains, Files, ReadSpecs, Renew};
-use super::publisher::Outlet;
+use super::publisher::Publisher;
 use super::refresh::Refresh;
 use super::status::{LeaseKey, LeaseState, Order, Status, Statuses};
 use crate::clock;
 use crate::credspec::{CredSpec, LoginSource, Reference};
-use crate::directory::{KeptKey, Renewal, Wanted};
+use crate::directory::{Extras, KeptKey, Renewal};
 use crate::fault::{Code, Fault};
 use crate::kerberos::ServiceTicket;
 use crate::name::{Account, Domain};
@@ -130,7 +130,7 @@ impl Domains for FakeDomains {
 }
 
 impl Renew for FakeDomain {
-    fn renew<'a>(&'a self, account: &'a Account, kept: Option<KeptKey>, wanted: &'a Wanted) -> Asked<'a, Renewal> {
+    fn renew<'a>(&'a self, account: &'a Account, kept: Option<KeptKey>, extras: &'a Extras) -> Asked<'a, Renewal> {
         let answer = {
             let mut state = self.state.lock().unwrap();
             state.count += 1;
@@ -159,7 +159,7 @@ impl Renew for FakeDomain {
             let due = kept.map(|kept| kept.due).filter(|due| *due > now).unwrap_or(now + A_MONTH);
             let mut renewal = Renewal::sample(account, &self.domain, now + life, due);
             renewal.unread = unread;
-            renewal.services.extend(wanted.services.iter().map(|spn| {
+            renewal.services.extend(extras.services.iter().map(|spn| {
                 let granted = match refused {
                     None => Ok(ServiceTicket::sample(account, &self.domain, spn, now + life)),
                     Some(code) => Err(fault(code)),
@@ -415,10 +415,10 @@ impl World {
         clock::fake::start();
         let (domains, specs) = (Arc::<FakeDomains>::default(), Arc::<FakeSpecs>::default());
         let (statuses, metrics, refresh) = (Statuses::default(), Arc::new(Metrics::new()), Refresh::default());
-        let outlet = Outlet::new(used, None);
+        let publisher = Publisher::new(used, None);
         let manager = Manager::new(
             Arc::clone(&domains) as _,
-            outlet,
+            publisher,
             statuses.clone(),
             Arc::clone(&metrics),
             refresh.clone(),
@@ -433,7 +433,7 @@ impl World {
         LeaseSpec {
             domain: "corp.example.com".parse().unwrap(),
             login: login("login"),
-            wanted: Wanted::default(),
+            extras: Extras::default(),
             location: Location { folder: LeaseFolder::of(&account), at_root: false, ownership: Ownership::default() },
             account,
             krb5_conf: ConfAt::Both,

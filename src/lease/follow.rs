@@ -22,7 +22,7 @@ use super::status::{LeaseKey, LeaseState, Order};
 use crate::clock;
 use crate::config::ServiceTickets;
 use crate::credspec::{CredSpec, Overrides, Reference};
-use crate::directory::Wanted;
+use crate::directory::Extras;
 use crate::fault::Fault;
 use crate::log;
 use crate::name::{Account, Domain};
@@ -49,7 +49,7 @@ pub struct Settings {
 
 impl Settings {
     /// What is kept beside the TGT of `account`, and for whom it is written.
-    fn of(&self, account: &Account, overrides: &Overrides) -> (Wanted, Ownership) {
+    fn of(&self, account: &Account, overrides: &Overrides) -> (Extras, Ownership) {
         let mut services = self.services.of(account);
         if services.is_empty() {
             services = overrides.service_tickets.clone().unwrap_or_default();
@@ -57,7 +57,7 @@ impl Settings {
         let keytab = self.keytab.or(overrides.keytab).unwrap_or_default();
         let owner = self.owner.or(overrides.owner);
         let mode = self.mode.or(overrides.mode).unwrap_or_default();
-        (Wanted { services, keytab }, Ownership { owner, mode })
+        (Extras { services, keytab }, Ownership { owner, mode })
     }
 }
 
@@ -286,12 +286,12 @@ impl Followed {
     }
 
     fn lease_spec(&self, at_root: bool, cred_spec: &CredSpec, account: &Account, place: usize) -> LeaseSpec {
-        let (wanted, ownership) = self.settings.of(account, cred_spec.overrides());
+        let (extras, ownership) = self.settings.of(account, cred_spec.overrides());
         LeaseSpec {
             account: account.clone(),
             domain: cred_spec.domain_of(account).clone(),
             login: cred_spec.login().clone(),
-            wanted,
+            extras,
             location: Location { folder: LeaseFolder::of(account), at_root: at_root && place == 0, ownership },
             krb5_conf: self.krb5_conf,
             order: Order { account: place, ..self.order },

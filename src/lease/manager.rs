@@ -16,12 +16,12 @@ use super::Lease;
 use super::follow::LookAgain;
 use super::metrics::Metrics;
 use super::ports::Domains;
-use super::publisher::Outlet;
+use super::publisher::Publisher;
 use super::refresh::Refresh;
 use super::schedule::Backoff;
 use super::status::{Held, Identity, LeaseKey, LeaseState, Order, Statuses};
 use crate::credspec::LoginSource;
-use crate::directory::Wanted;
+use crate::directory::Extras;
 use crate::fault::{Code, Fault};
 use crate::name::{Account, Domain};
 use crate::volume::Location;
@@ -36,7 +36,7 @@ pub struct LeaseSpec {
     /// Who reads its password.
     pub login: LoginSource,
     /// What is kept beside its TGT.
-    pub wanted: Wanted,
+    pub extras: Extras,
     /// Where it is written, and for whom.
     pub location: Location,
     /// Where its krb5.conf is.
@@ -63,7 +63,7 @@ pub enum ConfAt {
 impl LeaseSpec {
     /// Whether something else is to be written than by `before`.
     pub(super) fn writes_otherwise(&self, before: &Self) -> bool {
-        (&self.wanted, &self.location, self.krb5_conf) != (&before.wanted, &before.location, before.krb5_conf)
+        (&self.extras, &self.location, self.krb5_conf) != (&before.extras, &before.location, before.krb5_conf)
     }
 
     /// Whether somebody else reads the password.
@@ -71,8 +71,8 @@ impl LeaseSpec {
         self.login != before.login
     }
 
-    fn identity(&self, outlet: &Outlet) -> Identity {
-        let path = outlet.path(&self.location.folder);
+    fn identity(&self, publisher: &Publisher) -> Identity {
+        let path = publisher.path(&self.location.folder);
         Identity { account: self.account.clone(), domain: self.domain.clone(), path }
     }
 }
@@ -111,7 +111,7 @@ pub struct Manager(Arc<Shared>);
 
 struct Shared {
     domains: Arc<dyn Domains>,
-    outlet: Arc<Outlet>,
+    publisher: Arc<Publisher>,
     statuses: Statuses,
     metrics: Arc<Metrics>,
     refresh: Refresh,
@@ -162,14 +162,14 @@ impl Manager {
     /// No leases yet; nothing is asked.
     pub fn new(
         domains: Arc<dyn Domains>,
-        outlet: Arc<Outlet>,
+        publisher: Arc<Publisher>,
         statuses: Statuses,
         metrics: Arc<Metrics>,
         refresh: Refresh,
         conduct: Conduct,
     ) -> Self {
         let (leases, freed) = (Mutex::default(), watch::Sender::new(0));
-        Self(Arc::new(Shared { domains, outlet, statuses, metrics, refresh, conduct, leases, freed }))
+        Self(Arc::new(Shared { domains, publisher, statuses, metrics, refresh, conduct, leases, freed }))
     }
 
     /// Begins a lease. Its ticket comes later: see [`wait`](Self::wait) and [`outcome`](Self::outcome).
@@ -196,7 +196,7 @@ impl Manager {
             }
         };
         let key = leases.next_key();
-        let identity = spec.identity(&self.0.outlet);
+        let identity = spec.identity(&self.0.publisher);
         self.0.metrics.began(&identity);
         self.0.statuses.add(key, spec.order, &spec.named_by, Some(identity.clone()));
         let claim = Claim { key, named_by: spec.named_by.clone(), ending: None };
@@ -212,7 +212,7 @@ impl Manager {
             asked: Arc::clone(&asked),
             source,
             domains: Arc::clone(&self.0.domains),
-            outlet: Arc::clone(&self.0.outlet),
+            publisher: Arc::clone(&self.0.publisher),
             statuses: self.0.statuses.clone(),
             metrics: Arc::clone(&self.0.metrics),
             outcome,
@@ -250,7 +250,7 @@ impl Manager {
         if before.order != spec.order {
             self.0.statuses.reorder(key, spec.order);
         }
-        self.0.outlet.moved(key, &spec);
+        self.0.publisher.moved(key, &spec);
         if before.fault != spec.fault {
             self.show(key, before.fault.as_ref(), spec.fault.as_ref());
         }
@@ -395,9 +395,9 @@ impl Manager {
         tokio::spawn(async move {
             let _aborted = task.await;
             if remove {
-                shared.outlet.remove(key).await;
+                shared.publisher.remove(key).await;
             } else {
-                shared.outlet.hand_over(key);
+                shared.publisher.hand_over(key);
             }
             shared.metrics.ended(&identity);
             shared.domains.tidy();

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::aws::{Aws, LONGEST_CALL};
 use crate::credspec::{self, CredSpec, LoginSource, Reference};
-use crate::directory::{Directories, Directory, KeptKey, Renewal, Wanted};
+use crate::directory::{Directories, Directory, Extras, KeptKey, Renewal};
 use crate::fault::Fault;
 use crate::name::{Account, Domain};
 use crate::progress;
@@ -21,7 +21,7 @@ pub type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, Fault>> + Send + '
 /// One domain as one login sees it.
 pub trait Renew: Send + Sync {
     /// Gets fresh tickets for a gMSA, with the key kept from the last time while that is good.
-    fn renew<'a>(&'a self, account: &'a Account, kept: Option<KeptKey>, wanted: &'a Wanted) -> Asked<'a, Renewal>;
+    fn renew<'a>(&'a self, account: &'a Account, kept: Option<KeptKey>, extras: &'a Extras) -> Asked<'a, Renewal>;
 }
 
 /// Where a domain and a login lead to.
@@ -44,8 +44,8 @@ pub trait ReadSpecs: Send + Sync {
 }
 
 impl Renew for Directory {
-    fn renew<'a>(&'a self, account: &'a Account, kept: Option<KeptKey>, wanted: &'a Wanted) -> Asked<'a, Renewal> {
-        Box::pin(self.renew(account, kept, wanted))
+    fn renew<'a>(&'a self, account: &'a Account, kept: Option<KeptKey>, extras: &'a Extras) -> Asked<'a, Renewal> {
+        Box::pin(self.renew(account, kept, extras))
     }
 }
 

@@ -25,7 +25,7 @@ use crate::name::Host;
 use crate::volume::{Kdc, Krb5Conf, LeaseFolder, Location, RealmEntry, Watch, Written};
 
 /// The volume with what all leases write together: krb5.conf names the realms of all of them.
-pub struct Outlet {
+pub struct Publisher {
     files: Arc<dyn Files>,
     /// Gives addresses for krb5.conf, where the app's resolver does not know the names of the DCs.
     addresses: Option<Arc<Locator>>,
@@ -39,13 +39,13 @@ pub struct Outlet {
 /// What lies on the volume, as far as this process put it there.
 #[derive(Default)]
 struct Put {
-    leases: BTreeMap<LeaseKey, Kept>,
+    leases: BTreeMap<LeaseKey, Published>,
     /// The root's krb5.conf as it was written last.
     conf: Option<Krb5Conf>,
 }
 
 /// What is known of one lease's files.
-struct Kept {
+struct Published {
     order: Order,
     realm: RealmEntry,
     krb5_conf: ConfAt,
@@ -73,7 +73,7 @@ impl Put {
         let mut leases: Vec<_> = self.leases.iter().filter(|(_, kept)| kept.krb5_conf != ConfAt::Folder).collect();
         leases.sort_by_key(|(key, kept)| (kept.order, **key));
         let mut realms: Vec<RealmEntry> = Vec::new();
-        for (_, Kept { realm, .. }) in leases {
+        for (_, Published { realm, .. }) in leases {
             if !realms.iter().any(|known| known.domain == realm.domain) {
                 realms.push(realm.clone());
             }
@@ -83,7 +83,7 @@ impl Put {
     }
 }
 
-impl Outlet {
+impl Publisher {
     /// Writes to a volume. With a locator krb5.conf names addresses, else the names of the DCs.
     pub fn new(files: Arc<dyn Files>, addresses: Option<Arc<Locator>>) -> Arc<Self> {
         Arc::new(Self { files, addresses, put: Mutex::default(), conf: Mutex::default(), root: Mutex::default() })
@@ -95,12 +95,12 @@ impl Outlet {
     }
 
     /// The ticket that an earlier sidecar left, if it is the gMSA's and still good, with those for services. Without a
-    /// keytab that is wanted there is none to speak of.
+    /// keytab that it should have it does not count.
     pub async fn warm(&self, spec: &LeaseSpec) -> Option<Held> {
-        let (files, at, keytab) = (Arc::clone(&self.files), spec.location.clone(), spec.wanted.keytab);
+        let (files, at, keytab) = (Arc::clone(&self.files), spec.location.clone(), spec.extras.keytab);
         let image = tokio::task::spawn_blocking(move || files.found(&at, keytab)).await.ok()??;
         let found = warm(&image, &spec.account, &spec.domain.realm(), clock::now())?;
-        let services = spec.wanted.services.iter().map(|spn| {
+        let services = spec.extras.services.iter().map(|spn| {
             let ticket = found.services.iter().find(|(name, _)| spn.same_as(name));
             ServiceHeld { spn: spn.clone(), expires_at: ticket.map(|(_, end)| *end) }
         });
@@ -121,7 +121,7 @@ impl Outlet {
         let cache = Arc::new(renewal.ticket.ccache(services));
         let slot = {
             let mut put = self.put();
-            let kept = put.leases.entry(key).or_insert_with(|| Kept {
+            let kept = put.leases.entry(key).or_insert_with(|| Published {
                 order: spec.order,
                 realm: realm.clone(),
                 krb5_conf: spec.krb5_conf,
@@ -132,7 +132,7 @@ impl Outlet {
             Arc::clone(&kept.slot)
         };
         let (this, location) = (Arc::clone(self), spec.location.clone());
-        let (keytab, wants_keytab) = (renewal.keytab.clone(), spec.wanted.keytab);
+        let (keytab, with_keytab) = (renewal.keytab.clone(), spec.extras.keytab);
         blocking(move || {
             let mut written = slot.written.lock().unwrap_or_else(PoisonError::into_inner);
             if slot.gone.load(Ordering::Acquire) {
@@ -142,7 +142,7 @@ impl Outlet {
             let _root = location.at_root.then(|| this.root.lock().unwrap_or_else(PoisonError::into_inner));
             let location = Location { at_root: this.put().at_root() == Some(key), ..location };
             let before = written.as_ref().and_then(|written| written.keytab.clone());
-            let keytab = keytab.or(before).filter(|_| wants_keytab);
+            let keytab = keytab.or(before).filter(|_| with_keytab);
             let what = Written { location, cache, keytab, conf: own };
             // Also where not all could be written: what was goes with the lease.
             let done = this.files.put(&what);
@@ -173,7 +173,7 @@ impl Outlet {
             let at_root = put.at_root() == Some(key);
             (put.leases.remove(&key), at_root)
         };
-        let Some(Kept { slot, .. }) = kept else { return };
+        let Some(Published { slot, .. }) = kept else { return };
         slot.gone.store(true, Ordering::Release);
         let this = Arc::clone(self);
         let removed = blocking(move || {

@@ -257,7 +257,7 @@ impl LeaseState {
 pub struct Held {
     /// When it expires.
     pub expires_at: SystemTime,
-    /// The tickets for services that lie beside it: one entry for each that is wanted.
+    /// The tickets for services next to it: one entry for each service of the lease.
     pub services: Vec<ServiceHeld>,
     /// When it was got, or found on the volume at a warm start.
     pub renewed_at: SystemTime,
@@ -289,7 +289,7 @@ impl Held {
     }
 }
 
-/// A service whose ticket is wanted.
+/// A service of the lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceHeld {
     /// The service.

@@ -6,7 +6,7 @@ use super::fakes::{A_MONTH, Answer, TEN_HOURS, World, fault, login};
 use super::manager::{Conduct, LeaseSpec};
 use super::status::LeaseState;
 use super::*;
-use crate::directory::Wanted;
+use crate::directory::Extras;
 use crate::volume::{LeaseFolder, Location, Owner, Ownership};
 
 #[tokio::test(start_paused = true)]
@@ -179,7 +179,7 @@ async fn the_password_is_read_again_when_it_is_due() {
 
 fn with_service(world: &World) -> LeaseSpec {
     let services = vec!["MSSQLSvc/db.example.com:1433".parse().unwrap()];
-    LeaseSpec { wanted: Wanted { services, keytab: false }, ..world.spec("WebApp01") }
+    LeaseSpec { extras: Extras { services, keytab: false }, ..world.spec("WebApp01") }
 }
 
 #[tokio::test(start_paused = true)]
@@ -226,13 +226,13 @@ async fn a_ticket_that_an_earlier_process_left_counts_in_run_and_not_in_init() {
         world.until(&[states]).await;
         assert_eq!(world.status().ever_ready, conduct.warm_start);
     }
-    // Without the keytab that is wanted it is not whole; and it is not another gMSA's.
+    // Without the keytab that it should have it is not whole; and it is not another gMSA's.
     for (account, keytab) in [("WebApp01", true), ("WebApp02", false)] {
         let world = World::new();
         world.files.plant(&format!("{account}/krb5cc"), left.clone());
         world.domains.script(account, [Answer::Fault(Code::DcUnreachable)]);
-        let wanted = Wanted { keytab, ..Wanted::default() };
-        world.manager.add(LeaseSpec { wanted, ..world.spec(account) }).unwrap();
+        let extras = Extras { keytab, ..Extras::default() };
+        world.manager.add(LeaseSpec { extras, ..world.spec(account) }).unwrap();
         world.until(&[&format!("{account}: pending dc-unreachable")]).await;
     }
 }

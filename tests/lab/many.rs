@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::{Value, json};
 
 use crate::examples::{Fake, dc1, relayed};
-use crate::support::{cred_spec, lab, put_secret, root, secret_arn};
+use crate::support::{Sidecar, cred_spec, delete_object, lab, put_object, put_secret, root, secret_arn};
 
 /// The names of gMSAs that the lab makes for these tests.
 fn accounts(count: usize) -> Vec<String> {
@@ -137,4 +137,68 @@ fn a_domain_whose_dc_hangs_delays_nobody_elses_ticket() {
     let (good, bad) = (place("lease.renewed", "WebApp01"), place("lease.pending", "Elsewhere"));
     assert!(good.is_some() && good < bad, "{}", running.text());
     assert_eq!(sidecar.http("GET", "/ready").unwrap().0, 503, "one is not there");
+}
+
+/// One more gMSA is an object more, and not a new task.
+#[test]
+fn a_list_of_credspecs_is_followed() {
+    let prefix = format!("followed-{}/", std::process::id());
+    let put = |account: &str| {
+        let spec = cred_spec(account, lab("LAB_DOMAIN"), &secret_arn("gmsa/login"));
+        put_object(&format!("{prefix}{account}.json"), spec.as_bytes());
+    };
+    put("WebApp01");
+    let list = format!("s3://{}/{prefix}", lab("LAB_BUCKET"));
+    let sidecar = Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &list);
+    let running = sidecar.run();
+    running.wait_ready();
+    // Who has a list has several apps: each may mount its own folder alone.
+    assert!(sidecar.path("WebApp01/krb5.conf").exists() && sidecar.path("krb5cc").exists());
+    put("WebApp02");
+    // The list is read again every minute or so, and when somebody asks for a refresh.
+    let refreshed = || sidecar.http("POST", "/refresh").is_some_and(|(status, _)| status == 202);
+    running.wait("a refresh", refreshed);
+    running.wait("the second gMSA", || sidecar.path("WebApp02/krb5cc").exists());
+    running.wait_ready();
+    delete_object(&format!("{prefix}WebApp01.json"));
+    running.wait("another refresh", refreshed);
+    running.wait("the first one's end", || !sidecar.path("WebApp01").exists());
+    let accounts = || {
+        let ready = sidecar.json("/ready");
+        let leases = ready["leases"].as_array().unwrap().clone();
+        leases.iter().map(|lease| lease["account"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(accounts(), ["WebApp02"]);
+    let copied = || std::fs::read(sidecar.path("krb5cc")).ok() == std::fs::read(sidecar.path("WebApp02/krb5cc")).ok();
+    running.wait("the copy in the root", copied);
+}
+
+/// An owner, a mode and a keytab for each CredSpec, unless a variable says otherwise.
+#[test]
+fn a_credspec_has_an_owner_and_a_mode_of_its_own() {
+    use std::os::unix::fs::MetadataExt;
+    let mut spec: Value =
+        serde_json::from_str(&cred_spec("WebApp02", lab("LAB_DOMAIN"), &secret_arn("gmsa/login"))).unwrap();
+    spec["GmsaSidecar"] = json!({"Owner": "1654:1655", "Mode": "0640", "Keytab": true});
+    put_object("overrides.json", spec.to_string().as_bytes());
+    let bucket = lab("LAB_BUCKET");
+    let specs = format!("arn:aws:s3:::{bucket}/webapp01.json arn:aws:s3:::{bucket}/overrides.json");
+    let seen = |sidecar: &Sidecar, name: &str| {
+        let stat = std::fs::metadata(sidecar.path(name)).unwrap();
+        (stat.uid(), stat.gid(), stat.mode() & 0o777)
+    };
+    let sidecar = Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &specs);
+    sidecar.init().ok();
+    for name in ["WebApp02/krb5cc", "WebApp02/krb5.keytab"] {
+        assert_eq!(seen(&sidecar, name), (1654, 1655, 0o640), "{name}");
+    }
+    assert_eq!(seen(&sidecar, "WebApp02"), (1654, 1655, 0o750));
+    assert_eq!(seen(&sidecar, "WebApp01/krb5cc"), (0, 0, 0o600));
+    assert!(!sidecar.path("WebApp01/krb5.keytab").exists());
+
+    let sidecar = Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &specs).with("GMSA_MODE", "0600");
+    let sidecar = sidecar.with("GMSA_KEYTAB", "false");
+    sidecar.init().ok();
+    assert_eq!(seen(&sidecar, "WebApp02/krb5cc"), (1654, 1655, 0o600));
+    assert!(!sidecar.path("WebApp02/krb5.keytab").exists());
 }

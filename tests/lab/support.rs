@@ -330,6 +330,17 @@ pub fn secret_arn(name: &str) -> String {
 
 /// Puts an object into the lab's bucket, whose name it returns.
 pub fn put_object(key: &str, body: &[u8]) {
+    let put = s3().put_object().bucket(lab("LAB_BUCKET")).key(key).body(body.to_vec().into());
+    block_on(put.send()).expect("the object is stored");
+}
+
+/// Takes an object out of the lab's bucket.
+pub fn delete_object(key: &str) {
+    let delete = s3().delete_object().bucket(lab("LAB_BUCKET")).key(key);
+    block_on(delete.send()).expect("the object is deleted");
+}
+
+fn s3() -> aws_sdk_s3::Client {
     use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
@@ -339,12 +350,7 @@ pub fn put_object(key: &str, body: &[u8]) {
         .force_path_style(true)
         .http_client(aws_smithy_http_client::Builder::new().build_http())
         .build();
-    let put = aws_sdk_s3::Client::from_conf(config)
-        .put_object()
-        .bucket(lab("LAB_BUCKET"))
-        .key(key)
-        .body(body.to_vec().into());
-    block_on(put.send()).expect("the object is stored");
+    aws_sdk_s3::Client::from_conf(config)
 }
 
 /// Makes a secret, or gives it a new value; returns its ARN.

@@ -184,8 +184,8 @@ async fn what_is_set_wins_over_what_a_credspec_says() {
         keytab: Some(true),
         service_tickets: Some(vec![spn.clone()]),
     };
-    let (wanted, ownership) = Settings::default().of(&account, &overrides);
-    assert_eq!((wanted.keytab, wanted.services.len(), ownership.owner), (true, 1, overrides.owner));
+    let (extras, ownership) = Settings::default().of(&account, &overrides);
+    assert_eq!((extras.keytab, extras.services.len(), ownership.owner), (true, 1, overrides.owner));
     assert_eq!(ownership.mode, overrides.mode.unwrap());
     let set = Settings {
         owner: Some("7".parse().unwrap()),
@@ -193,9 +193,9 @@ async fn what_is_set_wins_over_what_a_credspec_says() {
         keytab: Some(false),
         services: "HTTP/other.example.com".parse().unwrap(),
     };
-    let (wanted, ownership) = set.of(&account, &overrides);
-    assert_eq!((wanted.keytab, ownership), (false, Ownership { owner: set.owner, mode: Mode::default() }));
-    assert_ne!(wanted.services, [spn]);
+    let (extras, ownership) = set.of(&account, &overrides);
+    assert_eq!((extras.keytab, ownership), (false, Ownership { owner: set.owner, mode: Mode::default() }));
+    assert_ne!(extras.services, [spn]);
 }
 
 fn list(world: &World) {

@@ -48,7 +48,7 @@ async fn leases_come_and_go_and_leave_nothing() {
 async fn a_hundred_thousand_leases_come_and_go_and_leave_nothing() {
     let grown = many(5_000, 100_000).await;
     // Leases that left the smallest allocation each would be 3,000 KiB.
-    assert!(grown < 1_500, "{grown} KiB more after 95,000 leases");
+    assert!(grown < 2_500, "{grown} KiB more after 95,000 leases");
 }
 
 /// Returns by how many KiB the process grew from the first of them to the last.
