@@ -3,7 +3,7 @@
 #![no_main]
 
 use gmsa_sidecar::arn::Arn;
-use gmsa_sidecar::secret::SecretArn;
+use gmsa_sidecar::aws::arn::SecretArn;
 use gmsa_sidecar_fuzz::bounded;
 use libfuzzer_sys::fuzz_target;
 

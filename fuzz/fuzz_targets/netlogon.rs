@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use gmsa_sidecar::directory::site::Netlogon;
+use gmsa_sidecar::directory::netlogon::Netlogon;
 use gmsa_sidecar_fuzz::bounded;
 use libfuzzer_sys::fuzz_target;
 

@@ -164,7 +164,7 @@ fn a_bundle_that_cannot_be_used_is_told_at_the_start() {
     };
     assert!(told("/no/such.pem", "ldaps").contains("GMSA_LDAP_CA_FILE: `/no/such.pem` cannot be used: No such file"));
     assert!(told("/dev/null", "ldaps").contains("it holds no CA certificate"));
-    assert!(told(lab("LAB_CA"), "sasl").contains("is of use with GMSA_LDAP=ldaps only"));
+    assert!(told(lab("LAB_CA"), "sasl").contains("has an effect with GMSA_LDAP=ldaps only"));
 }
 
 #[test]

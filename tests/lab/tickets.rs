@@ -135,11 +135,11 @@ fn an_unknown_service_is_told_with_its_cure_and_waited_for() {
 
 #[test]
 fn init_writes_what_it_got_and_ends_with_the_fault_of_a_service() {
-    let sidecar = Sidecar::of("webapp01.json").with("GMSA_SERVICE_TICKETS", "MSSQLSvc/db.example.com");
+    let sidecar = Sidecar::of("webapp01.json").with("GMSA_SERVICE_TICKETS", "MSSQLSvc/none.example.com");
     let ended = sidecar.init();
     assert_eq!(ended.code, Some(65), "{ended:#?}");
     let fault = ended.fault();
-    assert!(fault.starts_with("ticket-service-unknown") && fault.contains("`MSSQLSvc/HOST:1433`"), "{fault}");
+    assert!(fault.starts_with("ticket-service-unknown") && fault.contains("MSSQLSvc/none.example.com:1433"), "{fault}");
     sidecar.app(0, &["klist", "-s"]).ok();
 }
 
