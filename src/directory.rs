@@ -603,3 +603,56 @@ impl Renewal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::credspec::GivenLogin;
+    use crate::directory::dc::{DomainControllers, Site};
+
+    fn directories() -> Directories {
+        let aws = Arc::new(crate::aws::tests::aws_at("http://127.0.0.1:1"));
+        let locator = Arc::new(Locator::new(&[], DomainControllers::default(), Site::Off));
+        Directories::new(Logins::new(aws, None), locator, Transport::Sasl, None)
+    }
+
+    fn given(password: &str) -> LoginSource {
+        let domain = "corp.example.com".parse().unwrap();
+        let password = Zeroizing::new(password.to_owned());
+        LoginSource::Given(Arc::new(GivenLogin { user: "svc".to_owned(), domain, password }))
+    }
+
+    #[test]
+    fn leases_of_one_login_share_a_directory_and_the_last_one_takes_its_password_along() {
+        let directories = directories();
+        let domain = "corp.example.com".parse().unwrap();
+        let login = given("Passw0rd");
+        let one = directories.of(&domain, &login).unwrap();
+        assert!(Arc::ptr_eq(&one, &directories.of(&domain, &given("Passw0rd")).unwrap()));
+        let other = directories.of(&domain, &given("another")).unwrap();
+        assert!(!Arc::ptr_eq(&one, &other), "a password of one caller served another");
+        drop((one, other));
+        directories.tidy();
+        assert!(directories.known.lock().unwrap().is_empty());
+        let LoginSource::Given(login) = login else { panic!() };
+        assert_eq!((Arc::strong_count(&login), format!("{login:?}").contains("Passw0rd")), (1, false));
+    }
+
+    #[tokio::test]
+    async fn a_login_that_does_not_exist_is_a_fault_before_anybody_is_asked() {
+        let directories = directories();
+        let domain: Domain = "corp.example.com".parse().unwrap();
+        let fault = directories.of(&domain, &LoginSource::DomainJoined).err().unwrap();
+        assert_eq!(fault.code, Code::ConfigLoginMissing);
+        // One that is to come may be waited for with the gMSA's own key.
+        assert!(directories.of(&domain, &LoginSource::Absent).is_ok());
+        let login = directories.logins.current(&LoginSource::Absent, &domain).await;
+        assert_eq!(login.err().unwrap().code, Code::ConfigLoginMissing);
+        let one = directories.logins.current(&given("one"), &domain).await.unwrap();
+        let two = directories.logins.current(&given("two"), &domain).await.unwrap();
+        assert_eq!(one.principal.to_string(), "svc@CORP.EXAMPLE.COM");
+        assert_ne!(one.version, two.version);
+    }
+}

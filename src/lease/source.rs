@@ -1,9 +1,9 @@
 //! One CredSpec over time: read until it is there, and again before each renewal. A new version that is broken keeps
 //! the old one working.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Mutex;
 use tracing::Level;
@@ -22,6 +22,8 @@ pub struct Source {
     /// How many readings have begun.
     begun: AtomicU64,
     last: Mutex<LastRead>,
+    /// When a file was changed, and how long it was, just before it was read.
+    seen: StdMutex<Option<(SystemTime, u64)>>,
 }
 
 #[derive(Default)]
@@ -33,7 +35,7 @@ struct LastRead {
 impl Source {
     /// Nothing is read yet.
     pub fn new(reference: Reference, reader: Arc<dyn ReadSpecs>, metrics: Arc<Metrics>) -> Self {
-        Self { reference, reader, metrics, begun: AtomicU64::new(0), last: Mutex::default() }
+        Self { reference, reader, metrics, begun: AtomicU64::new(0), last: Mutex::default(), seen: StdMutex::default() }
     }
 
     /// For messages: the ARN, the file, or `inline`.
@@ -53,6 +55,8 @@ impl Source {
             return Ok(None);
         }
         self.begun.fetch_add(1, Ordering::Relaxed);
+        let stat = self.look().await;
+        *self.seen() = stat;
         match self.reader.read(&self.reference).await {
             Ok(read) => {
                 last.fault = None;
@@ -80,20 +84,26 @@ impl Source {
         }
     }
 
-    /// Waits until a file has changed; nothing tells of other sources.
+    /// Waits until a file is another one than was read; nothing tells of other sources. Safe to cancel.
     pub async fn changed(&self) {
-        let Some(path) = self.reference.path() else { return std::future::pending().await };
-        let look = || async {
-            let stat = tokio::fs::metadata(path).await.ok()?;
-            Some((stat.modified().ok()?, stat.len()))
-        };
-        let seen = look().await;
+        if self.reference.path().is_none() {
+            return std::future::pending().await;
+        }
         loop {
             tokio::time::sleep(LOOK).await;
-            if look().await != seen {
+            if self.look().await != *self.seen() {
                 return;
             }
         }
+    }
+
+    async fn look(&self) -> Option<(SystemTime, u64)> {
+        let stat = tokio::fs::metadata(self.reference.path()?).await.ok()?;
+        Some((stat.modified().ok()?, stat.len()))
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Option<(SystemTime, u64)>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -278,6 +278,25 @@ async fn a_file_is_read_again_when_it_changes() {
     assert_eq!(world.domains.times("WebApp01").len(), 1);
 }
 
+/// Whatever else wakes the follower.
+#[tokio::test(start_paused = true)]
+async fn a_change_of_a_file_is_not_missed_while_something_else_happens() {
+    let world = World::new();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let name = format!("file://{}", file.path().display());
+    world.specs.set(&name, &["WebApp01"], Some("login"));
+    let followed = follow(&world, &[&name]).remove(0);
+    world.until(&["WebApp01: held"]).await;
+    world.specs.set(&name, &["WebApp02"], Some("login"));
+    file.as_file().set_len(7).unwrap();
+    for _ in 0..10 {
+        followed.apply();
+        world.pass(1).await;
+    }
+    world.pass(10).await;
+    assert_eq!(world.states(), ["WebApp02: held"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn leases_that_renew_together_are_served_by_one_reading() {
     let world = World::new();
