@@ -49,7 +49,7 @@ pub struct Settings {
 
 impl Settings {
     /// What is kept beside the TGT of `account`, and for whom it is written.
-    fn of(&self, account: &Account, overrides: &Overrides) -> (Extras, Ownership) {
+    pub(crate) fn of(&self, account: &Account, overrides: &Overrides) -> (Extras, Ownership) {
         let mut services = self.services.of(account);
         if services.is_empty() {
             services = overrides.service_tickets.clone().unwrap_or_default();
