@@ -106,16 +106,6 @@ pub async fn init(config: Config) -> Result<(), Fault> {
     }
 }
 
-/// What the configuration says of all leases.
-pub(crate) fn settings(config: &Config) -> Settings {
-    Settings {
-        owner: config.owner,
-        mode: config.mode_is_set.then_some(config.mode),
-        keytab: config.keytab_is_set.then_some(config.keytab),
-        services: config.service_tickets.clone(),
-    }
-}
-
 /// What all leases share.
 struct Sidecar {
     specs: Option<Vec<Reference>>,
@@ -154,7 +144,7 @@ impl Sidecar {
             refresh.clone(),
             conduct,
         );
-        let settings = Arc::new(settings(config));
+        let settings = Arc::new(Settings::from(config));
         let specs = config.cred_specs.clone();
         Ok(Self { specs, aws, publisher, volume, settings, statuses, metrics, refresh, conduct, manager })
     }

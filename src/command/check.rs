@@ -23,10 +23,10 @@ use crate::credspec::{self, CredSpec, LoginSource, Reference};
 use crate::directory::dc::Locator;
 use crate::directory::{Directories, Extras};
 use crate::fault::{Code, Fault};
+use crate::lease::follow::Settings;
 use crate::lease::ports::ReadSpecs;
 use crate::login::{Login, Logins};
 use crate::name::{Account, Domain};
-use crate::sidecar::settings;
 use crate::task::{self, Task};
 use crate::text::count;
 
@@ -250,7 +250,7 @@ impl Walk<'_, '_> {
                 }
             }
         }
-        let settings = settings(self.config);
+        let settings = Settings::from(self.config);
         let mut wanted: Vec<Wanted> = Vec::new();
         let mut named_by: HashMap<String, String> = HashMap::new();
         for reference in documents {

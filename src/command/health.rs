@@ -107,13 +107,18 @@ fn reachable(ip: IpAddr) -> IpAddr {
 /// the sidecar closes some.
 async fn ask(address: SocketAddr) -> Result<(), No> {
     let end = Instant::now() + PATIENCE;
+    let mut before = None;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        let answer = timeout(left, answer_of(address)).await.unwrap_or(Err(Lost::Silent));
-        match answer {
-            Ok(answer) => return answer,
-            Err(Lost::BrokenOff(_)) if Instant::now() + AGAIN < end => sleep(AGAIN).await,
-            Err(lost) => return Err(lost.told(address)),
+        match timeout(left, answer_of(address)).await {
+            Ok(Ok(answer)) => return answer,
+            Ok(Err(lost @ Lost::BrokenOff(_))) if Instant::now() + AGAIN < end => {
+                before = Some(lost);
+                sleep(AGAIN).await;
+            }
+            Ok(Err(lost)) => return Err(lost.told(address)),
+            // A connection that broke off says more than one that time left no answer for.
+            Err(_elapsed) => return Err(before.unwrap_or(Lost::Silent).told(address)),
         }
     }
 }

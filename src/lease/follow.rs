@@ -20,7 +20,7 @@ use super::schedule::retry;
 use super::source::Source;
 use super::status::{LeaseKey, LeaseState, Order};
 use crate::clock;
-use crate::config::ServiceTickets;
+use crate::config::{Config, ServiceTickets};
 use crate::credspec::{CredSpec, Overrides, Reference};
 use crate::directory::Extras;
 use crate::fault::Fault;
@@ -45,6 +45,17 @@ pub struct Settings {
     pub keytab: Option<bool>,
     /// `GMSA_SERVICE_TICKETS`.
     pub services: ServiceTickets,
+}
+
+impl From<&Config> for Settings {
+    fn from(config: &Config) -> Self {
+        Self {
+            owner: config.owner,
+            mode: config.mode_is_set.then_some(config.mode),
+            keytab: config.keytab_is_set.then_some(config.keytab),
+            services: config.service_tickets.clone(),
+        }
+    }
 }
 
 impl Settings {
