@@ -10,6 +10,7 @@
 mod advice;
 pub mod arn;
 mod asked;
+mod bounded;
 mod endpoint;
 mod failure;
 mod http;
@@ -45,8 +46,8 @@ use self::arn::Arn;
 pub(crate) use self::endpoint::{Place, Service};
 pub(crate) use self::failure::{Codes, Failure, Kind, Refusal, Words};
 use self::http::{
-    ANSWER_LIMIT, ATTEMPT_DEADLINE, CONNECT_DEADLINE, METADATA_DEADLINE, Network, OPERATION_DEADLINE, READ_DEADLINE,
-    Router, Unanswered, answer, limited,
+    ATTEMPT_DEADLINE, CONNECT_DEADLINE, METADATA_DEADLINE, Network, OPERATION_DEADLINE, READ_DEADLINE, Router,
+    Unanswered, answer,
 };
 pub use self::settings::{AwsSettings, Endpoint};
 use crate::clock;
@@ -129,11 +130,11 @@ impl Aws {
             || Fault::new(Code::TaskMetadataUnreachable, format!("Could not read the task metadata at {uri}"));
         let request = HttpRequest::get(&uri).map_err(|error| unreachable().caused_by(&error))?;
         // Whatever its host is called: the agent is never behind a proxy.
-        let call = async { answer(limited(self.router().direct.call(request)).await?).await };
+        let call = async { answer(self.router().directly(request).await?).await };
         match timeout(METADATA_DEADLINE, call).await {
             Err(_) => Err(unreachable().because(format!("no answer came within {METADATA_DEADLINE:?}"))),
-            Ok(Err(Unanswered::TooLong)) => {
-                let what = format!("The task metadata at {uri} has more than {ANSWER_LIMIT} bytes");
+            Ok(Err(Unanswered::TooLong(has))) => {
+                let what = format!("The task metadata at {uri} has {has}");
                 Err(Fault::new(Code::TaskMetadataMalformed, what))
             }
             Ok(Err(Unanswered::Lost(why))) => Err(unreachable().because(why)),

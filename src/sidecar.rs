@@ -35,7 +35,7 @@ use crate::{clock, log, progress, task};
 /// Every fault is logged where it happens; the one returned is what ends the process and gives its exit code. It ends
 /// by itself only on a configuration or a volume that cannot be used, and if it was not ready in time.
 pub async fn run(config: Config, refresh: Refresh, shutdown: impl Future<Output = ()>) -> Result<(), Fault> {
-    let listener = readiness::bind(config.listen).await.inspect_err(failed)?;
+    let listener = readiness::bind(config.listen).inspect_err(failed)?;
     started(&config);
     let (statuses, metrics) = (Statuses::default(), Arc::new(Metrics::new()));
     let state = readiness::State { status: statuses.watch(), metrics: Arc::clone(&metrics), refresh: refresh.clone() };

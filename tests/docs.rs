@@ -12,15 +12,22 @@ fn read(path: impl AsRef<Path>) -> String {
     std::fs::read_to_string(root().join(path)).unwrap()
 }
 
-fn sources(folder: PathBuf, found: &mut Vec<PathBuf>) {
+/// Every file of Rust below a folder.
+fn rust(folder: PathBuf, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            sources(path, found);
-        } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs") {
+            rust(path, found);
+        } else if path.extension().is_some_and(|end| end == "rs") {
             found.push(path);
         }
     }
+}
+
+/// The same without those that hold tests only.
+fn sources(folder: PathBuf, found: &mut Vec<PathBuf>) {
+    rust(folder, found);
+    found.retain(|path| !path.ends_with("tests.rs"));
 }
 
 /// Every name of an event that stands in the source, outside of tests: `"lease.renewed"`.
@@ -91,4 +98,57 @@ fn documents_and_examples_name_the_cache_by_its_plain_path() {
         named += text.matches("KRB5CCNAME").count();
     }
     assert!(named > 8, "{named}");
+}
+
+/// What a text names in backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// Each claim of the threat model has the test that shows it: a test named there exists, where it is said to be.
+#[test]
+fn the_threat_model_names_tests_that_exist() {
+    let mut files = Vec::new();
+    rust(root().join("src"), &mut files);
+    rust(root().join("tests"), &mut files);
+    // A function, or a row of a macro that makes tests.
+    let names = |text: &str| -> BTreeSet<String> {
+        let word = |rest: &str| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("").to_owned();
+        let line = |line: &str| {
+            let line = line.trim_start();
+            let function = line.split("fn ").nth(1).map(word);
+            function.or_else(|| line.split_once(": \"").map(|(row, _)| row.to_owned()))
+        };
+        text.lines().filter_map(line).collect()
+    };
+    let known: BTreeSet<String> = files.iter().flat_map(|path| names(&read(path))).collect();
+    let mut tests = 0;
+    for name in quoted(&read("docs/threat-model.md")) {
+        let is_path = name.starts_with("hostile::");
+        let is_word =
+            |part: &str| part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.');
+        let last = name.rsplit("::").next().unwrap();
+        // A setting of MIT's library, and tests are called by sentences.
+        if !is_word(last) || !last.contains('_') || last.contains(".r") || last == "enforce_ok_as_delegate" {
+            continue;
+        }
+        tests += 1;
+        let place = match name.split("::").collect::<Vec<_>>().as_slice() {
+            ["hostile", module, _] => names(&read(format!("tests/lab/hostile/{module}.rs"))),
+            _ => known.clone(),
+        };
+        let exists = match last.strip_suffix("..") {
+            Some(prefix) => place.iter().any(|name| name.starts_with(prefix)),
+            None => match last.strip_prefix("..") {
+                Some(suffix) => place.iter().any(|name| name.ends_with(suffix)),
+                None => place.contains(last),
+            },
+        };
+        assert!(
+            exists,
+            "docs/threat-model.md names `{name}`: there is no such test{}",
+            if is_path { " there" } else { "" }
+        );
+    }
+    assert!(tests > 25, "{tests}: names of tests are not found any more");
 }

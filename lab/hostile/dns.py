@@ -21,6 +21,7 @@ MODES = {
     "slow=SECONDS": "answers late",
     "silence": "never answers",
     "garbage": "answers with random octets",
+    "questions": "answers with heads that claim 65,535 questions, again and again, by UDP and TCP",
     "tcp-endless": "says that the answer is too long for UDP, and never ends it by TCP",
     "tcp-drip": "the same, with one octet in a tenth of a second",
 }
@@ -63,6 +64,10 @@ class Dns:
             return
         if answer is None:
             return
+        if self.mode == "questions":
+            for _ in range(50):
+                server.sendto(question[:2] + b"\x81\x80" + b"\xff" * 8 + self.question(question) * 20, peer)
+            return
         if len(answer) > 1232 or self.mode.startswith("tcp-"):
             answer = question[:2] + b"\x83\x80\0\1\0\0\0\0\0\0" + self.question(question)
         server.sendto(answer, peer)
@@ -78,6 +83,8 @@ class Dns:
             answer = self.answer(question)
             if answer is None:
                 return stream.recv(1)
+            if self.mode == "questions":
+                answer = question[:2] + b"\x81\x80" + b"\xff" * 8 + self.question(question) * 20
             framed = struct.pack(">H", len(answer)) + answer
             drip(stream, framed, 0.1) if self.mode == "tcp-drip" else stream.sendall(framed)
 

@@ -13,7 +13,9 @@ from directory import Directory  # noqa: E402
 LOGINS = ["slow", "late", "silent", "swallowed", "dropped", "refused", "init", "error"]
 
 d = Directory()
-names = [f"svc-hostile-{name}" for name in LOGINS]
+names = [name for name in (f"svc-hostile-{name}" for name in LOGINS) if not d.find(name)]
+if not names:
+    sys.exit()
 with d.all_or_nothing():
     users = [d.user(name, "Right-Passw0rd-1") for name in names]
     d.db.add_remove_group_members(os.environ["LAB_GROUP"], names)

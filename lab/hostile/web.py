@@ -26,6 +26,10 @@ MODES = {
     "text=N": "an AWS error with a message of N octets",
     "nested=N": "N octets of JSON arrays within arrays",
     "elements=N": "N octets of JSON: an array of numbers",
+    "maps=N": "N octets of JSON: an array of objects with one member each",
+    "records=N": "N octets of XML: a list of S3 with empty entries",
+    "attributes=N": "N octets of XML: one tag with attributes",
+    "labels=N": "task metadata in which a label names CredSpecs in N octets, at every container",
     "silence": "never a word",
     "file=PATH": "what is in the file, with status 200",
     "close": "closes the connection",
@@ -114,6 +118,19 @@ class Web:
             stream.sendall(text(b"[" * int(value)))
         elif mode == "elements":
             stream.sendall(text(b"[" + b"1," * (int(value) // 2) + b"1]"))
+        elif mode == "maps":
+            stream.sendall(text(b"[" + b'{"":0},' * (int(value) // 7) + b"1]"))
+        elif mode == "records":
+            listed = b"<ListBucketResult>" + b"<Contents/>" * (int(value) // 11) + b"</ListBucketResult>"
+            stream.sendall(text(listed).replace(b"application/json", b"application/xml", 1))
+        elif mode == "attributes":
+            listed = b"<ListBucketResult" + b" a=''" * (int(value) // 5) + b"/>"
+            stream.sendall(text(listed).replace(b"application/json", b"application/xml", 1))
+        elif mode == "labels":
+            names = b" ".join(b"arn:aws:s3:::b/%d" % at for at in range(int(value) // 20))
+            label = b'{"Name":"app","Labels":{"gmsa-sidecar.credential-specs":"' + names + b'"}}'
+            count = max(1, 900_000 // len(label))
+            stream.sendall(text(b'{"Containers":[' + b",".join([label] * count) + b"]}"))
         elif mode == "silence":
             silence(stream)
         elif mode == "file":

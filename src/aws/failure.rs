@@ -8,7 +8,7 @@ use aws_sdk_s3::error::{ConnectorError, ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::arn::{Arn, is_region};
-use super::http::{ANSWER_LIMIT, Unanswered};
+use super::http::Unanswered;
 use crate::fault::{Code, Fault};
 use crate::text::plain;
 
@@ -183,7 +183,7 @@ impl From<Unanswered> for Failure {
     fn from(unanswered: Unanswered) -> Self {
         match unanswered {
             Unanswered::Lost(why) => Self::Unreachable(why),
-            Unanswered::TooLong => Self::Unreachable(format!("the answer is longer than {ANSWER_LIMIT} bytes")),
+            Unanswered::TooLong(has) => Self::Unreachable(format!("the answer has {has}")),
         }
     }
 }

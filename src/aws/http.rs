@@ -1,9 +1,10 @@
 //! One HTTP stack for every request: trust, proxies, deadlines and limits.
 
 use std::error::Error;
-use std::fmt;
 use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use std::{fmt, io};
 
 use aws_sdk_s3::error::ConnectorError;
 use aws_smithy_http_client::proxy::ProxyConfig;
@@ -18,8 +19,12 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use rustls::pki_types::CertificateDer;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use super::AwsSettings;
+use super::bounded::{Bounded, ELEMENTS, TooMany};
 use super::failure::chain;
 use crate::file;
 use crate::text::quoted;
@@ -40,6 +45,7 @@ const BUNDLE_LIMIT: usize = 4 * 1024 * 1024;
 
 /// Trust and proxies: what connections are made with.
 pub(super) struct Network {
+    worker: Worker,
     tls: TlsContext,
     http_proxy: Option<ProxyConfig>,
     https_proxy: Option<ProxyConfig>,
@@ -63,7 +69,7 @@ impl Network {
         };
         let http_proxy = proxy("HTTP_PROXY", &settings.http_proxy)?;
         let https_proxy = proxy("HTTPS_PROXY", &settings.https_proxy)?;
-        Ok(Self { tls, http_proxy, https_proxy })
+        Ok(Self { worker: Worker::default(), tls, http_proxy, https_proxy })
     }
 
     /// New connections, none of them open yet.
@@ -79,6 +85,7 @@ impl Network {
             SharedHttpConnector::new(connector(CONNECT_DEADLINE).proxy_config(proxy).build())
         };
         Router {
+            worker: self.worker.clone(),
             direct: SharedHttpConnector::new(connector(LOCAL_CONNECT_DEADLINE).build()),
             http: proxied(&self.http_proxy),
             https: proxied(&self.https_proxy),
@@ -113,7 +120,8 @@ fn usable_certificates(pem: &[u8]) -> Result<Vec<u8>, &'static str> {
 /// beyond [`ANSWER_LIMIT`].
 #[derive(Debug, Clone)]
 pub(super) struct Router {
-    pub(super) direct: SharedHttpConnector,
+    worker: Worker,
+    direct: SharedHttpConnector,
     http: SharedHttpConnector,
     https: SharedHttpConnector,
 }
@@ -123,6 +131,50 @@ impl Router {
         let connector = SharedHttpConnector::new(self.clone());
         http_client_fn(move |_, _| connector.clone())
     }
+
+    /// Sends a request past all proxies, whatever its host is called.
+    pub(super) fn directly(&self, request: HttpRequest) -> HttpConnectorFuture {
+        self.worker.send(&self.direct, request)
+    }
+}
+
+/// The thread on which connections are read. The library reads a head as long as something comes, an endless one too;
+/// meanwhile everything else goes on, `/health` first.
+#[derive(Debug, Clone, Default)]
+struct Worker(Arc<OnceLock<Option<Running>>>);
+
+#[derive(Debug)]
+struct Running {
+    runtime: Handle,
+    /// The thread ends when it is dropped.
+    _stop: oneshot::Sender<()>,
+}
+
+impl Worker {
+    fn send(&self, connector: &SharedHttpConnector, request: HttpRequest) -> HttpConnectorFuture {
+        let (connector, worker) = (connector.clone(), self.clone());
+        HttpConnectorFuture::new(async move {
+            let runtime = worker.0.get_or_init(|| start().ok()).as_ref().map(|running| running.runtime.clone());
+            let mut call = JoinSet::new();
+            // Without a thread of its own it is sent as everything else is. Dropped with this future, it is aborted.
+            call.spawn_on(
+                async move { limited(connector.call(request)).await },
+                &runtime.unwrap_or_else(Handle::current),
+            );
+            match call.join_next().await {
+                Some(Ok(outcome)) => outcome,
+                Some(Err(error)) => Err(ConnectorError::other(error.into(), None)),
+                None => Err(ConnectorError::other("the request was not sent".into(), None)),
+            }
+        })
+    }
+}
+
+fn start() -> io::Result<Running> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (handle, (stop, stopped)) = (runtime.handle().clone(), oneshot::channel());
+    std::thread::Builder::new().name("aws".into()).spawn(move || runtime.block_on(stopped))?;
+    Ok(Running { runtime: handle, _stop: stop })
 }
 
 impl HttpConnector for Router {
@@ -136,8 +188,8 @@ impl HttpConnector for Router {
             &self.https
         };
         let host = uri.authority().map(ToString::to_string).unwrap_or_default();
-        let call = connector.call(request);
-        HttpConnectorFuture::new(async move { limited(call).await.map_err(|error| unanswered(host, error)) })
+        let call = self.worker.send(connector, request);
+        HttpConnectorFuture::new(async move { call.await.map_err(|error| unanswered(host, error)) })
     }
 }
 
@@ -185,14 +237,15 @@ pub(super) fn is_local(host: &str) -> bool {
     }
 }
 
-pub(super) async fn limited(call: HttpConnectorFuture) -> Result<HttpResponse, ConnectorError> {
-    Ok(call.await?.map(|body| SdkBody::from_body_1_x(Limited::new(body, ANSWER_LIMIT))))
+async fn limited(call: HttpConnectorFuture) -> Result<HttpResponse, ConnectorError> {
+    Ok(call.await?.map(|body| SdkBody::from_body_1_x(Limited::new(Bounded::new(body), ANSWER_LIMIT))))
 }
 
 /// An HTTP exchange without a whole answer.
 pub(super) enum Unanswered {
     Lost(String),
-    TooLong,
+    /// It has more octets or elements than any that is asked for; what it has.
+    TooLong(String),
 }
 
 impl From<ConnectorError> for Unanswered {
@@ -207,7 +260,10 @@ pub(super) async fn answer(response: HttpResponse) -> Result<(u16, Vec<u8>), Una
         let mut cause: Option<&(dyn Error + 'static)> = Some(error.as_ref());
         while let Some(error) = cause {
             if error.is::<LengthLimitError>() {
-                return Unanswered::TooLong;
+                return Unanswered::TooLong(format!("more than {ANSWER_LIMIT} bytes"));
+            }
+            if error.is::<TooMany>() {
+                return Unanswered::TooLong(format!("more than {ELEMENTS} elements"));
             }
             cause = error.source();
         }

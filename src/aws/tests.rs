@@ -193,9 +193,12 @@ async fn the_region_is_the_tasks_if_the_environment_names_none() {
 
 #[tokio::test]
 async fn metadata_is_limited_in_size() {
-    let url = server(vec![http(200, "", &vec![b' '; ANSWER_LIMIT]), http(200, "", &vec![b' '; ANSWER_LIMIT + 1])]);
+    let url = server(vec![
+        http(200, "", &vec![b' '; http::ANSWER_LIMIT]),
+        http(200, "", &vec![b' '; http::ANSWER_LIMIT + 1]),
+    ]);
     let aws = aws_at(&url);
-    assert_eq!(aws.metadata("").await.unwrap().len(), ANSWER_LIMIT);
+    assert_eq!(aws.metadata("").await.unwrap().len(), http::ANSWER_LIMIT);
     assert_eq!(aws.metadata("").await.unwrap_err().code, Code::TaskMetadataMalformed);
 }
 

@@ -305,7 +305,7 @@ mod tests {
     use crate::serve::readiness;
 
     async fn sidecar(status: Status) -> (SocketAddr, watch::Sender<Status>) {
-        let listener = readiness::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let listener = readiness::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, status) = watch::channel(status);
         let state = readiness::State { status, metrics: Arc::new(Metrics::new()), refresh: Refresh::default() };
@@ -376,7 +376,7 @@ mod tests {
 
     /// A process that answers every connection with these bytes, once it has heard something.
     async fn foreigner(answer: &'static [u8]) -> SocketAddr {
-        let listener = readiness::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let listener = readiness::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
             loop {
@@ -429,7 +429,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_there_and_nobody_answering_are_told_apart() {
-        let listener = readiness::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let listener = readiness::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let no = health(address, Duration::ZERO).await.unwrap_err();
         assert_eq!(no.what, format!("health: no answer from {address} within 1.9s"));

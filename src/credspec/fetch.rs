@@ -60,6 +60,10 @@ pub async fn fetch(reference: &Reference, aws: &Aws) -> Result<CredSpec, Fault> 
 async fn in_secret(login: &LoginSource, netbios: &str, aws: &Aws) -> Result<Option<Domain>, Fault> {
     let LoginSource::Secret(arn) = login else { return Ok(None) };
     let raw = secret::read(arn, aws, Stage::Current).await?;
+    // The login's own look at it refuses one that is longer.
+    if raw.text.len() > LIMIT {
+        return Ok(None);
+    }
     let Ok(Value::Object(fields)) = serde_json::from_slice(&raw.text) else { return Ok(None) };
     let text = |(_, value): (&String, &Value)| value.as_str().map(str::to_owned);
     let name = fields.iter().find(|(key, _)| key.eq_ignore_ascii_case("domainName")).and_then(text);

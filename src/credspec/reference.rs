@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::LIMIT;
 use crate::aws::arn::{Arn, placeholder};
 use crate::text::json_reason;
 
@@ -286,9 +287,19 @@ pub fn parse_references(text: &str) -> Result<Vec<Reference>, Vec<ReferenceError
     }
 }
 
+/// Whether what names CredSpecs can come from a task definition, which has at most 64 KiB: `octets` so far, `text` the last.
+pub(super) fn fits(text: &str, octets: usize) -> Result<(), ReferenceError> {
+    if octets <= LIMIT {
+        return Ok(());
+    }
+    let why = format!("is too much: {octets} bytes name CredSpecs, and a task definition has {LIMIT} at most");
+    Err(ReferenceError { text: text.chars().take(40).collect(), why })
+}
+
 /// The same syntax as the label has it: ARNs only, since neither the sidecar's files nor a document belong to
 /// whoever sets the label of some container.
 pub fn parse_label(text: &str) -> Result<Vec<Reference>, Vec<ReferenceError>> {
+    fits(text, text.len()).map_err(|error| vec![error])?;
     let references = parse_references(text)?;
     let elsewhere: Vec<_> = references.iter().filter(|reference| !reference.is_in_aws()).collect();
     if elsewhere.is_empty() {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::aws::arn::Arn;
 use crate::aws::{Aws, Call, Codes, Place, Service, Words};
+use crate::credspec::reference::fits;
 use crate::credspec::{Reference, ReferenceError, parse_label};
 use crate::fault::{Code, Fault};
 use crate::text::{json_reason, quoted};
@@ -124,10 +125,12 @@ pub async fn discover(aws: &Aws) -> Result<Vec<Reference>, Fault> {
         return parse_label(label).map(|found| named(found, origin)).map_err(|errors| label_fault(origin, errors));
     }
     // The containers' labels may differ: every app may name its own. ECS lists a container only once it is created.
-    let mut found = Vec::new();
+    let (mut found, mut octets) = (Vec::new(), 0);
     for (name, labels) in task.container_names.iter().zip(&task.container_labels) {
         if let Some(label) = labels.get(LABEL) {
             let origin = format!("the label of the container {}", quoted(name));
+            octets += label.len();
+            fits(label, octets).map_err(|error| label_fault(&origin, vec![error]))?;
             found.extend(named(parse_label(label).map_err(|errors| label_fault(&origin, errors))?, &origin));
         }
     }
@@ -217,8 +220,12 @@ fn union<T: AsRef<str>>(
     texts: impl IntoIterator<Item = T>,
     parse: impl Fn(&str) -> Result<Vec<Reference>, Vec<ReferenceError>>,
 ) -> Result<Vec<Reference>, Vec<ReferenceError>> {
-    let (mut references, mut errors) = (Vec::new(), Vec::new());
+    let (mut references, mut errors, mut octets) = (Vec::new(), Vec::new(), 0);
     for text in texts {
+        octets += text.as_ref().len();
+        if let Err(error) = fits(text.as_ref(), octets) {
+            return Err(vec![error]);
+        }
         match parse(text.as_ref()) {
             Ok(found) => references.extend(found),
             Err(found) => errors.extend(found),
@@ -241,8 +248,13 @@ fn definition_fault(errors: Vec<ReferenceError>) -> Fault {
 }
 
 fn listed(errors: Vec<ReferenceError>) -> String {
-    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    let told: Vec<_> = errors.iter().take(TOLD).map(ToString::to_string).collect();
+    let more = errors.len().saturating_sub(TOLD);
+    if more == 0 { told.join("; ") } else { format!("{}; and {more} more", told.join("; ")) }
 }
+
+/// How many errors a fault repeats.
+const TOLD: usize = 5;
 
 const LABEL_IT: &str = "add to the sidecar's container in the task definition: \"dockerLabels\": \
                         {\"gmsa-sidecar.credential-specs\": \"credentialspecdomainless:arn:aws:s3:::BUCKET/KEY\"} with \
@@ -340,6 +352,31 @@ mod tests {
         let wrong = container(json!({LABEL: "file:///etc/passwd"}));
         let fault = discover_from(vec![ok(wrong), ok("{}")]).await.unwrap_err();
         assert_eq!(fault.code, Code::TaskLabelInvalid);
+    }
+
+    /// A task definition has 64 KiB at most, whatever the agent says.
+    #[tokio::test]
+    async fn credspecs_are_named_in_64_kib_at_most() {
+        let names = |count: usize| {
+            let names: Vec<_> = (0..count).map(|at| format!("arn:aws:s3:::bucket/{at:010}")).collect();
+            names.join(" ")
+        };
+        let of = |count: usize| container(json!({LABEL: names(count)}));
+        assert_eq!(discover_from(vec![ok(of(2_000)), ok("{}")]).await.unwrap().len(), 2_000);
+        let many = json!({"Containers": vec![of(1_000); 3]});
+        let specs = json!({"Containers": [{"CredentialSpecs": names(3_000).split(' ').collect::<Vec<_>>()}]});
+        for (container, task, code) in [
+            (of(3_000), json!({}), Code::TaskLabelInvalid),
+            (json!({}), many, Code::TaskLabelInvalid),
+            (json!({}), specs, Code::TaskCredSpecNotFound),
+        ] {
+            let fault = discover_from(vec![ok(container), ok(task)]).await.unwrap_err();
+            assert_eq!(fault.code, code);
+            assert!(fault.why.as_ref().is_some_and(|why| why.contains("65536")), "{fault}");
+        }
+        let wrong = container(json!({LABEL: "a ".repeat(9)}));
+        let fault = discover_from(vec![ok(wrong), ok("{}")]).await.unwrap_err();
+        assert!(fault.why.as_ref().is_some_and(|why| why.ends_with("; and 4 more")), "{fault}");
     }
 
     #[tokio::test]

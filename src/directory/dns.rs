@@ -3,19 +3,22 @@
 //! Names are asked for as they are, with a final dot: no search list, never a reverse look-up. An answer is bounded:
 //! whoever answers DNS is not proven by anything.
 
+/// sockets that pass on answers, no more than were asked for
+mod bounded;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use hickory_resolver::Resolver;
 use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::system_conf::read_system_conf;
-use hickory_resolver::{Resolver, TokioResolver};
 use tokio::time::timeout;
 
+use self::bounded::Sockets;
 use crate::directory::dc::Target;
 use crate::fault::{Code, Fault, Owner};
 use crate::name::{Domain, Host, SiteName};
@@ -29,7 +32,7 @@ pub(super) struct Dns {
 
 #[derive(Clone)]
 struct Current {
-    resolver: TokioResolver,
+    resolver: Resolver<Sockets>,
     servers: Vec<SocketAddr>,
 }
 
@@ -133,7 +136,7 @@ impl Dns {
         // What matters is remembered by the locator; a stranger's answers are not worth memory.
         options.cache_size = CACHED;
         options.edns0 = true;
-        let builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default()).with_options(options);
+        let builder = Resolver::builder_with_config(config, Sockets::default()).with_options(options);
         let resolver = builder
             .build()
             .map_err(|error| Fault::new(Code::DcDnsUnreachable, "the DNS resolver cannot start").caused_by(&error))?;

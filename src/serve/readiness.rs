@@ -20,7 +20,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Serialize;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -46,11 +46,19 @@ pub struct State {
 ///
 /// # Errors
 /// `config-listen`.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, Fault> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| Fault::new(Code::ConfigListen, format!("cannot listen on {address}")).caused_by(&error))
+pub fn bind(address: SocketAddr) -> Result<TcpListener, Fault> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|error| Fault::new(Code::ConfigListen, format!("cannot listen on {address}")).caused_by(&error))
 }
+
+/// How many connections wait for their turn: as many as the kernel allows by default (listen(2)). One that finds the
+/// queue full tries again after a second, and a neighbour can open a thousand at once.
+const BACKLOG: u32 = 4096;
 
 /// Answers requests and logs each change of readiness, until it is dropped.
 pub async fn serve(listener: TcpListener, state: State) -> Infallible {

@@ -379,7 +379,9 @@ pub fn assert_bounded(row: &str, cost: &Cost, baseline: &Cost) {
     assert!(added <= 12 * MIB, "{added} KiB more than with honest peers: {}", told());
     assert!(!is_static() || cost.peak <= 24 * MIB, "{} KiB in all: {}", cost.peak, told());
     assert_eq!(cost.beats.failed, 0, "/health failed: {}", told());
-    assert!(cost.beats.slowest < Duration::from_secs(1), "/health took {:?}: {}", cost.beats.slowest, told());
+    // A debug build is five times as slow.
+    let longest = Duration::from_secs(if is_static() { 1 } else { 5 });
+    assert!(cost.beats.slowest < longest, "/health took {:?}: {}", cost.beats.slowest, told());
     assert!(cost.beats.asked > 3, "/health was not asked: {}", told());
     assert!(cost.log.len() <= 64, "{} lines: {}", cost.log.len(), told());
     let octets: usize = cost.log.iter().map(String::len).sum();

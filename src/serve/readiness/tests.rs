@@ -17,7 +17,7 @@ async fn start(status: Status, on_loopback: bool) -> Server {
 
 /// With another address than their own given to all peers.
 async fn start_for(status: Status, on_loopback: bool, peer: Option<IpAddr>) -> Server {
-    let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, receiver) = watch::channel(status);
     let refresh = Refresh::default();
@@ -356,9 +356,9 @@ async fn a_client_that_says_nothing_or_too_much_is_hung_up_on() {
 
 #[tokio::test]
 async fn an_address_in_use_is_a_fault_that_names_it() {
-    let taken = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let taken = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = taken.local_addr().unwrap();
-    let fault = bind(address).await.unwrap_err();
+    let fault = bind(address).unwrap_err();
     assert_eq!(fault.code, Code::ConfigListen);
     assert_eq!(fault.what, format!("cannot listen on {address}"));
 }
@@ -427,5 +427,21 @@ async fn a_steady_state_is_told_once_a_heartbeat() {
     assert_eq!(told.lines().count(), 2, "ready, then the heartbeat: {told}");
     for field in ["ready=true", "held=1", "overdue=1", "pending=0", "next_expiry=\"2096-10-02T07:06:40Z\""] {
         assert!(told.contains(field), "{field}: {told}");
+    }
+}
+
+/// More connections than a neighbour opens at once wait for their turn, before any of them is taken.
+#[tokio::test]
+async fn a_thousand_connections_at_once_are_all_queued() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut held = Vec::new();
+    for at in 0..1500 {
+        let connecting = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(500));
+        held.push(connecting.unwrap_or_else(|error| panic!("connection {at}: {error}")));
     }
 }

@@ -100,6 +100,7 @@ domains! {
     dns_texts: "60 KiB of other records", "--dns=txt", "dns";
     dns_slow: "answers after 4 s", "--dns=slow=4", "dns";
     dns_garbage: "random octets", "--dns=garbage", "dns";
+    dns_questions: "65,535 questions, as the head says, again and again", "--dns=questions", "dns";
     dns_tcp_endless: "an answer by TCP without an end", "--dns=tcp-endless", "dns";
     dns_tcp_drip: "an answer by TCP, an octet in a tenth of a second", "--dns=tcp-drip", "dns";
     dns_silence: "nothing", "--dns=silence", "dns";
@@ -194,6 +195,7 @@ fn a_fault_names_five_controllers_at_most() {
 #[derive(Clone, Copy)]
 enum Asked {
     S3,
+    S3List,
     Secrets,
     Ssm,
     Ecs,
@@ -208,6 +210,9 @@ impl Asked {
         let in_task = |metadata: &str| Sidecar::new().with("ECS_CONTAINER_METADATA_URI_V4", metadata);
         match self {
             Self::S3 => Sidecar::of("webapp01.json").with("AWS_ENDPOINT_URL_S3", &url),
+            Self::S3List => {
+                Sidecar::new().with("GMSA_CREDENTIAL_SPECS", "s3://gmsa-specs/list/").with("AWS_ENDPOINT_URL_S3", &url)
+            }
             Self::Secrets => inline().with("AWS_ENDPOINT_URL_SECRETS_MANAGER", &url),
             Self::Ssm => {
                 let account = lab("LAB_AWS_ACCOUNT");
@@ -261,12 +266,15 @@ web! {
     secrets_text: "an error with a text of 60,000 octets", Secrets, "text=60000";
     secrets_nested: "60,000 arrays within arrays", Secrets, "nested=60000";
     secrets_elements: "an array of 500,000 numbers", Secrets, "elements=1000000";
+    secrets_maps: "an array of 142,000 objects", Secrets, "maps=1000000";
     secrets_silence: "nothing", Secrets, "silence";
 
     s3_body: "a body without an end", S3, "body";
     s3_error_body: "an error without an end", S3, "error-body";
     s3_headers: "headers without an end", S3, "headers";
     s3_large: "a body of 100 MB", S3, "large=100000000";
+    s3_records: "a list of 90,000 empty entries", S3List, "records=1000000";
+    s3_attributes: "a tag with 200,000 attributes", S3List, "attributes=1000000";
     s3_gzip: "100 MB of zeros, compressed", S3, "gzip";
     ssm_body: "a body without an end", Ssm, "body";
     ssm_error_body: "an error without an end", Ssm, "error-body";
@@ -280,6 +288,10 @@ web! {
     metadata_error_body: "an error without an end", Metadata, "error-body";
     metadata_headers: "headers without an end", Metadata, "headers";
     metadata_elements: "an array of 450,000 numbers", Metadata, "elements=900000";
+    metadata_maps: "an array of 128,000 objects", Metadata, "maps=900000";
+    metadata_few_maps: "an array of 9,000 objects, in 64 KB", Metadata, "maps=65000";
+    metadata_labels: "45,000 CredSpecs in one label", Metadata, "labels=900000";
+    metadata_many_labels: "3,000 CredSpecs in a label of each container", Metadata, "labels=60000";
     metadata_nested: "900,000 arrays within arrays", Metadata, "nested=900000";
     metadata_redirect: "redirects without an end", Metadata, "redirect";
     credentials_body: "a body without an end", Credentials, "body";

@@ -18,6 +18,13 @@ fn assert_nothing_told(peer: &Peer) {
     assert!(peer.proofs().len() <= 1, "{:#?}", peer.proofs());
 }
 
+/// The KDC knows the name that it has among domain controllers: only the second proof stands in its way.
+#[track_caller]
+fn assert_first_door_passed(peer: &Peer) {
+    let (bound, told) = (peer.count("bound"), peer.count("password-told"));
+    assert!(bound > 0 && told > 0, "the KDC did not let it pass the first proof: {:#?}", peer.events());
+}
+
 /// It failed, and the fault that ends it names the impostor.
 #[track_caller]
 fn assert_named(ended: &Ended, host: &str) {
@@ -115,6 +122,7 @@ fn a_domain_controllers_name_alone_gives_nothing() {
         let sidecar = sidecar.with("GMSA_KEYTAB", keytab);
         let ended = sidecar.init();
         assert_nothing_written(&sidecar);
+        assert_first_door_passed(&peer);
         assert!(peer.proofs().len() <= 2, "{:#?}", peer.proofs());
         assert_named(&ended, "evil-dc.example.com");
     }
@@ -128,6 +136,7 @@ fn a_forged_refusal_of_the_second_proof_gives_no_keytab() {
         let sidecar = peer.sidecar().with("GMSA_INIT_TIMEOUT", "2s").with("GMSA_KEYTAB", "true");
         let ended = sidecar.init();
         assert_nothing_written(&sidecar);
+        assert_first_door_passed(&peer);
         assert_ne!(ended.code, Some(0), "{ended:#?}");
     }
 }
