@@ -4,6 +4,7 @@
 //! a wrong password is sent to one DC, one time.
 
 mod report;
+mod twins;
 
 pub use report::{Outcome, Report, Screen, Step, Style};
 
@@ -469,6 +470,7 @@ impl Walk<'_> {
                         let asked = session.service_ticket(domain, &ticket, spn);
                         self.step("service-ticket", &spn.to_string(), asked).await;
                     }
+                    self.twins(domain, &ticket, &services, &session).await;
                 }
                 None => self.skip_services(&services, NO_TICKET),
             }
