@@ -71,7 +71,7 @@ use self::session::{Proven, Session, Witness};
 use self::twin::NoTwins;
 use crate::clock;
 use crate::credspec::LoginSource;
-use crate::directory::dc::{Locator, Service};
+use crate::directory::dc::Locator;
 use crate::directory::ldap::{Connection, Plain, Transport};
 use crate::fault::{Code, Fault};
 use crate::kerberos::{
@@ -197,6 +197,8 @@ impl Directory {
             renewal.services.push((spn.clone(), granted));
         }
         renewal.twins = self.twins(&connection.kdc, &renewal.ticket, &renewal.services).await;
+        self.locator.second_answers().await;
+        renewal.controllers = self.locator.for_apps(&connection.controllers, renewal.dc.as_ref());
         Ok(renewal)
     }
 
@@ -337,10 +339,7 @@ impl Directory {
 
     async fn renewal(&self, ticket: GmsaTgt, key: KeptKey, via: &Connected) -> Renewal {
         let dc = via.kdc.lock().await.host().cloned();
-        let mut controllers = self.locator.by_health(&via.controllers, Service::Kdc);
-        if let Some(at) = controllers.iter().position(|host| Some(host) == dc.as_ref()) {
-            controllers[..=at].rotate_right(1);
-        }
+        let controllers = via.controllers.clone();
         Renewal {
             ticket,
             services: Vec::new(),
