@@ -412,7 +412,7 @@ pub fn dc1() -> Ipv4Addr {
 
 /// Answers every question for an A or AAAA record, whichever `address` is, with it, one for an SRV record with what
 /// `services` says, and every other with nothing (RFC 1035 section 4, RFC 2782).
-fn answer_names(dns: &UdpSocket, address: IpAddr, services: &dyn Fn(&str) -> Vec<(u16, &'static str)>) {
+pub fn answer_names(dns: &UdpSocket, address: IpAddr, services: &dyn Fn(&str) -> Vec<(u16, &'static str)>) {
     let (kind, octets) = match address {
         IpAddr::V4(address) => (1, address.octets().to_vec()),
         IpAddr::V6(address) => (28, address.octets().to_vec()),

@@ -71,6 +71,9 @@ mod tickets;
 /// AD sites: the domain controllers that are near come first
 mod sites;
 
+/// domain controllers that drop packets or are far away
+mod unreachable;
+
 /// every place a CredSpec may come from
 mod sources;
 
