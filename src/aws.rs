@@ -129,7 +129,7 @@ impl Aws {
             || Fault::new(Code::TaskMetadataUnreachable, format!("Could not read the task metadata at {uri}"));
         let request = HttpRequest::get(&uri).map_err(|error| unreachable().caused_by(&error))?;
         // Whatever its host is called: the agent is never behind a proxy.
-        let call = async { answer(limited(self.router().direct.call(request)).await?).await };
+        let call = async { answer(limited(self.router().direct(request)).await?).await };
         match timeout(METADATA_DEADLINE, call).await {
             Err(_) => Err(unreachable().because(format!("no answer came within {METADATA_DEADLINE:?}"))),
             Ok(Err(Unanswered::TooLong)) => {

@@ -3,12 +3,13 @@
 use std::error::Error;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_sdk_s3::error::ConnectorError;
+use aws_smithy_http_client::Connector;
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
-use aws_smithy_http_client::{Connector, ConnectorBuilder};
 use aws_smithy_runtime_api::client::http::{
     HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector, http_client_fn,
 };
@@ -68,21 +69,18 @@ impl Network {
 
     /// New connections, none of them open yet.
     pub(super) fn router(&self) -> Router {
-        let connector = |connect_deadline| -> ConnectorBuilder<_> {
-            let settings = HttpConnectorSettings::builder();
-            let settings = settings.connect_timeout(connect_deadline).read_timeout(READ_DEADLINE).build();
-            let ring = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
-            Connector::builder().connector_settings(settings).tls_provider(ring).tls_context(self.tls.clone())
+        let way = |deadline, proxy: Option<&ProxyConfig>| Way {
+            tls: self.tls.clone(),
+            proxy: proxy.cloned(),
+            deadline,
+            plain: OnceLock::new(),
+            secure: OnceLock::new(),
         };
-        let proxied = |proxy: &Option<ProxyConfig>| {
-            let proxy = proxy.clone().unwrap_or_else(ProxyConfig::disabled);
-            SharedHttpConnector::new(connector(CONNECT_DEADLINE).proxy_config(proxy).build())
-        };
-        Router {
-            direct: SharedHttpConnector::new(connector(LOCAL_CONNECT_DEADLINE).build()),
-            http: proxied(&self.http_proxy),
-            https: proxied(&self.https_proxy),
-        }
+        Router(Arc::new(Ways {
+            direct: way(LOCAL_CONNECT_DEADLINE, None),
+            http: way(CONNECT_DEADLINE, self.http_proxy.as_ref()),
+            https: way(CONNECT_DEADLINE, self.https_proxy.as_ref()),
+        }))
     }
 }
 
@@ -111,11 +109,42 @@ fn usable_certificates(pem: &[u8]) -> Result<Vec<u8>, &'static str> {
 
 /// Sends every request the right way: local ones directly, others by the proxy for their scheme. No answer is read
 /// beyond [`ANSWER_LIMIT`].
-#[derive(Debug, Clone)]
-pub(super) struct Router {
-    pub(super) direct: SharedHttpConnector,
-    http: SharedHttpConnector,
-    https: SharedHttpConnector,
+#[derive(Clone)]
+pub(super) struct Router(Arc<Ways>);
+
+struct Ways {
+    direct: Way,
+    http: Way,
+    https: Way,
+}
+
+/// Connectors of one way, each made when it is first needed: one with TLS reads and checks the system's CA certificates,
+/// an eighth of the instructions of `init`.
+struct Way {
+    tls: TlsContext,
+    proxy: Option<ProxyConfig>,
+    deadline: Duration,
+    plain: OnceLock<SharedHttpConnector>,
+    secure: OnceLock<SharedHttpConnector>,
+}
+
+impl Way {
+    fn call(&self, request: HttpRequest, uri: &hyper::Uri) -> HttpConnectorFuture {
+        let proxy = || self.proxy.clone().unwrap_or_else(ProxyConfig::disabled);
+        let connector = || {
+            let settings = HttpConnectorSettings::builder();
+            let settings = settings.connect_timeout(self.deadline).read_timeout(READ_DEADLINE).build();
+            Connector::builder().connector_settings(settings).proxy_config(proxy())
+        };
+        let made = if self.proxy.is_none() && uri.scheme_str() == Some("http") {
+            self.plain.get_or_init(|| SharedHttpConnector::new(connector().build_http()))
+        } else {
+            let ring = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
+            let secure = || connector().tls_provider(ring.clone()).tls_context(self.tls.clone()).build();
+            self.secure.get_or_init(|| SharedHttpConnector::new(secure()))
+        };
+        made.call(request)
+    }
 }
 
 impl Router {
@@ -123,21 +152,34 @@ impl Router {
         let connector = SharedHttpConnector::new(self.clone());
         http_client_fn(move |_, _| connector.clone())
     }
+
+    /// Past every proxy, whatever the host is called.
+    pub(super) fn direct(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let uri = request.uri().parse::<hyper::Uri>().unwrap_or_default();
+        self.0.direct.call(request, &uri)
+    }
 }
 
 impl HttpConnector for Router {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let uri = request.uri().parse::<hyper::Uri>().unwrap_or_default();
-        let connector = if uri.host().is_some_and(is_local) {
-            &self.direct
+        let way = if uri.host().is_some_and(is_local) {
+            &self.0.direct
         } else if uri.scheme_str() == Some("http") {
-            &self.http
+            &self.0.http
         } else {
-            &self.https
+            &self.0.https
         };
         let host = uri.authority().map(ToString::to_string).unwrap_or_default();
-        let call = connector.call(request);
+        let call = way.call(request, &uri);
         HttpConnectorFuture::new(async move { limited(call).await.map_err(|error| unanswered(host, error)) })
+    }
+}
+
+/// A proxy's address may hold a password.
+impl fmt::Debug for Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Router")
     }
 }
 
