@@ -62,6 +62,9 @@ mod memory;
 /// faults that only a broken network, DC or volume shows: the examples of docs/faults.md
 mod examples;
 
+/// one controller, or one gMSA, that is refused: the others go on
+mod refusals;
+
 /// what the first ticket costs on the wire
 mod round_trips;
 
