@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::examples::{answer_names, dc1, relay};
 use crate::sites::{FAR, NEAR, choices, two_sites};
-use crate::support::{Sidecar, lab};
+use crate::support::{Sidecar, lab, write};
 
 /// A rule of the lab's firewall, until the end of a test.
 struct Rule(Vec<String>);
@@ -178,4 +178,32 @@ fn a_controller_that_is_300_ms_away_is_used() {
 fn a_blocked_udp_port_389_changes_nothing() {
     let _rule = Rule::drop(&["-p", "udp", "--dport", "389", "-d", &format!("{}/32", crate::sites::address(6))]);
     assert_eq!(choices(&two_sites(6), Some("dc.site")), [FAR, NEAR]);
+}
+
+/// A platform may write `/etc/resolv.conf` late, or write another one. Nobody restarts the sidecar for that.
+#[test]
+fn a_resolv_conf_that_is_empty_or_wrong_at_the_start_is_read_again() {
+    for early in ["", "nameserver 127.0.10.99\n"] {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        write(file.path(), early);
+        let script = r#"mount --bind "$0" /etc/resolv.conf; exec "$@""#;
+        let path = file.path().display().to_string();
+        let sidecar = Sidecar::inline("WebApp01", "gmsa/login").through(&[
+            "unshare",
+            "-m",
+            "--propagation",
+            "private",
+            "bash",
+            "-ec",
+            script,
+            &path,
+        ]);
+        let running = sidecar.run();
+        running.wait_fault("dc-dns-unreachable");
+        // In place: the file that the mount shows stays the same one.
+        write(file.path(), &format!("nameserver {}\n", lab("LAB_DC1_IP")));
+        let start = Instant::now();
+        running.wait_ready();
+        assert!(start.elapsed() < Duration::from_secs(15), "{early:?}: {:?}", start.elapsed());
+    }
 }
