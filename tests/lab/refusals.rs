@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use ldap3_proto::LdapResultCode;
-use ldap3_proto::proto::{LdapOp, LdapPartialAttribute, LdapResult, LdapSearchResultEntry};
+use ldap3_proto::proto::{LdapOp, LdapPartialAttribute, LdapResult, LdapSearchResultEntry, LdapSearchResultReference};
 
 use crate::examples::{Fake, dc_keys, dc1, krb_error, now, relay, relayed, serve_directory, tlv};
 use crate::many::{accounts, spec_of};
@@ -77,7 +77,10 @@ fn a_gmsa_that_the_server_cannot_answer_for_fails_alone() {
                     ],
                 })
             };
-            asked.iter().map(entry).chain([done(LdapResultCode::Success, "")]).collect()
+            // Windows adds references to other partitions (MS-ADTS 3.1.1.4.5): nobody follows them.
+            let uris = vec!["ldap://DomainDnsZones.example.com/DC=DomainDnsZones,DC=example,DC=com".to_owned()];
+            let elsewhere = LdapOp::SearchResultReference(LdapSearchResultReference { uris });
+            asked.iter().map(entry).chain([elsewhere, done(LdapResultCode::Success, "")]).collect()
         };
         serve_directory(stream, &keys, &answer);
     });
