@@ -133,7 +133,7 @@ impl Sidecar {
             Arc::new(Locator::new(&config.dns_servers, config.domain_controllers.clone(), config.site.clone()));
         let addresses = (!config.dns_servers.is_empty()).then(|| Arc::clone(&locator));
         let aws = Arc::new(Aws::new(config.aws.clone())?);
-        let logins = Logins::new(Arc::clone(&aws), config.login_keytab.clone());
+        let logins = Arc::new(Logins::new(Arc::clone(&aws), config.login_keytab.clone()));
         let directories = Directories::new(logins, locator, config.ldap.clone(), config.ticket_lifetime);
         let publisher = Publisher::new(Arc::new(volume.clone()), addresses);
         let manager = Manager::new(
@@ -144,12 +144,7 @@ impl Sidecar {
             refresh.clone(),
             conduct,
         );
-        let settings = Arc::new(Settings {
-            owner: config.owner,
-            mode: config.mode_is_set.then_some(config.mode),
-            keytab: config.keytab_is_set.then_some(config.keytab),
-            services: config.service_tickets.clone(),
-        });
+        let settings = Arc::new(Settings::from(config));
         let specs = config.cred_specs.clone();
         Ok(Self { specs, aws, publisher, volume, settings, statuses, metrics, refresh, conduct, manager })
     }

@@ -1,20 +1,19 @@
 //! SQL Server's other name: drivers differ in which of the two they ask for, so the cache gets tickets for both.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::Directory;
-use super::dc::Locator;
 use super::kdc::{Kdc, Whom, grant_by};
 use super::referral::follow_by;
 use super::refusal::Refusal;
 use crate::fault::{Code, Fault};
 use crate::kerberos::{self, GmsaTgt, KdcError, ServiceTicket};
-use crate::name::{Domain, Spn};
+use crate::name::Spn;
 
 impl Directory {
     /// The tickets for the twins of the services that were asked for. A twin is good to have and nobody's duty: one KDC is
@@ -33,7 +32,7 @@ impl Directory {
             let ticket = if silent || known {
                 None
             } else {
-                match ask(kdc, tgt, &twin, &self.domain, &self.locator).await {
+                match self.twin_ticket(kdc, tgt, &twin).await {
                     Ok(ticket) => Some(ticket),
                     Err(refusal) => {
                         silent = matches!(&refusal, Refusal::Unreachable(fault) if fault.code == Code::DcUnreachable);
@@ -47,6 +46,18 @@ impl Directory {
             twins.push((twin, ticket));
         }
         twins
+    }
+
+    /// Asks one KDC for a ticket for a twin; where that refers to another domain, one of each domain on the way.
+    pub(crate) async fn twin_ticket(
+        &self,
+        kdc: &Mutex<Kdc>,
+        tgt: &GmsaTgt,
+        twin: &Spn,
+    ) -> Result<ServiceTicket, Refusal> {
+        let service = kerberos::service(twin, &self.domain);
+        let granted = grant_by(&mut *kdc.lock().await, tgt.as_ticket(), &service, Whom::One).await;
+        follow_by(granted, twin, &self.domain, &self.locator, Whom::One).await
     }
 
     fn tell_no_twin(&self, twin: &Spn) {
@@ -66,19 +77,6 @@ pub(crate) fn of<'a>(services: impl Iterator<Item = &'a Spn> + Clone) -> Vec<Spn
         }
     }
     twins
-}
-
-/// Asks one KDC for a ticket for a twin; where that refers to another domain, one of each domain on the way.
-pub(crate) async fn ask(
-    kdc: &Mutex<Kdc>,
-    tgt: &GmsaTgt,
-    twin: &Spn,
-    domain: &Domain,
-    locator: &Arc<Locator>,
-) -> Result<ServiceTicket, Refusal> {
-    let service = kerberos::service(twin, domain);
-    let granted = grant_by(&mut *kdc.lock().await, tgt.as_ticket(), &service, Whom::One).await;
-    follow_by(granted, twin, domain, locator, Whom::One).await
 }
 
 fn is_silence(granted: &Result<ServiceTicket, Fault>) -> bool {

@@ -2,30 +2,30 @@
 
 use tokio::time::Instant;
 
-use super::{Outcome, Session, Step, Walk};
+use super::{Walk, passed};
 use crate::clock;
-use crate::directory::twin;
+use crate::directory::{Connected, Directory, Renewal, twin};
 use crate::fault::{Code, Fault};
-use crate::kerberos::GmsaTgt;
-use crate::name::{Domain, Spn};
+use crate::name::Spn;
 
-impl Walk<'_> {
+impl Walk<'_, '_> {
     /// A twin that is missing is a warning: `run` writes its ticket where there is one and goes without where not.
-    pub(super) async fn twins(&mut self, domain: &Domain, ticket: &GmsaTgt, services: &[Spn], session: &Session) {
+    pub(super) async fn twins(&mut self, directory: &Directory, via: &Connected, renewal: &Renewal, services: &[Spn]) {
         for twin in twin::of(services.iter()) {
             let subject = twin.to_string();
             self.screen.begin("service-ticket", &subject);
             let start = Instant::now();
-            let outcome = match twin::ask(&session.kdc, ticket, &twin, domain, &session.locator).await {
+            match directory.twin_ticket(&via.kdc, &renewal.ticket, &twin).await {
                 Ok(granted) => {
                     let until = clock::rfc3339(granted.expires_at());
-                    Outcome::Passed(format!(
-                        "the other name of a service also has a ticket until {until}; it is not kept"
-                    ))
+                    let seen = format!("the other name of a service also has a ticket until {until}; it is not kept");
+                    self.show("service-ticket", &subject, passed((), seen), start.elapsed());
                 }
-                Err(refusal) => Outcome::Warned(missing(&twin, refusal.of_service(&twin, ticket.client()))),
-            };
-            self.show(Step { name: "service-ticket", subject, outcome, took: start.elapsed() });
+                Err(refusal) => {
+                    let fault = missing(&twin, refusal.of_service(&twin, renewal.ticket.client()));
+                    self.warn("service-ticket", &subject, fault, start.elapsed());
+                }
+            }
         }
     }
 }
