@@ -157,11 +157,12 @@ class Sidecar:
     def shift(self, seconds):
         self.clock.write_text(f"{seconds:+d}\n")
 
-    def start(self):
+    def start(self, **changed):
+        """With these variables changed, or unset where they are None."""
+        own = self.environment | self.moved_clock | changed
+        own = {name: value for name, value in own.items() if value is not None}
         with self.log.open("a") as log:
-            self.process = subprocess.Popen(
-                [self.binary, "run"], env=self.environment | self.moved_clock, stdin=subprocess.DEVNULL, stderr=log
-            )
+            self.process = subprocess.Popen([self.binary, "run"], env=own, stdin=subprocess.DEVNULL, stderr=log)
         self.refreshed = 0
 
     def kill(self):
@@ -318,10 +319,10 @@ class World:
     def login(self):
         return json.dumps({"username": LOGIN, "password": self.password, "domainName": env["LAB_DOMAIN"]})
 
-    def restart(self):
+    def restart(self, **changed):
         self.sidecar.kill()
         self.started = time.monotonic()
-        self.sidecar.start()
+        self.sidecar.start(**changed)
 
     def close(self):
         self.app.over.set()
@@ -397,6 +398,38 @@ def dns_gone(world):
     with world.dcs.hung(*DCS, task="dns"):
         world.restart()
         yield AFTER
+
+
+@contextlib.contextmanager
+def dropped(network):
+    """Packets to these addresses vanish."""
+    rule = ["INPUT", "-d", network, "-j", "DROP"]
+    run("iptables", "-w", "-I", *rule)
+    try:
+        yield
+    finally:
+        run("iptables", "-w", "-D", *rule)
+
+
+@fault("59 of 60 DCs dead", hold=5)
+def most_dead(world):
+    """The app's own library is not impaired: krb5.conf names those that answered first."""
+    hosts = [f"127.66.60.{number}" for number in range(1, 60)] + [DCS["dc1"]]
+    with dropped("127.66.60.0/24"):
+        world.restart(GMSA_DOMAIN_CONTROLLERS=" ".join(hosts))
+        yield lambda: world.sidecar.more_than({account: 0 for account in world.accounts})
+    world.restart()
+
+
+@fault("credentials endpoint: 503", hold=8)
+def credentials_down(world):
+    """The role's credentials instead of those in the environment; a start needs them."""
+    path = "/latest/meta-data/iam/security-credentials/default-role"
+    world.aws.rules({"path": path, "action": "status", "status": 503, "body": "not yet"})
+    uri = world.aws.endpoint + path
+    world.restart(AWS_CONTAINER_CREDENTIALS_FULL_URI=uri, AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None)
+    yield AFTER
+    world.aws.rules()
 
 
 ANSWERS = {

@@ -153,15 +153,18 @@ def plot(lines, minutes):
     for place, (name, colour, dash, times) in enumerate(lines):
         points = " ".join(f"{45 + 300 * at / end:.1f},{230 - 200 * (n + 1) / len(times):.1f}" for n, at in enumerate(times))
         out.append(f'<polyline points="45,230 {points}" fill="none" stroke="{colour}" stroke-width="1.5" stroke-dasharray="{dash}"/>')
-        out.append(f'<text x="200" y="{160 + 16 * place}" fill="{colour}">{name}{" (model)" if dash else ""}</text>')
+        if not dash:
+            out.append(f'<text x="{45 + 37 * place}" y="18" fill="{colour}">{name}</text>')
+    out.append('<path d="M275 14h24" stroke="#444" stroke-width="1.5" stroke-dasharray="4 3"/><text x="304" y="18">model</text>')
     out.append(f'<path d="M45 30V230H345" fill="none" stroke="#888"/><text x="40" y="34" text-anchor="end">all</text>'
                f'<text x="345" y="246" text-anchor="end">{end:.0f} s</text><text x="195" y="266" text-anchor="middle">tasks with a ticket</text>')
     top = max(minutes)
     points = " ".join(f"{430 + 310 * n / len(minutes):.1f},{230 - 200 * count / top:.1f}" for n, count in enumerate(minutes))
     out.append(f'<polyline points="{points}" fill="none" stroke="#1c7c54" stroke-width="1"/>'
                f'<path d="M430 30V230H740" fill="none" stroke="#888"/><text x="425" y="34" text-anchor="end">{top}</text>'
-               f'<text x="740" y="246" text-anchor="end">{len(minutes) // 60} h</text>'
-               '<text x="585" y="266" text-anchor="middle">renewals a minute, 10,000 tasks started together</text>')
+               + "".join(f'<text x="{430 + 310 * hour * 60 / len(minutes):.0f}" y="246" text-anchor="middle">{hour}</text>'
+                         for hour in range(0, len(minutes) // 60 + 1, 8)) +
+               '<text x="585" y="266" text-anchor="middle">renewals a minute of 10,000 tasks, by the hour</text>')
     Path(PLOT).write_text("\n".join([*out, "</svg>", ""]))
 
 

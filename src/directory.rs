@@ -47,6 +47,9 @@ mod key_versions;
 pub(crate) mod prove;
 pub(crate) mod session;
 
+/// SQL Server's other name
+pub(crate) mod twin;
+
 /// security identifiers, and who may read a managed password
 pub mod sid;
 
@@ -64,9 +67,10 @@ use self::referral::follow;
 use self::refusal::Refusal;
 use self::server::{Confirmed, Server, unproven, witness};
 use self::session::{Proven, Session, Witness};
+use self::twin::NoTwins;
 use crate::clock;
 use crate::credspec::LoginSource;
-use crate::directory::dc::{Locator, Service};
+use crate::directory::dc::Locator;
 use crate::directory::ldap::{Connection, Plain, Transport};
 use crate::fault::{Code, Fault};
 use crate::kerberos::{
@@ -89,6 +93,7 @@ pub struct Directory {
     session: Mutex<Weak<Session>>,
     /// The gMSAs whose passwords the KDC could not confirm, said once.
     unconfirmed: StdMutex<HashSet<Account>>,
+    no_twins: StdMutex<NoTwins>,
 }
 
 /// A gMSA's key, kept between renewals: with it a renewal asks nobody but a KDC.
@@ -116,6 +121,8 @@ pub struct Renewal {
     pub ticket: GmsaTgt,
     /// The tickets for services that were asked for, in that order.
     pub services: Vec<(Spn, Result<ServiceTicket, Fault>)>,
+    /// The twins of those services ([`Spn::twin`]), with their tickets where the directory knows them.
+    pub twins: Vec<(Spn, Option<ServiceTicket>)>,
     /// A keytab, if one is wanted and the managed password was read.
     pub keytab: Option<Arc<KeytabImage>>,
     /// The key it was got with, for the next time.
@@ -180,6 +187,7 @@ impl Directories {
             kdc: Mutex::default(),
             session: Mutex::default(),
             unconfirmed: StdMutex::default(),
+            no_twins: StdMutex::default(),
         });
         known.insert(key, Arc::downgrade(&directory));
         Ok(directory)
@@ -200,6 +208,9 @@ impl Directory {
             let granted = self.service_ticket(&connection.kdc, &renewal.ticket, spn).await;
             renewal.services.push((spn.clone(), granted));
         }
+        renewal.twins = self.twins(&connection.kdc, &renewal.ticket, &renewal.services).await;
+        self.locator.second_answers().await;
+        renewal.controllers = self.locator.for_apps(&connection.controllers, renewal.dc.as_ref());
         Ok(renewal)
     }
 
@@ -351,12 +362,19 @@ impl Directory {
 
     async fn renewal(&self, ticket: GmsaTgt, key: KeptKey, via: &Connected) -> Renewal {
         let dc = via.kdc.lock().await.host().cloned();
-        let mut controllers = self.locator.by_health(&via.controllers, Service::Kdc);
-        if let Some(at) = controllers.iter().position(|host| Some(host) == dc.as_ref()) {
-            controllers[..=at].rotate_right(1);
+        let controllers = via.controllers.clone();
+        Renewal {
+            ticket,
+            services: Vec::new(),
+            twins: Vec::new(),
+            keytab: None,
+            dc,
+            kvno: key.kvno,
+            key,
+            controllers,
+            unread: None,
+            password: None,
         }
-        let kvno = key.kvno;
-        Renewal { ticket, services: Vec::new(), keytab: None, dc, kvno, key, controllers, unread: None, password: None }
     }
 
     /// An AS exchange of the gMSA for its TGT. A KDC that does not know the account may not have heard of it yet.
@@ -638,6 +656,7 @@ impl Renewal {
         Self {
             ticket: GmsaTgt::sample(account, domain, expires_at),
             services: Vec::new(),
+            twins: Vec::new(),
             keytab: None,
             key,
             dc: None,

@@ -224,7 +224,8 @@ impl Lease {
         let mut renewal = directory.renew(&self.identity.account, carried.key.clone(), &spec.extras).await?;
         // Carried although the tickets may not reach the volume: the next attempt then costs the least.
         carried.key = Some(renewal.key.clone());
-        let missing = carried.take(std::mem::take(&mut renewal.services), clock::now());
+        let granted = std::mem::take(&mut renewal.services);
+        let missing = carried.take(granted, std::mem::take(&mut renewal.twins), clock::now());
         if let Some(fault) = &renewal.unread {
             self.metrics.fault(fault.code);
             log::fault(Level::WARN, "gmsa.password-not-read", fault);
@@ -280,20 +281,26 @@ impl Carried {
         Ok(directory)
     }
 
-    /// Takes what a renewal brought for the services. Where it brought nothing the ticket from before stays, as long
-    /// as it is good. Returns the first fault.
-    fn take(&mut self, granted: Vec<(Spn, Result<ServiceTicket, Fault>)>, now: SystemTime) -> Option<Fault> {
+    /// Takes what a renewal brought for the services and their twins. Where it brought nothing the ticket from before
+    /// stays, as long as it is good. Returns the first fault; that a twin is missing is none.
+    fn take(
+        &mut self,
+        granted: Vec<(Spn, Result<ServiceTicket, Fault>)>,
+        twins: Vec<(Spn, Option<ServiceTicket>)>,
+        now: SystemTime,
+    ) -> Option<Fault> {
         let mut before = std::mem::take(&mut self.services);
         let mut missing = None;
-        for (spn, granted) in granted {
-            match granted {
-                Ok(ticket) => self.services.push(ticket),
-                Err(fault) => {
-                    let mut good = before.extract_if(.., |ticket| *ticket.spn() == spn && now < ticket.expires_at());
-                    self.services.extend(good.next());
-                    missing.get_or_insert(fault);
-                }
+        let granted = granted.into_iter().map(|(spn, granted)| match granted {
+            Ok(ticket) => (spn, Some(ticket)),
+            Err(fault) => {
+                missing.get_or_insert(fault);
+                (spn, None)
             }
+        });
+        for (spn, granted) in granted.chain(twins) {
+            let mut good = before.extract_if(.., |ticket| *ticket.spn() == spn && now < ticket.expires_at());
+            self.services.extend(granted.or_else(|| good.next()));
         }
         missing
     }

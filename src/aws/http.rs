@@ -7,9 +7,9 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use aws_sdk_s3::error::ConnectorError;
+use aws_smithy_http_client::Connector;
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
-use aws_smithy_http_client::{Connector, ConnectorBuilder};
 use aws_smithy_runtime_api::client::http::{
     HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector, http_client_fn,
 };
@@ -74,21 +74,20 @@ impl Network {
 
     /// New connections, none of them open yet.
     pub(super) fn router(&self) -> Router {
-        let connector = |connect_deadline| -> ConnectorBuilder<_> {
-            let settings = HttpConnectorSettings::builder();
-            let settings = settings.connect_timeout(connect_deadline).read_timeout(READ_DEADLINE).build();
-            let ring = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
-            Connector::builder().connector_settings(settings).tls_provider(ring).tls_context(self.tls.clone())
-        };
-        let proxied = |proxy: &Option<ProxyConfig>| {
-            let proxy = proxy.clone().unwrap_or_else(ProxyConfig::disabled);
-            SharedHttpConnector::new(connector(CONNECT_DEADLINE).proxy_config(proxy).build())
+        let way = |deadline, proxy: Option<&ProxyConfig>| Way {
+            tls: self.tls.clone(),
+            proxy: proxy.cloned(),
+            deadline,
+            plain: OnceLock::new(),
+            secure: OnceLock::new(),
         };
         Router {
             worker: self.worker.clone(),
-            direct: SharedHttpConnector::new(connector(LOCAL_CONNECT_DEADLINE).build()),
-            http: proxied(&self.http_proxy),
-            https: proxied(&self.https_proxy),
+            ways: Arc::new(Ways {
+                direct: way(LOCAL_CONNECT_DEADLINE, None),
+                http: way(CONNECT_DEADLINE, self.http_proxy.as_ref()),
+                https: way(CONNECT_DEADLINE, self.https_proxy.as_ref()),
+            }),
         }
     }
 }
@@ -118,12 +117,45 @@ fn usable_certificates(pem: &[u8]) -> Result<Vec<u8>, &'static str> {
 
 /// Sends every request the right way: local ones directly, others by the proxy for their scheme. No answer is read
 /// beyond [`ANSWER_LIMIT`].
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Router {
     worker: Worker,
-    direct: SharedHttpConnector,
-    http: SharedHttpConnector,
-    https: SharedHttpConnector,
+    ways: Arc<Ways>,
+}
+
+struct Ways {
+    direct: Way,
+    http: Way,
+    https: Way,
+}
+
+/// Connectors of one way, each made when it is first needed: one with TLS reads and checks the system's CA certificates,
+/// an eighth of the instructions of `init`.
+struct Way {
+    tls: TlsContext,
+    proxy: Option<ProxyConfig>,
+    deadline: Duration,
+    plain: OnceLock<SharedHttpConnector>,
+    secure: OnceLock<SharedHttpConnector>,
+}
+
+impl Way {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let proxy = || self.proxy.clone().unwrap_or_else(ProxyConfig::disabled);
+        let connector = || {
+            let settings = HttpConnectorSettings::builder();
+            let settings = settings.connect_timeout(self.deadline).read_timeout(READ_DEADLINE).build();
+            Connector::builder().connector_settings(settings).proxy_config(proxy())
+        };
+        let made = if self.proxy.is_none() && uri(&request).scheme_str() == Some("http") {
+            self.plain.get_or_init(|| SharedHttpConnector::new(connector().build_http()))
+        } else {
+            let ring = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
+            let secure = || connector().tls_provider(ring.clone()).tls_context(self.tls.clone()).build();
+            self.secure.get_or_init(|| SharedHttpConnector::new(secure()))
+        };
+        made.call(request)
+    }
 }
 
 impl Router {
@@ -134,8 +166,17 @@ impl Router {
 
     /// Sends a request past all proxies, whatever its host is called.
     pub(super) fn directly(&self, request: HttpRequest) -> HttpConnectorFuture {
-        self.worker.send(&self.direct, request)
+        self.send(request, |ways| &ways.direct)
     }
+
+    fn send(&self, request: HttpRequest, way: fn(&Ways) -> &Way) -> HttpConnectorFuture {
+        let ways = Arc::clone(&self.ways);
+        self.worker.send(async move { limited(way(&ways).call(request)).await })
+    }
+}
+
+fn uri(request: &HttpRequest) -> hyper::Uri {
+    request.uri().parse().unwrap_or_default()
 }
 
 /// The thread on which connections are read. The library reads a head as long as something comes, an endless one too;
@@ -151,17 +192,17 @@ struct Running {
 }
 
 impl Worker {
-    fn send(&self, connector: &SharedHttpConnector, request: HttpRequest) -> HttpConnectorFuture {
-        let (connector, worker) = (connector.clone(), self.clone());
+    fn send(
+        &self,
+        call: impl Future<Output = Result<HttpResponse, ConnectorError>> + Send + 'static,
+    ) -> HttpConnectorFuture {
+        let worker = self.clone();
         HttpConnectorFuture::new(async move {
             let runtime = worker.0.get_or_init(|| start().ok()).as_ref().map(|running| running.runtime.clone());
-            let mut call = JoinSet::new();
+            let mut calls = JoinSet::new();
             // Without a thread of its own it is sent as everything else is. Dropped with this future, it is aborted.
-            call.spawn_on(
-                async move { limited(connector.call(request)).await },
-                &runtime.unwrap_or_else(Handle::current),
-            );
-            match call.join_next().await {
+            calls.spawn_on(call, &runtime.unwrap_or_else(Handle::current));
+            match calls.join_next().await {
                 Some(Ok(outcome)) => outcome,
                 Some(Err(error)) => Err(ConnectorError::other(error.into(), None)),
                 None => Err(ConnectorError::other("the request was not sent".into(), None)),
@@ -179,17 +220,24 @@ fn start() -> io::Result<Running> {
 
 impl HttpConnector for Router {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let uri = request.uri().parse::<hyper::Uri>().unwrap_or_default();
-        let connector = if uri.host().is_some_and(is_local) {
-            &self.direct
+        let uri = uri(&request);
+        let way: fn(&Ways) -> &Way = if uri.host().is_some_and(is_local) {
+            |ways| &ways.direct
         } else if uri.scheme_str() == Some("http") {
-            &self.http
+            |ways| &ways.http
         } else {
-            &self.https
+            |ways| &ways.https
         };
         let host = uri.authority().map(ToString::to_string).unwrap_or_default();
-        let call = self.worker.send(connector, request);
+        let call = self.send(request, way);
         HttpConnectorFuture::new(async move { call.await.map_err(|error| unanswered(host, error)) })
+    }
+}
+
+/// A proxy's address may hold a password.
+impl fmt::Debug for Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Router")
     }
 }
 

@@ -7,6 +7,7 @@ mod account;
 mod domain;
 mod own;
 mod report;
+mod twins;
 
 pub use report::{Outcome, Report, Screen, Step, Style};
 

@@ -3,23 +3,24 @@
 //! Names are asked for as they are, with a final dot: no search list, never a reverse look-up. What a DC is called
 //! is what its SRV record says.
 
+mod answers;
+
 use std::collections::{BTreeMap, HashMap};
-use std::future::Future;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rand::Rng;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::Level;
 
 use crate::directory::dns::{self, Dns};
-use crate::directory::race::{Race, race};
 use crate::fault::{Code, Fault};
 use crate::log;
 use crate::name::{Domain, Host, NameError, SiteName};
@@ -104,6 +105,8 @@ pub struct Locator {
     configured: DomainControllers,
     site: Site,
     memory: Mutex<Memory>,
+    /// How many searches for a second KDC that answers are under way.
+    searches: watch::Sender<usize>,
 }
 
 /// What was learnt: it stands in for DNS when that fails, keeps the order of the DCs (and with it krb5.conf) steady,
@@ -118,6 +121,10 @@ struct Memory {
     /// Of hosts that go by an alias or an address here.
     own_names: HashMap<Host, Host>,
     troubled: HashMap<(Host, Service), Instant>,
+    /// When a connect was answered.
+    answered: HashMap<(Host, Service), Instant>,
+    /// Hosts whose answer came later than that of one that was tried after them.
+    passed_over: HashMap<(Host, Service), Instant>,
 }
 
 impl Memory {
@@ -127,6 +134,12 @@ impl Memory {
         self.troubled.retain(|_, since| since.elapsed() < TROUBLE);
         if self.troubled.len() >= REMEMBERED {
             self.troubled.clear();
+        }
+        for seen in [&mut self.answered, &mut self.passed_over] {
+            seen.retain(|_, since| since.elapsed() < TROUBLE);
+            if seen.len() >= REMEMBERED {
+                seen.clear();
+            }
         }
         if self.addresses.len() >= REMEMBERED {
             self.addresses.clear();
@@ -167,7 +180,8 @@ impl Service {
 impl Locator {
     /// A locator that asks `servers`, or those of `/etc/resolv.conf` where none are given.
     pub fn new(servers: &[SocketAddr], configured: DomainControllers, site: Site) -> Self {
-        Self { dns: Dns::new(servers), configured, site, memory: Mutex::default() }
+        let searches = watch::Sender::new(0);
+        Self { dns: Dns::new(servers), configured, site, memory: Mutex::default(), searches }
     }
 
     /// The DNS servers of `/etc/resolv.conf`, asked where none are configured.
@@ -282,48 +296,6 @@ impl Locator {
         }
     }
 
-    /// Connects to a service of one of the hosts: they race, the preferred ones first, those in trouble last. Returns
-    /// whom it reached; the others are left alone, and who was slow comes later for a while.
-    pub async fn connect(self: &Arc<Self>, hosts: &[Host], service: Service) -> Result<(Host, TcpStream), Fault> {
-        let hosts = self.by_health(hosts, service);
-        let attempt = |place: usize| {
-            let (locator, host) = (Arc::clone(self), hosts[place].clone());
-            async move {
-                let begun = Instant::now();
-                let work = async { dial(&host, &locator.addresses(&host).await?, service.port()).await };
-                let result = work.await.map_err(|fault| (host, fault));
-                (place, result.map(|stream| (stream, begun)))
-            }
-        };
-        let Race { winner, failed, pending } = race(hosts.len(), attempt).await;
-        let faults: Vec<_> = failed.into_iter().map(|(_, (host, fault))| (host, service, fault)).collect();
-        let Some((place, (stream, _))) = winner else {
-            faults.iter().for_each(|(host, ..)| self.avoid(host, service));
-            return Err(summary(faults.into_iter().map(|(.., fault)| fault).collect()));
-        };
-        self.all_in_trouble(faults);
-        self.answered(&hosts[place], service);
-        if !pending.is_empty() {
-            tokio::spawn(Arc::clone(self).watch_the_others(service, pending));
-        }
-        Ok((hosts[place].clone(), stream))
-    }
-
-    /// Sees which of the others answer, for the order of the next time and for the app's krb5.conf; their connections are
-    /// closed unused.
-    async fn watch_the_others<F>(self: Arc<Self>, service: Service, mut pending: FuturesUnordered<F>)
-    where
-        F: Future<Output = (usize, Result<(TcpStream, Instant), (Host, Fault)>)>,
-    {
-        let mut faults = Vec::new();
-        while let Some((_, ended)) = pending.next().await {
-            if let Err((host, fault)) = ended {
-                faults.push((host, service, fault));
-            }
-        }
-        self.all_in_trouble(faults);
-    }
-
     /// The hosts in their order, those whose service was in trouble lately behind the others.
     pub fn by_health(&self, hosts: &[Host], service: Service) -> Vec<Host> {
         let (bad, mut good): (Vec<Host>, Vec<Host>) =
@@ -348,11 +320,6 @@ impl Locator {
         }
     }
 
-    /// Notes that a DC's service answered: it comes first in the app's krb5.conf.
-    fn answered(&self, host: &Host, service: Service) {
-        self.forgive(host, service);
-    }
-
     /// Prefers others no longer.
     pub(super) fn forgive(&self, host: &Host, service: Service) {
         self.memory().troubled.remove(&(host.clone(), service));
@@ -362,6 +329,7 @@ impl Locator {
     pub(super) fn avoid(&self, host: &Host, service: Service) {
         let mut memory = self.memory();
         memory.make_room();
+        memory.answered.remove(&(host.clone(), service));
         memory.troubled.insert((host.clone(), service), Instant::now());
     }
 

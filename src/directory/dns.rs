@@ -56,20 +56,19 @@ impl Dns {
         for _alias in 0..ALIASES {
             let answers = match current.ask(&name, RecordType::SRV).await {
                 Ok(answers) => answers,
-                Err(miss) => return Err(self.fault(&miss, Code::DcSrvNotFound, what, &name, domain, &current)),
+                Err(miss) => match current.alias(&name, &miss).await {
+                    Some(alias) => {
+                        name = alias;
+                        continue;
+                    }
+                    None => return Err(self.fault(&miss, Code::DcSrvNotFound, what, &name, domain, &current)),
+                },
             };
             let targets: Vec<_> = answers.iter().filter_map(target).take(TARGETS).collect();
-            let alias = answers.iter().find_map(|data| match data {
-                RData::CNAME(alias) => Some(alias.0.to_ascii()),
-                _ => None,
-            });
-            match alias {
-                Some(alias) if targets.is_empty() => name = alias.trim_end_matches('.').to_owned(),
-                _ if targets.is_empty() => {
-                    return Err(self.fault(&Miss::Useless, Code::DcSrvNotFound, what, &name, domain, &current));
-                }
-                _ => return Ok(targets),
+            if targets.is_empty() {
+                return Err(self.fault(&Miss::Useless, Code::DcSrvNotFound, what, &name, domain, &current));
             }
+            return Ok(targets);
         }
         Err(self.fault(&Miss::Circle, Code::DcSrvNotFound, what, &name, domain, &current))
     }
@@ -213,6 +212,21 @@ impl Current {
     }
 }
 
+impl Current {
+    /// The name that an owner without SRV records is an alias of. The resolver follows aliases itself, but takes the target
+    /// of the SRV record that it finds there for one more alias, and so finds nothing.
+    async fn alias(&self, name: &str, miss: &Miss) -> Option<String> {
+        if !matches!(miss, Miss::NoName | Miss::NoRecord) {
+            return None;
+        }
+        let answers = self.ask(name, RecordType::CNAME).await.ok()?;
+        answers.iter().find_map(|data| match data {
+            RData::CNAME(alias) => Some(alias.0.to_ascii().trim_end_matches('.').to_owned()),
+            _ => None,
+        })
+    }
+}
+
 /// Why a question brought nothing.
 enum Miss {
     NoName,
@@ -271,3 +285,82 @@ const ALIASES: usize = 4;
 const CACHED: u64 = 16;
 /// How many servers a fault names.
 const NAMED: usize = 5;
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    fn labels(name: &str) -> Vec<u8> {
+        let label = |label: &str| [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat();
+        name.split('.').chain([""]).flat_map(label).collect()
+    }
+
+    /// A DNS server that knows one record of each name, of a type and with data (RFC 1035 section 4.1).
+    /// With `whole` it also tells what the name behind an alias has, as servers do that know both.
+    fn server(records: &'static [(&'static str, u8, &'static str)], whole: bool) -> Dns {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let record = |owner: &[u8], kind: u8, data: &str| {
+            let data = match kind {
+                1 => data.parse::<std::net::Ipv4Addr>().unwrap().octets().to_vec(),
+                33 => [[0, 0, 0, 100, 1, 0x85].as_slice(), &labels(data)].concat(),
+                _ => labels(data),
+            };
+            [owner, &[0, kind, 0, 1, 0, 0, 0, 60, 0, u8::try_from(data.len()).unwrap()], &data].concat()
+        };
+        std::thread::spawn(move || {
+            let mut question = [0; 512];
+            while let Ok((length, from)) = socket.recv_from(&mut question) {
+                let asked = question[..length].to_ascii_lowercase();
+                let end = 12 + asked[12..].iter().position(|octet| *octet == 0).unwrap() + 5;
+                let named = records.iter().find(|(name, ..)| asked[12..end - 4] == labels(name));
+                let known = named.filter(|(_, kind, _)| *kind == asked[end - 3] || *kind == 5);
+                let mut told: Vec<_> = known.iter().map(|(_, kind, data)| record(&[0xc0, 12], *kind, data)).collect();
+                let behind = known.filter(|(_, kind, _)| whole && *kind == 5);
+                let behind = behind.and_then(|(.., alias)| records.iter().find(|(name, ..)| name == alias));
+                told.extend(behind.map(|(name, kind, data)| record(&labels(name), *kind, data)));
+                let (count, code) = (u8::try_from(told.len()).unwrap(), if named.is_some() { 0x80 } else { 0x83 });
+                let head = [&question[..2], &[0x85, code, 0, 1, 0, count, 0, 0, 0, 0], &question[12..end]].concat();
+                socket.send_to(&[head, told.concat()].concat(), from).unwrap();
+            }
+        });
+        Dns::new(&[address])
+    }
+
+    async fn hosts(dns: &Dns, domain: &str) -> Vec<String> {
+        let targets = dns.controllers(&domain.parse().unwrap(), None).await.unwrap();
+        targets.into_iter().map(|target| target.host.to_string()).collect()
+    }
+
+    #[tokio::test]
+    async fn names_with_an_inner_underscore_are_asked_for() {
+        let dns = server(
+            &[
+                ("_ldap._tcp.dc._msdcs.my_corp.example.com", 33, "dc_1.my_corp.example.com"),
+                ("dc_1.my_corp.example.com", 1, "10.0.0.1"),
+            ],
+            false,
+        );
+        assert_eq!(hosts(&dns, "my_corp.example.com").await, ["dc_1.my_corp.example.com"]);
+        let host = "dc_1.my_corp.example.com".parse().unwrap();
+        assert_eq!(dns.addresses(&host).await.unwrap(), ["10.0.0.1".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[tokio::test]
+    async fn an_owner_of_srv_records_that_is_an_alias_is_followed_and_a_circle_is_not() {
+        const RECORDS: &[(&str, u8, &str)] = &[
+            ("_ldap._tcp.dc._msdcs.corp.example.com", 5, "_ldap._tcp.elsewhere.example.com"),
+            ("_ldap._tcp.elsewhere.example.com", 33, "dc1.corp.example.com"),
+            ("_ldap._tcp.dc._msdcs.circle.example.com", 5, "_ldap._tcp.round.example.com"),
+            ("_ldap._tcp.round.example.com", 5, "_ldap._tcp.dc._msdcs.circle.example.com"),
+        ];
+        for whole in [false, true] {
+            let dns = server(RECORDS, whole);
+            assert_eq!(hosts(&dns, "corp.example.com").await, ["dc1.corp.example.com"], "{whole}");
+            let circle = dns.controllers(&"circle.example.com".parse().unwrap(), None).await.unwrap_err();
+            assert!([Code::DcSrvNotFound, Code::DcDnsUnreachable].contains(&circle.code), "{circle:?}");
+        }
+    }
+}

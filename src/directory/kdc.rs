@@ -125,7 +125,16 @@ impl Kdc {
     /// Sending it again is safe: one that closed the connection took no notice of it (some KDCs close theirs after
     /// each reply). A login's proof does not go this way but by `tell`.
     pub async fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>, Fault> {
-        let mut left = self.hosts.clone();
+        self.ask_of(request, self.hosts.clone()).await
+    }
+
+    /// Sends a request to one KDC: the one there is a connection to, else the first that takes one.
+    async fn ask_one(&mut self, request: &[u8]) -> Result<Vec<u8>, Fault> {
+        self.connect().await?;
+        self.ask_of(request, self.last.iter().cloned().collect()).await
+    }
+
+    async fn ask_of(&mut self, request: &[u8], mut left: Vec<Host>) -> Result<Vec<u8>, Fault> {
         let mut faults = Vec::new();
         loop {
             let kept = self.connection.take();
@@ -230,11 +239,14 @@ pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Sen
 }
 
 /// Asks a KDC of `server`'s realm for a ticket, with a ticket for its ticket-granting service.
-async fn grant_once(kdc: &mut Kdc, tgt: &Ticket, server: &Principal) -> Result<Granted, Refusal> {
+async fn grant_once(kdc: &mut Kdc, tgt: &Ticket, server: &Principal, whom: Whom) -> Result<Granted, Refusal> {
     let failed = |host: Option<&Host>, error| Refusal::Exchange(host.cloned(), error);
     let started = TgsExchange::start(tgt, server.clone(), clock::now(), entropy::system);
     let (exchange, request) = started.map_err(|error| failed(None, error))?;
-    let reply = kdc.ask(&request).await?;
+    let reply = match whom {
+        Whom::Any => kdc.ask(&request).await?,
+        Whom::One => kdc.ask_one(&request).await?,
+    };
     exchange.receive(&reply).map_err(|error| failed(kdc.host(), error))
 }
 
@@ -267,11 +279,28 @@ pub(crate) async fn authenticate(
     }
 }
 
+/// Which KDCs of a domain are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whom {
+    /// Another one where one fails or does not know the name.
+    Any,
+    /// One, whatever it answers.
+    One,
+}
+
 /// A TGS exchange, with any KDC that knows the service.
 pub(crate) async fn grant(kdc: &mut Kdc, tgt: &Ticket, service: &Principal) -> Result<Granted, Refusal> {
+    grant_by(kdc, tgt, service, Whom::Any).await
+}
+
+/// A TGS exchange with these KDCs.
+pub(crate) async fn grant_by(kdc: &mut Kdc, tgt: &Ticket, service: &Principal, whom: Whom) -> Result<Granted, Refusal> {
     let mut round = Round::of(kdc);
     loop {
-        let outcome = grant_once(kdc, tgt, service).await;
+        let outcome = grant_once(kdc, tgt, service, whom).await;
+        if whom == Whom::One {
+            return outcome;
+        }
         if let Some(outcome) = round.ends(kdc, outcome) {
             return outcome;
         }

@@ -1,5 +1,7 @@
 //! The answer to an LDAP ping (MS-ADTS 6.3.3): what a DC says of itself and of where the client is.
 
+use std::borrow::Cow;
+
 use crate::name::{Host, SiteName};
 
 /// What a DC answers to the LDAP ping: NETLOGON_SAM_LOGON_RESPONSE_EX (MS-ADTS 6.3.1.9).
@@ -39,7 +41,7 @@ impl Netlogon {
 /// A name of labels (RFC 1035 section 4.1.4), with its end put into `at`. A pointer ends it where it stands; pointers to
 /// pointers are followed a few times.
 fn name(blob: &[u8], at: &mut usize) -> Option<String> {
-    let mut labels: Vec<&str> = Vec::new();
+    let mut labels: Vec<Cow<'_, str>> = Vec::new();
     let (mut from, mut end, mut jumps) = (*at, None, 0);
     loop {
         let length = usize::from(*blob.get(from)?);
@@ -54,7 +56,8 @@ fn name(blob: &[u8], at: &mut usize) -> Option<String> {
                 }
             }
             _ => {
-                labels.push(std::str::from_utf8(blob.get(from + 1..from + 1 + length)?).ok()?);
+                // What is no UTF-8 is no name of ours; the names behind it still count.
+                labels.push(String::from_utf8_lossy(blob.get(from + 1..from + 1 + length)?));
                 from += 1 + length;
                 if labels.len() > 128 {
                     return None;
@@ -99,6 +102,29 @@ mod tests {
         let mut read_only = answer();
         read_only[4..8].copy_from_slice(&[0xbc, 0xc8, 1, 0]);
         assert!(!Netlogon::parse(&read_only).unwrap().is_writable);
+    }
+
+    /// Names of sites are free text in AD, in UTF-8 or a code page. `windows` has what the answer ends with.
+    #[test]
+    fn a_site_that_is_no_dns_label_leaves_the_rest_of_the_answer_as_it_is() {
+        let answer = answer();
+        let site = answer.windows(24).position(|part| part == b"\x17Default-First-Site-Name").unwrap();
+        let latin: &[u8] = b"M\xfcnchen";
+        for (name, known) in [
+            ("München".as_bytes(), None),
+            (b"Site 1", None),
+            (latin, None),
+            (b"a/b=c", None),
+            (b"Lab-Near", Some("Lab-Near")),
+        ] {
+            // The DC's own site, and behind it the client's, which points there or stands for itself.
+            let mut own = answer.clone();
+            own.splice(site..site + 24, [&[u8::try_from(name.len()).unwrap()], name].concat());
+            let told = Netlogon::parse(&own).unwrap_or_else(|| panic!("{name:?} loses the whole answer"));
+            assert_eq!(told.host.unwrap().as_str(), "dc1.example.com");
+            assert!(told.is_writable);
+            assert_eq!(told.client_site.as_ref().map(SiteName::as_str), known, "{name:?}");
+        }
     }
 
     #[test]

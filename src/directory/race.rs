@@ -16,6 +16,8 @@ pub(super) struct Race<T, E, F> {
     pub(super) failed: Vec<(usize, E)>,
     /// Those still under way. Dropping them ends them.
     pub(super) pending: FuturesUnordered<F>,
+    /// How many were begun.
+    pub(super) begun: usize,
 }
 
 /// Runs `count` attempts until one succeeds. The second begins after [`HEAD_START`], each further one after another
@@ -25,10 +27,10 @@ where
     F: Future<Output = (usize, Result<T, E>)>,
     Attempt: Fn(usize) -> F,
 {
-    let mut race = Race { winner: None, failed: Vec::new(), pending: FuturesUnordered::new() };
-    let (mut begun, mut next_start) = (0, Instant::now());
+    let mut race = Race { winner: None, failed: Vec::new(), pending: FuturesUnordered::new(), begun: 0 };
+    let mut next_start = Instant::now();
     while race.winner.is_none() && race.failed.len() < count {
-        let may_begin = begun < count && race.pending.len() < PENDING;
+        let may_begin = race.begun < count && race.pending.len() < PENDING;
         tokio::select! {
             biased;
             Some(ended) = race.pending.next() => match ended {
@@ -39,9 +41,9 @@ where
                 }
             },
             () = sleep_until(next_start), if may_begin => {
-                next_start = Instant::now() + if begun == 0 { HEAD_START } else { STEP };
-                race.pending.push(attempt(begun));
-                begun += 1;
+                next_start = Instant::now() + if race.begun == 0 { HEAD_START } else { STEP };
+                race.pending.push(attempt(race.begun));
+                race.begun += 1;
             }
         }
     }
@@ -57,8 +59,10 @@ where
 
 /// What the first has before the second is tried too: longer than a round trip around the world.
 const HEAD_START: Duration = Duration::from_millis(250);
-const STEP: Duration = Duration::from_millis(50);
-const PENDING: usize = 16;
+/// Between the starts of the further ones.
+pub(super) const STEP: Duration = Duration::from_millis(50);
+/// How many are under way at the same time.
+pub(super) const PENDING: usize = 16;
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use crate::directory::dc::Locator;
-use crate::directory::kdc::{Kdc, grant};
+use crate::directory::kdc::{Kdc, Whom, grant, grant_by};
 use crate::directory::prove::prove;
 use crate::directory::refusal::Refusal;
 use crate::fault::{Code, Fault};
@@ -58,10 +58,21 @@ pub(super) fn no_way(login: &Login, to: &Domain) -> Fault {
 
 /// Goes on from what a KDC of `domain` gave for a service to whichever domain it refers to (RFC 6806 section 8).
 pub(crate) async fn follow(
+    granted: Result<Granted, Refusal>,
+    spn: &Spn,
+    domain: &Domain,
+    locator: &Arc<Locator>,
+) -> Result<ServiceTicket, Refusal> {
+    follow_by(granted, spn, domain, locator, Whom::Any).await
+}
+
+/// The same with these KDCs of each domain.
+pub(super) async fn follow_by(
     mut granted: Result<Granted, Refusal>,
     spn: &Spn,
     domain: &Domain,
     locator: &Arc<Locator>,
+    whom: Whom,
 ) -> Result<ServiceTicket, Refusal> {
     let mut seen = vec![domain.clone()];
     loop {
@@ -75,7 +86,7 @@ pub(crate) async fn follow(
             return Err(Fault::new(Code::TicketServiceUnknown, what).because(way.join(" -> ")).into());
         }
         let mut kdc = Kdc::new(Arc::clone(locator), &locator.locate(&domain).await?);
-        granted = grant(&mut kdc, &tgt, &kerberos::service(spn, &domain)).await;
+        granted = grant_by(&mut kdc, &tgt, &kerberos::service(spn, &domain), whom).await;
         seen.push(domain);
     }
 }

@@ -37,7 +37,12 @@ pub async fn survey(locator: Arc<Locator>, ldap: Transport, domain: Domain, host
         };
         (target, reached.then(|| start.elapsed()))
     });
-    let near = nearest_first(join_all(measured).await);
+    let mut measured = join_all(measured).await;
+    if site.is_none() {
+        // A choice of many by chance: what is down is no nearer than those that were not asked.
+        measured.retain(|(_, time)| time.is_some());
+    }
+    let near = nearest_first(measured);
     if locator.prefer(&domain, &near) {
         let hosts: Vec<_> = near.iter().map(Host::as_str).collect();
         let site = site.as_ref().map_or("none", SiteName::as_str);

@@ -17,7 +17,7 @@ use super::refresh::Refresh;
 use super::status::{LeaseKey, LeaseState, Order, Status, Statuses};
 use crate::clock;
 use crate::credspec::{CredSpec, LoginSource, Reference};
-use crate::directory::{Extras, KeptKey, Renewal};
+use crate::directory::{Extras, KeptKey, Renewal, twin};
 use crate::fault::{Code, Fault};
 use crate::kerberos::ServiceTicket;
 use crate::name::{Account, Domain};
@@ -29,6 +29,8 @@ pub(crate) enum Answer {
     Ticket(Duration),
     /// A ticket, and a fault for each service.
     NoService(Code),
+    /// A ticket, and one for each service, but none for their twins.
+    NoTwin,
     /// A ticket by the kept key, since the password could not be read.
     Unread(Code),
     /// A fault.
@@ -145,11 +147,12 @@ impl Renew for FakeDomain {
             state.script.get_mut(account.as_str()).and_then(VecDeque::pop_front)
         };
         Box::pin(async move {
-            let (mut life, mut refused, mut unread) = (TEN_HOURS, None, None);
+            let (mut life, mut refused, mut unread, mut twinless) = (TEN_HOURS, None, None, false);
             match answer {
                 None => {}
                 Some(Answer::Ticket(other)) => life = other,
                 Some(Answer::NoService(code)) => refused = Some(code),
+                Some(Answer::NoTwin) => twinless = true,
                 Some(Answer::Unread(code)) => unread = Some(fault(code)),
                 Some(Answer::Fault(code)) => return Err(fault(code)),
                 Some(Answer::After(time)) => tokio::time::sleep(time).await,
@@ -159,6 +162,11 @@ impl Renew for FakeDomain {
             let due = kept.map(|kept| kept.due).filter(|due| *due > now).unwrap_or(now + A_MONTH);
             let mut renewal = Renewal::sample(account, &self.domain, now + life, due);
             renewal.unread = unread;
+            let twins = twin::of(extras.services.iter());
+            renewal.twins.extend(twins.into_iter().map(|twin| {
+                let ticket = ServiceTicket::sample(account, &self.domain, &twin, now + life);
+                (twin, (refused.is_none() && !twinless).then_some(ticket))
+            }));
             renewal.services.extend(extras.services.iter().map(|spn| {
                 let granted = match refused {
                     None => Ok(ServiceTicket::sample(account, &self.domain, spn, now + life)),

@@ -199,6 +199,33 @@ async fn a_lease_is_ready_once_it_has_the_tickets_of_its_services_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_twin_of_a_service_comes_along_and_decides_nothing() {
+    let world = World::new();
+    world.manager.add(with_service(&world)).unwrap();
+    world.until(&["WebApp01: held"]).await;
+    let count = |name: &str| {
+        let cache = world.files.read("WebApp01/krb5cc").unwrap();
+        cache.windows(name.len()).filter(|part| *part == name.as_bytes()).count()
+    };
+    let (both, port) = (count("db.example.com"), count("db.example.com:1433"));
+    assert!(port > 0 && both == 2 * port, "{both} tickets, {port} with the port");
+    let services = |world: &World| world.status().leases[0].state.held().unwrap().services.len();
+    assert_eq!(services(&world), 1, "the twin counts for readiness");
+    // One that is not granted again stays while it is good, as the named one does.
+    world.domains.script("WebApp01", [Answer::NoTwin]);
+    world.refresh.insist(Instant::now());
+    world.wait(|world| world.domains.count() == 2).await;
+    world.until(&["WebApp01: held"]).await;
+    assert_eq!(count("db.example.com"), both);
+    // From a start without the twin nothing is missing.
+    let world = World::new();
+    world.domains.script("WebApp01", [Answer::NoTwin]);
+    world.manager.add(with_service(&world)).unwrap();
+    world.until(&["WebApp01: held"]).await;
+    assert!(world.status().is_ready(clock::now()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_volume_that_is_full_is_tried_again_with_the_key_that_is_at_hand() {
     let world = World::new();
     world.files.refuse(Some(Code::VolumeWriteFailed));

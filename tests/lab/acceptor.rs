@@ -47,8 +47,8 @@ pub fn accept(token: &[u8], keys: &[Key]) -> (Vec<u8>, Tokens, u64) {
     let sealed = tlv(0x30, &[tlv(0xa0, &tlv(2, &[enctype])), tlv(0xa2, &tlv(4, &cipher))].concat());
     let reply = [tlv(0xa0, &tlv(2, &[5])), tlv(0xa1, &tlv(2, &[15])), tlv(0xa2, &sealed)].concat();
     let reply = tlv(0x60, &[&KERBEROS_OID[..], &[2, 0], &tlv(0x6f, &tlv(0x30, &reply))].concat());
-    // accept-completed
-    let answer = [tlv(0xa0, &tlv(0x0a, &[0])), tlv(0xa1, &KERBEROS_OID), tlv(0xa2, &tlv(4, &reply))].concat();
+    // accept-completed, with the mechanism by the name that Windows has for it (MS-SPNG 3.1.5.2)
+    let answer = [tlv(0xa0, &tlv(0x0a, &[0])), tlv(0xa1, &WINDOWS_OID), tlv(0xa2, &tlv(4, &reply))].concat();
     let tokens = Tokens::new(subkey, Role::Acceptor, true, entropy::system);
     (tlv(0xa1, &tlv(0x30, &answer)), tokens, first.into())
 }
@@ -103,5 +103,7 @@ fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
     [&head, content].concat()
 }
 
+/// 1.2.840.48018.1.2.2.
+const WINDOWS_OID: [u8; 11] = [0x06, 0x09, 0x2a, 0x86, 0x48, 0x82, 0xf7, 0x12, 0x01, 0x02, 0x02];
 /// 1.2.840.113554.1.2.2 (RFC 4121 section 1).
 const KERBEROS_OID: [u8; 11] = [0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x12, 0x01, 0x02, 0x02];

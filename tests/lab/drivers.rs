@@ -1,10 +1,17 @@
 //! SQL Server's drivers with the ticket and the krb5.conf on the volume: Microsoft's ODBC driver, and one with its own MIT
 //! library inside. The slower ones are in `drivers_full`.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::Value;
+
 use crate::drivers_support::{
     BadKdc, Driver, Words, goes_on_and_recovers, logs_in_while_the_kdc_is_silent, odbc_string, sidecar,
 };
-use crate::support::{lab, write};
+use crate::examples::{Fake, relayed};
+use crate::support::{count, inode, lab, refresh, write};
+use crate::tickets::spn;
 
 #[test]
 fn microsofts_odbc_driver_logs_in_by_isql() {
@@ -140,4 +147,85 @@ fn odbc_asks_the_next_kdc_soon() {
     let answer = Driver::odbc(lab("LAB_DB")).pool(&sidecar, Some(conf.path())).ask("open");
     answer.number();
     assert!((900..4000).contains(&answer.took_ms), "MIT waits a second for a KDC before it asks the next: {answer:?}");
+}
+
+/// SPNs of an account of the lab, until the end of a test. Their host has this test's own name.
+struct Registered(Vec<String>);
+
+impl Registered {
+    fn new(host: &str, ports: &[&str]) -> Self {
+        let host = format!("{host}{}.example.com", std::process::id());
+        let names: Vec<_> = ports.iter().map(|port| format!("MSSQLSvc/{host}{port}")).collect();
+        names.iter().for_each(|name| spn("add", name));
+        Self(names)
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|name| spn("delete", name));
+    }
+}
+
+/// SqlClient asks for the name without the port, the others with it. Naming one of them brings both where both exist.
+#[test]
+fn the_other_name_of_a_sql_server_comes_along_where_the_directory_knows_it() {
+    for (host, ports) in [("portonly", [":1433"].as_slice()), ("plainonly", &[""]), ("both", &["", ":1433"])] {
+        let registered = Registered::new(host, ports);
+        for named in &registered.0 {
+            let other = named.strip_suffix(":1433").map_or_else(|| format!("{named}:1433"), str::to_owned);
+            let sidecar = sidecar(named).with("GMSA_DOMAIN_CONTROLLERS", lab("LAB_DC1"));
+            sidecar.init().ok();
+            let listed = sidecar.call(&["klist"]).ok();
+            let holds = |name: &str| listed.contains(&format!(" {name}@EXAMPLE.COM"));
+            assert!(holds(named), "{named}: {listed}");
+            assert_eq!(holds(&other), ports.len() == 2, "{other}: {listed}");
+
+            let report: Value = serde_json::from_str(&sidecar.call(&["check", "--json"]).ok()).unwrap();
+            let steps = report["steps"].as_array().unwrap();
+            let result = |name: &str| {
+                let step = steps.iter().find(|step| step["step"] == "service-ticket" && step["subject"] == name);
+                step.unwrap_or_else(|| panic!("no step for {name}: {report:#}"))
+            };
+            assert_eq!(result(named)["result"], "pass");
+            if ports.len() == 2 {
+                assert_eq!(result(&other)["result"], "pass");
+            } else {
+                let what = format!("The KDC does not know the SPN `{other}`, the other name of `{named}`");
+                assert_eq!((&result(&other)["result"], &result(&other)["what"]), (&"warn".into(), &what.into()));
+            }
+        }
+    }
+}
+
+/// A twin that is missing costs one question to one KDC in a day, and neither readiness nor a fault.
+#[test]
+fn a_missing_other_name_is_asked_of_one_kdc_once() {
+    let registered = Registered::new("once", &[":1433"]);
+    let named = registered.0[0].clone();
+    let host = named.strip_prefix("MSSQLSvc/").and_then(|name| name.strip_suffix(":1433")).unwrap().to_owned();
+    let asked: [Arc<AtomicUsize>; 2] = Default::default();
+    let (with_port, plain) = (Arc::clone(&asked[0]), Arc::clone(&asked[1]));
+    let fake = Fake::start(move |_, request| {
+        // A TGS-REQ (RFC 4120 section 5.4.2) names the service in the clear.
+        let named = |name: &str| request.windows(name.len()).any(|part| part == name.as_bytes());
+        if request.first() == Some(&0x6c) && named(&host) {
+            let counter = if named(&format!("{host}:1433")) { &with_port } else { &plain };
+            counter.fetch_add(1, Ordering::SeqCst);
+        }
+        relayed(request)
+    });
+    let sidecar = fake.sidecar().with("GMSA_DOMAIN_CONTROLLERS", "dc1.example.com near.example.com");
+    let sidecar = sidecar.with("GMSA_SERVICE_TICKETS", &named);
+    let running = sidecar.run();
+    running.wait_ready();
+    let before = inode(&sidecar.path("krb5cc"));
+    refresh(&running);
+    running.wait("a renewal", || inode(&sidecar.path("krb5cc")) != before);
+    running.wait("its end", || count(&running, "lease.renewed") == 2);
+    let asked = asked.map(|count| count.load(Ordering::SeqCst));
+    assert_eq!(asked, [2, 1], "questions for the SPN with the port and for the one without: {}", running.text());
+    assert_eq!(count(&running, "ticket.no-twin"), 1);
+    assert_eq!(count(&running, "dc.failed") + count(&running, "lease.pending"), 0, "{}", running.text());
+    assert_eq!(sidecar.json("/ready")["leases"][0]["state"], "held");
 }

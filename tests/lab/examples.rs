@@ -166,27 +166,11 @@ fn a_service_that_nobody_has() {
 /// What an LDAP server may answer on a good, sealed connection that Samba's never does.
 #[test]
 fn directories_that_answer_nonsense() {
-    let folder = tempfile::TempDir::new().unwrap();
-    let path = folder.path().join("dc.keytab");
-    let export = Command::new("samba-tool")
-        .args([
-            "domain",
-            "exportkeytab",
-            &path.display().to_string(),
-            "-H",
-            lab("LAB_SAMDB"),
-            "-s",
-            lab("LAB_SMB_CONF"),
-        ])
-        .arg(format!("--principal=ldap/{}/{}", lab("LAB_DC1"), lab("LAB_DOMAIN")))
-        .output()
-        .unwrap();
-    assert!(export.status.success(), "{export:?}");
-    let keytab = Arc::new(acceptor::keys(&path));
+    let keytab = dc_keys();
     let directory = |answers: Vec<LdapOp>| {
         let keytab = Arc::clone(&keytab);
         Fake::start(|_, request| relayed(request)).with_ldap_server(move |stream| {
-            serve_directory(stream, &keytab, &answers);
+            serve_directory(stream, &keytab, &|_| answers.clone());
         })
     };
     let done = |code, message: &str| {
@@ -210,8 +194,29 @@ fn directories_that_answer_nonsense() {
     insta::assert_snapshot!(report);
 }
 
-/// An LDAP server with the DC's own key: takes one bind and answers one search.
-fn serve_directory(mut stream: TcpStream, keys: &[Key], answers: &[LdapOp]) -> Option<()> {
+/// The keys of the DC's LDAP service.
+pub fn dc_keys() -> Arc<Vec<Key>> {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("dc.keytab");
+    let export = Command::new("samba-tool")
+        .args([
+            "domain",
+            "exportkeytab",
+            &path.display().to_string(),
+            "-H",
+            lab("LAB_SAMDB"),
+            "-s",
+            lab("LAB_SMB_CONF"),
+        ])
+        .arg(format!("--principal=ldap/{}/{}", lab("LAB_DC1"), lab("LAB_DOMAIN")))
+        .output()
+        .unwrap();
+    assert!(export.status.success(), "{export:?}");
+    Arc::new(acceptor::keys(&path))
+}
+
+/// An LDAP server with the DC's own key: takes one bind and answers searches.
+pub fn serve_directory(mut stream: TcpStream, keys: &[Key], answers: &dyn Fn(&LdapMsg) -> Vec<LdapOp>) -> Option<()> {
     let mut codec = LdapCodec::default();
     let mut received = BytesMut::new();
     let mut send = |message: LdapMsg| {
@@ -237,14 +242,17 @@ fn serve_directory(mut stream: TcpStream, keys: &[Key], answers: &[LdapOp]) -> O
     };
     let bound = LdapOp::BindResponse(LdapBindResponse { res, saslcreds: Some(answer) });
     stream.write_all(&send(LdapMsg::new(bind.msgid, bound))).ok()?;
-    let frame = read_message(&mut stream).ok()?;
-    let (_, search) = tokens.unseal(&frame).unwrap();
-    let search = LdapCodec::default().decode(&mut BytesMut::from(search.as_slice())).unwrap()?;
-    for (sequence, answer) in (first..).zip(answers) {
-        let message = send(LdapMsg::new(search.msgid, answer.clone()));
-        write_message(&mut stream, &tokens.seal(sequence, &message).unwrap()).ok()?;
+    let mut sequence = first;
+    loop {
+        let frame = read_message(&mut stream).ok()?;
+        let (_, search) = tokens.unseal(&frame).unwrap();
+        let search = LdapCodec::default().decode(&mut BytesMut::from(search.as_slice())).unwrap()?;
+        for answer in answers(&search) {
+            let message = send(LdapMsg::new(search.msgid, answer));
+            write_message(&mut stream, &tokens.seal(sequence, &message).unwrap()).ok()?;
+            sequence += 1;
+        }
     }
-    Some(())
 }
 
 #[test]
@@ -397,7 +405,8 @@ impl Fake {
         let serve = Arc::clone(&self.ldap);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                serve(stream);
+                let serve = Arc::clone(&serve);
+                std::thread::spawn(move || serve(stream));
             }
         });
         Sidecar::inline("WebApp01", "gmsa/login")
@@ -412,7 +421,7 @@ pub fn dc1() -> Ipv4Addr {
 
 /// Answers every question for an A or AAAA record, whichever `address` is, with it, one for an SRV record with what
 /// `services` says, and every other with nothing (RFC 1035 section 4, RFC 2782).
-fn answer_names(dns: &UdpSocket, address: IpAddr, services: &dyn Fn(&str) -> Vec<(u16, &'static str)>) {
+pub fn answer_names(dns: &UdpSocket, address: IpAddr, services: &dyn Fn(&str) -> Vec<(u16, &'static str)>) {
     let (kind, octets) = match address {
         IpAddr::V4(address) => (1, address.octets().to_vec()),
         IpAddr::V6(address) => (28, address.octets().to_vec()),
@@ -481,7 +490,7 @@ fn write_message(stream: &mut TcpStream, message: &[u8]) -> std::io::Result<()> 
 }
 
 /// A KRB-ERROR (RFC 4120 section 5.9.1).
-fn krb_error(code: u8, time: SystemTime, data: &[u8]) -> Vec<u8> {
+pub fn krb_error(code: u8, time: SystemTime, data: &[u8]) -> Vec<u8> {
     let time = humantime::format_rfc3339_seconds(time).to_string().replace(['-', ':', 'T'], "");
     let name = tlv(0x30, &[tlv(0xa0, &tlv(2, &[1])), tlv(0xa1, &tlv(0x30, &tlv(0x1b, b"krbtgt")))].concat());
     let mut fields = vec![
@@ -512,13 +521,13 @@ fn bind_refused() -> Vec<u8> {
     tlv(0x30, &[tlv(2, &[1]), tlv(0x61, &result)].concat())
 }
 
-fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
+pub fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
     let length = u8::try_from(value.len()).unwrap();
     let length = if length < 128 { vec![length] } else { vec![0x81, length] };
     [&[tag], length.as_slice(), value].concat()
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test has no other clock")]
-fn now() -> SystemTime {
+pub fn now() -> SystemTime {
     SystemTime::now()
 }

@@ -62,6 +62,9 @@ mod memory;
 /// faults that only a broken network, DC or volume shows: the examples of docs/faults.md
 mod examples;
 
+/// one controller, or one gMSA, that is refused: the others go on
+mod refusals;
+
 /// what the first ticket costs on the wire
 mod round_trips;
 
@@ -70,6 +73,9 @@ mod tickets;
 
 /// AD sites: the domain controllers that are near come first
 mod sites;
+
+/// domain controllers that drop packets or are far away
+mod unreachable;
 
 /// every place a CredSpec may come from
 mod sources;

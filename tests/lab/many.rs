@@ -12,14 +12,14 @@ use crate::examples::{Fake, dc1, relayed};
 use crate::support::{Sidecar, cred_spec, delete_object, lab, put_object, put_secret, root, secret_arn};
 
 /// The names of gMSAs that the lab makes for these tests.
-fn accounts(count: usize) -> Vec<String> {
+pub fn accounts(count: usize) -> Vec<String> {
     let made = Command::new(root().join("lab/accounts")).args([&count.to_string(), "Many"]).output().unwrap();
     assert!(made.status.success(), "{made:?}");
     String::from_utf8(made.stdout).unwrap().lines().map(ToOwned::to_owned).collect()
 }
 
 /// A CredSpec for all of them.
-fn spec_of(names: &[String]) -> String {
+pub fn spec_of(names: &[String]) -> String {
     let mut spec: Value =
         serde_json::from_str(&cred_spec(&names[0], lab("LAB_DOMAIN"), &secret_arn("gmsa/login"))).unwrap();
     let accounts: Vec<_> = names.iter().map(|name| json!({"Name": name, "Scope": lab("LAB_DOMAIN")})).collect();

@@ -4,14 +4,13 @@ use std::process::Command;
 use crate::examples::{Fake, relayed};
 use crate::support::{Sidecar, lab};
 
-const FAR: &str = "dc1.example.com";
+pub const FAR: &str = "dc1.example.com";
 /// Another name of the lab's first DC.
-const NEAR: &str = "near.example.com";
+pub const NEAR: &str = "near.example.com";
 const SITE: &str = "Lab-Near";
 
-/// A domain with two controllers, of which DNS nearly always names the far one first and the near one for the site; to
-/// the site belong all addresses of the lab, as the directory itself says.
-fn two_sites(last: u8) -> Sidecar {
+/// Gives the lab's first DC a second name, and a site.
+pub fn two_names() {
     assert_eq!(FAR, lab("LAB_DC1"));
     let tool = |arguments: &[&str]| {
         let database = ["-H", lab("LAB_SAMDB"), "-s", lab("LAB_SMB_CONF")];
@@ -22,19 +21,29 @@ fn two_sites(last: u8) -> Sidecar {
     tool(&["sites", "subnet", "create", "127.0.0.0/8", SITE]);
     // The name that the login's ticket is for: that of a DC of this domain, in three parts and no other form.
     tool(&["spn", "add", &format!("ldap/{NEAR}/{}", lab("LAB_DOMAIN")), "DC1$"]);
+}
+
+/// Where the controllers of `two_sites` are.
+pub fn address(last: u8) -> Ipv4Addr {
     let [_, _, high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 0xb0 | last, high, low)
+}
+
+/// A domain with two controllers, of which DNS nearly always names the far one first and the near one for the site; to
+/// the site belong all addresses of the lab, as the directory itself says.
+pub fn two_sites(last: u8) -> Sidecar {
+    two_names();
     let services = |name: &str| match name.to_ascii_lowercase().as_str() {
         "_ldap._tcp.dc._msdcs.example.com" => vec![(65535, FAR), (0, NEAR)],
         "_ldap._tcp.lab-near._sites.dc._msdcs.example.com" => vec![(100, NEAR)],
         _ => vec![],
     };
-    let dc =
-        Fake::start_with(Ipv4Addr::new(127, 0xb0 | last, high, low).into(), services, |_, request| relayed(request));
+    let dc = Fake::start_with(address(last).into(), services, |_, request| relayed(request));
     dc.sidecar().without("GMSA_DOMAIN_CONTROLLERS")
 }
 
 /// Which DC gave the ticket, and the one after a renewal that waits for `event`.
-fn choices(sidecar: &Sidecar, event: Option<&str>) -> [String; 2] {
+pub fn choices(sidecar: &Sidecar, event: Option<&str>) -> [String; 2] {
     let running = sidecar.run();
     running.wait_ready();
     let dc = || sidecar.json("/leases")["leases"][0]["dc"].as_str().unwrap().to_owned();

@@ -20,7 +20,7 @@ fn modify(ldif: &str) {
 }
 
 /// Gives or takes an SPN of the account of PostgreSQL.
-fn spn(change: &str, spn: &str) {
+pub fn spn(change: &str, spn: &str) {
     let base = lab("LAB_BASEDN");
     modify(&format!(
         "dn: CN=svc-postgres,CN=Users,{base}\nchangetype: modify\n{change}: servicePrincipalName\nservicePrincipalName: {spn}\n"
