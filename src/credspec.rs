@@ -73,6 +73,7 @@ impl Hash for GivenLogin {
 
 /// Two CredSpecs name one gMSA: `config-account-twice`.
 pub(crate) fn account_twice(account: &Account, one: &str, other: &str) -> Fault {
+    // They are read side by side: named in the order of their names, not of their arrival.
     let mut both = [one, other];
     both.sort_unstable();
     let what = format!("two CredSpecs name the gMSA `{account}`");

@@ -424,6 +424,5 @@ impl Leases {
     }
 }
 
-/// They are read side by side: named in the order of their names, not of their arrival.
 #[cfg(test)]
 mod tests;

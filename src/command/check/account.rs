@@ -123,9 +123,9 @@ impl Walk<'_, '_> {
                 // Another domain controller may know it already.
                 let start = Instant::now();
                 let renewed = visit.renew(lease).await;
-                match (error.kind, &renewed) {
-                    (Kind::NotFound, Ok(_)) => self.warn("gmsa", subject, error.into(), took),
-                    _ => {
+                match &renewed {
+                    Ok(_) => self.warn("gmsa", subject, error.into(), took),
+                    Err(_) => {
                         self.show::<()>("gmsa", subject, Err(error.into()), took);
                         self.skip_all(&["password", "ticket"], subject, &format!("gmsa {account}"));
                         return self.skip_services(&lease.extras, &format!("gmsa {account}"));

@@ -53,7 +53,7 @@ impl Walk<'_, '_> {
     pub(super) async fn listen(&mut self) {
         let address = self.config.listen;
         let listen = async {
-            match readiness::bind(address).await {
+            match readiness::bind(address) {
                 Ok(_let_go) => passed((), "the address is free"),
                 Err(_) if health::is_ours(address).await => passed((), "a gmsa-sidecar listens there already"),
                 Err(fault) => Err(fault),
