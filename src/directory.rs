@@ -31,6 +31,9 @@ pub mod gmsa;
 /// the connection to a KDC, and the exchanges over it
 pub mod kdc;
 
+/// what to change after a KDC refused a ticket
+mod advice;
+
 /// why a KDC gave no ticket
 pub mod refusal;
 
@@ -182,13 +185,32 @@ impl Directories {
 impl Directory {
     /// Gets fresh tickets for a gMSA: its TGT, and with that those for services.
     pub async fn renew(&self, account: &Account, kept: Option<KeptKey>, wanted: &Extras) -> Result<Renewal, Fault> {
-        let connection = self.kdc().await?;
-        let mut renewal = self.renew_tgt(account, kept, wanted.keytab, &connection).await?;
+        let connection = self.kdc().await.map_err(|fault| self.with_document(fault, account))?;
+        let renewed = self.renew_tgt(account, kept, wanted.keytab, &connection).await;
+        let mut renewal = renewed.map_err(|fault| self.with_document(fault, account))?;
         for spn in &wanted.services {
             let granted = self.service_ticket(&connection.kdc, &renewal.ticket, spn).await;
             renewal.services.push((spn.clone(), granted));
         }
         Ok(renewal)
+    }
+
+    /// Says which document a name comes from that the domain does not know.
+    fn with_document(&self, fault: Fault, account: &Account) -> Fault {
+        let LoginSource::Secret(arn) = &self.login else { return fault };
+        let Some(document) = &arn.hints.document else { return fault };
+        let why = fault.why.clone().unwrap_or_default();
+        let domain = &self.domain;
+        match fault.code {
+            Code::DcSrvNotFound if fault.what.contains(&format!("`{domain}`")) => {
+                fault.because(format!("{why}; `{domain}` comes from `DnsName` in the CredSpec {document}"))
+            }
+            Code::GmsaNotFound => fault.owned_by(crate::fault::Owner::CredSpec).with_next(format!(
+                "correct the account name `{account}` in the CredSpec {document}: `{domain}` has no such gMSA; this lists \
+                 them: Get-ADServiceAccount -Filter * -Server {domain}"
+            )),
+            _ => fault,
+        }
     }
 
     /// With the kept key while that is good, else with the managed password.
@@ -470,6 +492,7 @@ impl Directory {
             async { kdc.lock().await.connect().await },
             self.connect(hosts)
         );
+        let (connected, reached) = with_other_port(connected, reached, self.ldap.service());
         let (login, (), (mut host, mut connection)) = (Arc::new(login?), connected?, reached?);
         let mut left = hosts.to_vec();
         let mut refused = 0;
@@ -552,7 +575,7 @@ impl Directory {
             Err(refusal) => refusal,
         };
         let known = self.lockout.has_succeeded(&Key::name(&login.principal.to_string()));
-        let refused = || Err(server.refused(&refusal, &login.principal));
+        let refused = || Err(server.refused(&refusal, &**login));
         if !known || !(refusal.is_wrong_password() || matches!(refusal, Refusal::Held(_))) {
             return refused();
         }
@@ -565,6 +588,27 @@ impl Directory {
         let Ok(proven) = server.ticket(&Arc::new(pending), connection).await else { return refused() };
         tracing::info!(event = "secret.pending-used", "AD has the pending password of the secret already");
         Ok(proven)
+    }
+}
+
+/// Of one closed port: that the other one works is what tells a blocked port from a host that is down.
+fn with_other_port<T>(
+    kdc: Result<(), Fault>,
+    ldap: Result<(Host, T), Fault>,
+    service: Service,
+) -> (Result<(), Fault>, Result<(Host, T), Fault>) {
+    let add = |fault: Fault, port: u16| {
+        let why = fault.why.clone().unwrap_or_default();
+        if fault.code == Code::DcUnreachable {
+            fault.because(format!("{why}; TCP port {port} works"))
+        } else {
+            fault
+        }
+    };
+    match (kdc, ldap) {
+        (Err(fault), Ok(reached)) => (Err(add(fault, service.port())), Ok(reached)),
+        (Ok(()), Err(fault)) => (Ok(()), Err(add(fault, Service::Kdc.port()))),
+        both => both,
     }
 }
 

@@ -20,10 +20,10 @@ use tracing::Level;
 
 use crate::directory::dns::{self, Dns};
 use crate::directory::race::{Race, race};
-use crate::fault::{Code, Fault};
-use crate::log;
+use crate::fault::{Code, Fault, Owner};
 use crate::name::{Domain, Host, NameError, SiteName};
 use crate::text::{items, quoted};
+use crate::{log, progress};
 
 /// The domain controllers somebody named, in order of preference.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -291,11 +291,13 @@ impl Locator {
             async move {
                 let begun = Instant::now();
                 let work = async { dial(&host, &locator.addresses(&host).await?, service.port()).await };
-                let result = work.await.map_err(|fault| (host, fault));
+                let result = work.await.map_err(|fault| (host.clone(), locator.with_origin(fault, &host, service)));
                 (place, result.map(|stream| (stream, begun)))
             }
         };
-        let Race { winner, failed, pending } = race(hosts.len(), attempt).await;
+        let limit = CONNECT_DEADLINE + dns::DNS_DEADLINE;
+        let all = race(hosts.len(), attempt);
+        let Race { winner, failed, pending } = progress::during("dc", peers(&hosts, service.port()), limit, all).await;
         let faults: Vec<_> = failed.into_iter().map(|(_, (host, fault))| (host, service, fault)).collect();
         let Some((place, (stream, _))) = winner else {
             faults.iter().for_each(|(host, ..)| self.avoid(host, service));
@@ -307,6 +309,31 @@ impl Locator {
             tokio::spawn(Arc::clone(self).watch_the_others(service, pending));
         }
         Ok((hosts[place].clone(), stream))
+    }
+
+    /// Says that a host was named by `GMSA_DOMAIN_CONTROLLERS`: then that may be what is wrong.
+    fn with_origin(&self, fault: Fault, host: &Host, service: Service) -> Fault {
+        let lists = std::iter::once(&self.configured.any).chain(self.configured.by_domain.values());
+        if !lists.flatten().any(|known| known == host) {
+            return fault;
+        }
+        let why = fault.why.clone().unwrap_or_default();
+        let fix = fault.fix.clone();
+        let named = fault.because(format!("{why}; `{host}` comes from GMSA_DOMAIN_CONTROLLERS"));
+        match (named.code, fix) {
+            (Code::DcAddressNotFound, _) => named.owned_by(Owner::TaskDefinition).with_next(format!(
+                "correct `{host}` in GMSA_DOMAIN_CONTROLLERS, or remove the variable, so that DNS names the domain \
+                 controllers"
+            )),
+            (Code::DcUnreachable, Some(fix)) if fix.starts_with("start ") => {
+                named.owned_by(Owner::TaskDefinition).with_next(format!(
+                    "correct GMSA_DOMAIN_CONTROLLERS: nothing listens on TCP port {} of `{host}`; if it is a domain \
+                     controller, start its service",
+                    service.port()
+                ))
+            }
+            _ => named,
+        }
     }
 
     /// Sees which of the others answer, for the order of the next time and for the app's krb5.conf; their connections are
@@ -429,6 +456,15 @@ pub async fn dial(host: &Host, addresses: &[IpAddr], port: u16) -> Result<TcpStr
     Err(Fault::new(Code::DcUnreachable, what).because(why.join("; ")).with_next(next))
 }
 
+/// The hosts that are waited for, for people.
+pub(super) fn peers(hosts: &[Host], port: u16) -> String {
+    let mut names: Vec<_> = hosts.iter().take(NAMED).map(|host| format!("{host}:{port}")).collect();
+    if hosts.len() > NAMED {
+        names.push(format!("and {} more", hosts.len() - NAMED));
+    }
+    names.join(", ")
+}
+
 /// An error of the system without its number.
 pub(super) fn plain(error: &std::io::Error) -> String {
     let text = error.to_string();
@@ -451,9 +487,9 @@ pub(super) fn summary(mut faults: Vec<Fault>) -> Fault {
     }
     let what = format!("none of the {count} domain controllers that were tried can be reached");
     let fault = Fault::new(Code::DcUnreachable, what).because(told.join("; "));
-    match faults.into_iter().find_map(|fault| fault.fix) {
-        Some(fix) => fault.with_next(fix),
-        None => fault,
+    match faults.into_iter().find(|fault| fault.fix.is_some()) {
+        Some(Fault { fix: Some(fix), owner, .. }) => Fault { owner, ..fault.with_next(fix) },
+        _ => fault,
     }
 }
 

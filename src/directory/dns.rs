@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use crate::directory::dc::Target;
 use crate::fault::{Code, Fault, Owner};
 use crate::name::{Domain, Host, SiteName};
+use crate::progress;
 
 /// Asks the DNS servers of AD names.
 pub(super) struct Dns {
@@ -194,7 +195,10 @@ impl Current {
     async fn ask(&self, name: &str, kind: RecordType) -> Result<Vec<RData>, Miss> {
         let mut asked = Name::from_ascii(name).map_err(|error| Miss::Failed(short(&error.to_string())))?;
         asked.set_fqdn(true);
-        match timeout(DNS_DEADLINE, self.resolver.lookup(asked, kind)).await {
+        let servers: Vec<_> = self.servers.iter().take(NAMED).map(server_name).collect();
+        let peer = format!("DNS {} for {name}", servers.join(", "));
+        let answer = timeout(DNS_DEADLINE, self.resolver.lookup(asked, kind));
+        match progress::during("dc", peer, DNS_DEADLINE, answer).await {
             Ok(Ok(lookup)) => Ok(lookup.answers().iter().take(RECORDS).map(|record| record.data.clone()).collect()),
             Ok(Err(NetError::Dns(DnsError::NoRecordsFound(none)))) => Err(match none.response_code {
                 ResponseCode::NXDomain => Miss::NoName,
@@ -256,7 +260,7 @@ fn short(text: &str) -> String {
 /// For one query to one server; there are two attempts.
 const QUERY_DEADLINE: Duration = Duration::from_secs(1);
 /// For a name, all servers and attempts included.
-const DNS_DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const DNS_DEADLINE: Duration = Duration::from_secs(5);
 /// How many domain controllers of a domain count.
 const TARGETS: usize = 256;
 /// How many records of an answer are looked at.

@@ -198,7 +198,7 @@ pub enum BlobError {
     #[error("version {0} of msDS-ManagedPassword is not known")]
     Version(u16),
     /// The length it tells is not the length it has.
-    #[error("msDS-ManagedPassword tells a length of {told} bytes and has {found}")]
+    #[error("msDS-ManagedPassword gives its length as {told} bytes and has {found}")]
     Length {
         /// What the blob tells.
         told: u32,

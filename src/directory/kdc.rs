@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::clock;
-use crate::directory::dc::{Locator, Service, summary};
+use crate::directory::dc::{Locator, Service, peers, summary};
 use crate::directory::refusal::Refusal;
 use crate::entropy;
 use crate::fault::{Code, Fault};
@@ -19,6 +19,7 @@ use crate::kerberos::{
     TicketOptions,
 };
 use crate::name::Host;
+use crate::progress;
 
 /// The KDCs of a domain, with a kept connection to one of them. One that fails is left for the next.
 ///
@@ -97,7 +98,9 @@ impl Kdc {
         let Some(mut connection) = self.connection.take().filter(|connection| is_open(&connection.stream)) else {
             return Told::NotSent;
         };
-        let why = match timeout(deadline, converse(&mut connection.stream, request)).await {
+        let peer = peers(std::slice::from_ref(&connection.host), Service::Kdc.port());
+        let asked = timeout(deadline, converse(&mut connection.stream, request));
+        let why = match progress::during("ticket", peer, deadline, asked).await {
             Ok(Ok(reply)) => {
                 self.connection = Some(connection);
                 return Told::Reply(reply);
@@ -125,6 +128,12 @@ impl Kdc {
     /// Sending it again is safe: one that closed the connection took no notice of it (some KDCs close theirs after
     /// each reply). A login's proof does not go this way but by `tell`.
     pub async fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>, Fault> {
+        let peer = peers(&self.hosts, Service::Kdc.port());
+        let limit = KDC_DEADLINE * u32::try_from(self.hosts.len()).unwrap_or(u32::MAX).max(1);
+        progress::during("ticket", peer, limit, self.ask_each(request)).await
+    }
+
+    async fn ask_each(&mut self, request: &[u8]) -> Result<Vec<u8>, Fault> {
         let mut left = self.hosts.clone();
         let mut faults = Vec::new();
         loop {
