@@ -31,6 +31,9 @@ pub mod gmsa;
 /// the connection to a KDC, and the exchanges over it
 pub mod kdc;
 
+/// who may read a managed password, and what else has none
+pub(crate) mod readers;
+
 /// what to change after a KDC refused a ticket
 mod advice;
 
@@ -204,6 +207,11 @@ impl Directory {
         match fault.code {
             Code::DcSrvNotFound if fault.what.contains(&format!("`{domain}`")) => {
                 fault.because(format!("{why}; `{domain}` comes from `DnsName` in the CredSpec {document}"))
+            }
+            Code::GmsaReadDenied => fault.because(format!("{why}; the login comes from the secret {arn}")),
+            Code::GmsaNotFound if fault.fix.is_some() => {
+                let next = fault.next().replace("in the CredSpec;", &format!("in the CredSpec {document};"));
+                fault.owned_by(crate::fault::Owner::CredSpec).with_next(next)
             }
             Code::GmsaNotFound => fault.owned_by(crate::fault::Owner::CredSpec).with_next(format!(
                 "correct the account name `{account}` in the CredSpec {document}: `{domain}` has no such gMSA; this lists \
