@@ -73,7 +73,7 @@ use self::server::{Confirmed, Server, unproven};
 use self::session::{Proven, Session, Witness};
 use crate::clock;
 use crate::credspec::LoginSource;
-use crate::directory::dc::{Locator, Service};
+use crate::directory::dc::{Locator, Service, peers};
 use crate::directory::ldap::{Connection, Plain, Transport};
 use crate::fault::{Code, Fault};
 use crate::kerberos::{
@@ -82,6 +82,7 @@ use crate::kerberos::{
 use crate::login::lockout::{Key, Lockout};
 use crate::login::{Login, Logins};
 use crate::name::{Account, Domain, Host, Spn};
+use crate::progress;
 
 /// A domain as one login sees it.
 pub struct Directory {
@@ -440,7 +441,9 @@ impl Directory {
             }
         };
         // Whoever cannot read waits for no witness.
-        tokio::try_join!(session.read(&self.domain, account), witness)
+        let host = peers(std::slice::from_ref(&session.host), self.ldap.service().port());
+        let read = session.read(&self.domain, account);
+        tokio::try_join!(progress::during("gmsa", host, gmsa::LDAP_DEADLINE, read), witness)
     }
 
     /// Whether another DC may tell the password that this one does not.
@@ -559,8 +562,9 @@ impl Directory {
             return Err(DirectoryError::new(Kind::Lost, fault));
         }
         let name = login.principal.to_string();
+        let peer = peers(std::slice::from_ref(host), self.ldap.service().port());
         let (ldap, witness) = tokio::join!(
-            gmsa::bind(connection, &ticket, host, &name),
+            progress::during("gmsa", peer, gmsa::LDAP_DEADLINE, gmsa::bind(connection, &ticket, host, &name)),
             witness(&proven, account, &self.domain, kdc, &self.lockout)
         );
         let session = Session::new(host.clone(), name, proven, ldap?);
@@ -607,11 +611,7 @@ fn with_other_port<T>(
 ) -> (Result<(), Fault>, Result<(Host, T), Fault>) {
     let add = |fault: Fault, port: u16| {
         let why = fault.why.clone().unwrap_or_default();
-        if fault.code == Code::DcUnreachable {
-            fault.because(format!("{why}; TCP port {port} works"))
-        } else {
-            fault
-        }
+        if fault.code == Code::DcUnreachable { fault.because(format!("{why}; TCP port {port} works")) } else { fault }
     };
     match (kdc, ldap) {
         (Err(fault), Ok(reached)) => (Err(add(fault, service.port())), Ok(reached)),

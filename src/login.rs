@@ -149,8 +149,12 @@ impl HostKeytab {
     /// Reads the file anew: whoever cares for the host's password replaces it.
     async fn read(&self) -> Result<Login, Fault> {
         let path = self.path.clone();
-        let unusable =
-            || Fault::new(Code::SecretKeytabUnusable, format!("the keytab `{}` (GMSA_LOGIN_KEYTAB) cannot be used as the login", self.path.display()));
+        let unusable = || {
+            Fault::new(
+                Code::SecretKeytabUnusable,
+                format!("the keytab `{}` (GMSA_LOGIN_KEYTAB) cannot be used as the login", self.path.display()),
+            )
+        };
         let read = tokio::task::spawn_blocking(move || volume::read(CWD, path, OFlags::empty()));
         let file = match timeout(READ_DEADLINE, read).await {
             Ok(Ok(Ok((file, _)))) => file,
@@ -187,7 +191,10 @@ impl HostKeytab {
         let keys: Vec<Key> = own.iter().filter(|entry| entry.kvno == kvno).map(|entry| entry.key.clone()).collect();
         let domain: Option<Domain> = principal.realm.parse().ok();
         let Some(domain) = domain.filter(|domain| domain.realm() == principal.realm) else {
-            return Err(format!("the realm of `{}` is not the name of a domain in capitals", principal.to_string().escape_debug()));
+            return Err(format!(
+                "the realm of `{}` is not the name of a domain in capitals",
+                principal.to_string().escape_debug()
+            ));
         };
         let digest = keys.iter().fold(Sha256::new(), |digest, key| digest.chain_update(key.octets())).finalize();
         let enctypes: Vec<_> = keys.iter().map(|key| kerberos::enctype_name(key.enctype())).collect();

@@ -178,10 +178,9 @@ fn of_login(
     let stored = store.as_deref().unwrap_or("store it in the login's secret");
     let owner = origin.map_or(Owner::Secret, Origin::owner);
     let next = match fault.code {
-        Code::TicketLoginRefused if status == Some(PASSWORD_EXPIRED) => format!(
-            "set a new password: {}; then store it: {stored}",
-            client.act("Set-ADAccountPassword", "-Reset")
-        ),
+        Code::TicketLoginRefused if status == Some(PASSWORD_EXPIRED) => {
+            format!("set a new password: {}; then store it: {stored}", client.act("Set-ADAccountPassword", "-Reset"))
+        }
         Code::TicketLoginRefused => {
             let next = match origin {
                 Some(Origin::Keytab(path)) => format!(
@@ -222,10 +221,9 @@ fn of_login(
             client.act("Get-ADUser", "-Properties Enabled,LockedOut,AccountExpirationDate")
         ),
         Code::TicketLoginMustChange => client.act("Set-ADUser", "-ChangePasswordAtLogon $false"),
-        Code::TicketLoginPasswordExpired => format!(
-            "set a new password: {}; then store it: {stored}",
-            client.act("Set-ADAccountPassword", "-Reset")
-        ),
+        Code::TicketLoginPasswordExpired => {
+            format!("set a new password: {}; then store it: {stored}", client.act("Set-ADAccountPassword", "-Reset"))
+        }
         Code::TicketLoginRestricted | Code::TicketPreauth => match status {
             Some(LOGON_HOURS) => client.act("Set-ADUser", "-Clear logonHours"),
             Some(WORKSTATION) => client.act("Set-ADUser", "-Clear userWorkstations"),

@@ -20,6 +20,7 @@ use crate::directory::dc::Target;
 use crate::fault::{Code, Fault, Owner};
 use crate::name::{Domain, Host, SiteName};
 use crate::progress;
+use crate::text::shell;
 
 /// Asks the DNS servers of AD names.
 pub(super) struct Dns {
@@ -166,6 +167,13 @@ impl Dns {
             Miss::Failed(error) => (Code::DcDnsUnreachable, format!("{asked}: {error} for `{name}`")),
             Miss::Silence => (Code::DcDnsUnreachable, format!("{asked}: no answer for `{name}` in {DNS_DEADLINE:?}")),
         };
+        let what = match (code, missing) {
+            (Code::DcDnsUnreachable, Code::DcSrvNotFound) => {
+                format!("DNS gives no answer about the domain controllers of `{subject}`")
+            }
+            (Code::DcDnsUnreachable, _) => format!("DNS gives no answer about the address of `{subject}`"),
+            _ => what,
+        };
         let fault = Fault::new(code, what).because(why);
         let fixed = !self.configured.is_empty();
         match miss {
@@ -176,7 +184,8 @@ impl Dns {
                 "allow UDP and TCP port 53 from the task to {servers}, or set GMSA_DNS_SERVERS to servers that it reaches"
             )),
             Miss::Failed(_) => fault.with_next(format!(
-                "look at the DNS server {servers}: it failed to resolve `{name}` (nslookup -type=srv {name} {servers})"
+                "look at the DNS server, which fails for `{name}`: {}",
+                current.servers.first().map(|server| nslookup(name, server, missing)).unwrap_or_default()
             )),
             _ if fixed => fault.owned_by(Owner::TaskDefinition).with_next(format!(
                 "set GMSA_DNS_SERVERS to DNS servers that know `{subject}`, usually its domain controllers; {servers} \
@@ -239,6 +248,13 @@ fn name_server(address: &SocketAddr) -> NameServerConfig {
     };
     let connections = vec![at_port(ConnectionConfig::udp()), at_port(ConnectionConfig::tcp())];
     NameServerConfig::new(address.ip(), true, connections)
+}
+
+/// The question again, for a person.
+fn nslookup(name: &str, server: &SocketAddr, missing: Code) -> String {
+    let kind = if missing == Code::DcSrvNotFound { "srv" } else { "a" };
+    let port = if server.port() == 53 { String::new() } else { format!(" -port={}", server.port()) };
+    format!("nslookup -type={kind}{port} {} {}", shell(name), server.ip())
 }
 
 /// `10.0.0.2`, or with a port that is not DNS's own `10.0.0.2:5353`.

@@ -156,9 +156,7 @@ impl Proving {
                     let wrong = matches!(&error, ExchangeError::Kdc(told) if told.code == KdcError::PREAUTH_FAILED);
                     let refusal = kdc.refusal(error);
                     settle(&match (wrong, invalid) {
-                        (true, _) => {
-                            Ending::Refused(self.login.version.clone(), refusal.of_login(&*self.login))
-                        }
+                        (true, _) => Ending::Refused(self.login.version.clone(), refusal.of_login(&*self.login)),
                         // What cannot be believed tells nothing.
                         (_, true) => Ending::Silence,
                         _ => Ending::OtherError,

@@ -13,8 +13,8 @@ use crate::aws::Aws;
 use crate::aws::arn::SecretArn;
 use crate::aws::secret::{self, Raw};
 use crate::fault::{Code, Fault};
-use crate::name::Domain;
 use crate::login::origin::store_command;
+use crate::name::Domain;
 use crate::text::json_reason;
 
 pub use crate::aws::secret::Stage;

@@ -62,6 +62,9 @@ mod memory;
 /// faults that only a broken network, DC or volume shows: the examples of docs/faults.md
 mod examples;
 
+/// from the log line alone, the exact mend
+mod mends;
+
 /// what the first ticket costs on the wire
 mod round_trips;
 
