@@ -207,7 +207,10 @@ impl Directory {
         let domain = &self.domain;
         match fault.code {
             Code::DcSrvNotFound if fault.what.contains(&format!("`{domain}`")) => {
-                fault.because(format!("{why}; `{domain}` comes from `DnsName` in the CredSpec {document}"))
+                let fix = fault.next().to_owned();
+                fault
+                    .because(format!("{why}; `{domain}` comes from `DnsName` in the CredSpec {document}"))
+                    .with_next(format!("{fix}; if `{domain}` is misspelt, correct `DnsName` in the CredSpec {document}"))
             }
             Code::GmsaReadDenied => fault.because(format!("{why}; the login comes from the secret {arn}")),
             Code::GmsaNotFound if fault.fix.is_some() => {
@@ -503,7 +506,10 @@ impl Directory {
             async { kdc.lock().await.connect().await },
             self.connect(hosts)
         );
-        let (connected, reached) = with_other_port(connected, reached, self.ldap.service());
+        let (connected, reached) = {
+            let kdc = kdc.lock().await;
+            with_other_port(connected, kdc.host(), reached, self.ldap.service())
+        };
         let (login, (), (mut host, mut connection)) = (Arc::new(login?), connected?, reached?);
         let mut left = hosts.to_vec();
         let mut refused = 0;
@@ -603,21 +609,37 @@ impl Directory {
     }
 }
 
-/// Of one closed port: that the other one works is what tells a blocked port from a host that is down.
+/// Of one closed port: that the other one works is what tells a closed port from a host that is down or wrong.
 fn with_other_port<T>(
     kdc: Result<(), Fault>,
+    kdc_host: Option<&Host>,
     ldap: Result<(Host, T), Fault>,
     service: Service,
 ) -> (Result<(), Fault>, Result<(Host, T), Fault>) {
-    let add = |fault: Fault, port: u16| {
-        let why = fault.why.clone().unwrap_or_default();
-        if fault.code == Code::DcUnreachable { fault.because(format!("{why}; TCP port {port} works")) } else { fault }
-    };
     match (kdc, ldap) {
-        (Err(fault), Ok(reached)) => (Err(add(fault, service.port())), Ok(reached)),
-        (Ok(()), Err(fault)) => (Ok(()), Err(add(fault, Service::Kdc.port()))),
+        (Err(fault), Ok((host, open))) => {
+            (Err(other_works(fault, Service::Kdc.port(), &host, service.port())), Ok((host, open)))
+        }
+        (Ok(()), Err(fault)) => match kdc_host {
+            Some(host) => (Ok(()), Err(other_works(fault, service.port(), host, Service::Kdc.port()))),
+            None => (Ok(()), Err(fault)),
+        },
         both => both,
     }
+}
+
+fn other_works(fault: Fault, closed: u16, host: &Host, open: u16) -> Fault {
+    if fault.code != Code::DcUnreachable {
+        return fault;
+    }
+    let why = fault.why.clone().unwrap_or_default();
+    let fault = fault.because(format!("{why}; TCP port {open} of `{host}` works"));
+    // It is the right host: its name is not what is wrong.
+    if fault.what.contains(&format!("`{host}`")) && fault.next().contains("GMSA_DOMAIN_CONTROLLERS") {
+        let next = format!("start the service on `{host}`: nothing listens on its TCP port {closed}");
+        return Fault { owner: None, ..fault.with_next(next) };
+    }
+    fault
 }
 
 /// The connection to a KDC that is in use, and all controllers of the domain.

@@ -108,14 +108,16 @@ static UNKNOWN: Mutex<Option<String>> = Mutex::new(None);
 
 /// Logs a fault under the event's name: as an error, as a warning, or for those who look closely (`debug`).
 pub fn fault(level: Level, event: &'static str, fault: &Fault) {
-    let unknown_variables = unknown().clone();
     let (code, what, why, next) = (fault.code.name(), fault.what.as_str(), fault.why.as_deref(), fault.next());
     let (owner, retry) = (fault.owner().name(), fault.retry().name());
     let next_attempt_at = fault.next_attempt_at.map(clock::rfc3339);
     match level {
-        Level::ERROR => {
-            tracing::error!(event, code, what, why, next, owner, retry, next_attempt_at, unknown_variables);
-        }
+        Level::ERROR => match unknown().clone() {
+            Some(unknown_variables) => {
+                tracing::error!(event, code, what, why, next, owner, retry, next_attempt_at, unknown_variables);
+            }
+            None => tracing::error!(event, code, what, why, next, owner, retry, next_attempt_at),
+        },
         Level::WARN => tracing::warn!(event, code, what, why, next, owner, retry, next_attempt_at),
         _ => tracing::debug!(event, code, what, why, next, owner, retry, next_attempt_at),
     }

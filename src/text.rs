@@ -74,7 +74,7 @@ pub(crate) fn shell(word: &str) -> String {
 
 /// A word for PowerShell. What is not printable ASCII becomes an escape within double quotes.
 pub(crate) fn powershell(word: &str) -> String {
-    let safe = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let safe = |c: char| c.is_ascii_alphanumeric() || "-_./:".contains(c);
     if word.starts_with(|c: char| c.is_ascii_alphanumeric()) && word.chars().all(safe) {
         return word.to_owned();
     }

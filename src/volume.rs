@@ -240,7 +240,8 @@ impl Volume {
         match ownership.owner {
             Some(owner) if denied && ownership.owner != self.ownership.owner => {
                 let what = format!("the sidecar cannot write `{}` for the owner {owner}", path.display());
-                let fault = Fault::new(Code::VolumeWriteFailed, what).because(format!("{error}, as {}", caller()));
+                let fault =
+                    Fault::new(Code::VolumeWriteFailed, what).because(format!("{}, as {}", words(&error), caller()));
                 fault
                     .with_next(format!(
                         "run the sidecar as root with CAP_CHOWN and CAP_DAC_OVERRIDE, or as {owner}; or remove Owner from GmsaSidecar in the CredSpec"
@@ -303,7 +304,9 @@ impl Volume {
             Ok([creator, given]) if given == owner.uid => Ok([creator, given]),
             Ok([_, given]) => Err(denied(format!("the volume's file system gives every file to uid {given}"))),
             Err(error) => match Errno::from_io_error(&error) {
-                Some(Errno::PERM | Errno::ACCESS | Errno::INVAL) => Err(denied(format!("{error}, as {}", caller()))),
+                Some(Errno::PERM | Errno::ACCESS | Errno::INVAL) => {
+                    Err(denied(format!("{}, as {}", words(&error), caller())))
+                }
                 _ => Err(self.not_writable(error)),
             },
         }

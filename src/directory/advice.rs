@@ -198,7 +198,7 @@ fn of_login(
                     format!("set `domainName` to `{realm}` in {place}: {}", store.unwrap_or_default())
                 }
                 _ => {
-                    let field = origin.map_or_else(|| "`domainName`".to_owned(), Origin::domain_field);
+                    let field = origin.map_or("`domainName`", Origin::short_domain_field);
                     format!(
                         "correct the user name `{user}` in {place}: `{domain}` (from {field}) has no such account; this \
                          lists similar ones: Get-ADUser -LDAPFilter {} -Server {}",
@@ -296,3 +296,115 @@ const MUST_CHANGE: u32 = 0xc000_0224;
 const ACCOUNT_LOCKED: u32 = 0xc000_0234;
 const SMARTCARD: u32 = 0xc000_02fa;
 const POLICY_DENIED: u32 = 0xc000_0413;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::directory::refusal::Refusal;
+
+    const ARN: &str = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:gmsa/login-AbCdEf";
+
+    fn answered(code: i32, status: Option<u32>) -> Refusal {
+        answered_of(code, status, None, "krbtgt/CORP.EXAMPLE.COM")
+    }
+
+    fn answered_of(code: i32, status: Option<u32>, realm: Option<&str>, service: &str) -> Refusal {
+        let error = KdcError {
+            code,
+            text: None,
+            status,
+            realm: realm.map(str::to_owned),
+            service: service.to_owned(),
+            kdc_time: clock::now(),
+        };
+        Refusal::Exchange(Some("dc1.corp.example.com".parse().unwrap()), ExchangeError::Kdc(error))
+    }
+
+    fn of_login(refusal: &Refusal, user: &str) -> Fault {
+        let principal = Principal::new(1, [user], "CORP.EXAMPLE.COM");
+        let origin = Origin::Secret(Box::new(ARN.parse().unwrap()), true);
+        refusal.of_login(Client::Login(&principal, Some(&origin)))
+    }
+
+    /// What Windows answers for each state of an account, in its own status.
+    #[test]
+    fn each_state_of_the_login_has_its_code_and_its_command() {
+        for (code, status, name, next) in [
+            (
+                18,
+                Some(0xc000_0072),
+                Code::TicketLoginDisabled,
+                "Enable-ADAccount -Identity svc -Server corp.example.com",
+            ),
+            (18, Some(0xc000_0234), Code::TicketLoginLocked, "Unlock-ADAccount -Identity svc -Server corp.example.com"),
+            (18, Some(0xc000_0193), Code::TicketLoginExpired, "Clear-ADAccountExpiration -Identity svc"),
+            (1, None, Code::TicketLoginExpired, "Clear-ADAccountExpiration -Identity svc"),
+            (18, None, Code::TicketLoginRevoked, "-Properties Enabled,LockedOut,AccountExpirationDate"),
+            (23, Some(0xc000_0071), Code::TicketLoginPasswordExpired, "Set-ADAccountPassword -Identity svc"),
+            (23, Some(0xc000_0224), Code::TicketLoginMustChange, "-ChangePasswordAtLogon $false"),
+            (23, None, Code::TicketLoginPasswordExpired, "Set-ADAccountPassword -Identity svc"),
+            (24, None, Code::TicketLoginRefused, "aws secretsmanager put-secret-value --region eu-central-1"),
+            (24, Some(0xc000_006a), Code::TicketLoginRefused, "put-secret-value"),
+            (24, Some(0xc000_0071), Code::TicketLoginRefused, "Set-ADAccountPassword"),
+            (12, Some(0xc000_006f), Code::TicketLoginRestricted, "-Clear logonHours"),
+            (12, Some(0xc000_0413), Code::TicketLoginRestricted, "-AuthenticationPolicySilo $null"),
+            (12, Some(0xc000_02fa), Code::TicketLoginRestricted, "-SmartcardLogonRequired $false"),
+            (14, None, Code::TicketEncryption, "-KerberosEncryptionType AES128,AES256"),
+        ] {
+            let fault = of_login(&answered(code, status), "svc");
+            assert_eq!(fault.code, name, "{code} {status:?}");
+            assert!(fault.next().contains(next), "{code} {status:?}: {}", fault.next());
+            assert!(fault.why.unwrap().contains(&format!("the login comes from the secret {ARN}")));
+        }
+    }
+
+    #[test]
+    fn a_realm_that_the_kdc_names_is_put_into_the_secret() {
+        let fault = of_login(&answered_of(68, None, Some("CHILD.EXAMPLE.COM"), "krbtgt"), "svc");
+        assert_eq!((fault.code, fault.owner()), (Code::TicketLoginUnknown, Owner::Secret));
+        let next = fault.next().to_owned();
+        assert!(next.starts_with("set `domainName` to `child.example.com` in the secret arn:"), "{next}");
+        assert!(next.contains("\"domainName\":\"child.example.com\""), "{next}");
+        assert!(fault.why.unwrap().contains("the account is in the realm `CHILD.EXAMPLE.COM`"));
+        // What is not a domain is not repeated as one.
+        let fault = of_login(&answered_of(68, None, Some("x; rm -rf /"), "krbtgt"), "svc");
+        assert!(!fault.next().contains("rm -rf"), "{}", fault.next());
+    }
+
+    #[test]
+    fn names_from_outside_cannot_end_a_command() {
+        let fault = of_login(&answered(18, Some(0xc000_0072)), "a'; Remove-Item x; '");
+        assert!(fault.next().contains("-Identity 'a''; Remove-Item x; '''"), "{}", fault.next());
+        let principal = Principal::new(10, ["alice@corp.example.net"], "CORP.EXAMPLE.COM");
+        let fault = answered(18, Some(0xc000_0072)).of_login(&principal);
+        assert_eq!(
+            fault.next(),
+            "Get-ADUser -LDAPFilter '(userPrincipalName=alice@corp.example.net)' -Server corp.example.com | \
+             Enable-ADAccount"
+        );
+    }
+
+    #[test]
+    fn a_name_on_two_accounts_is_taken_from_one() {
+        let gmsa = Principal::new(1, ["WebApp01$"], "CORP.EXAMPLE.COM");
+        let spn: Spn = "HTTP/web.corp.example.com".parse().unwrap();
+        let fault = answered(8, None).of_service(&spn, &gmsa);
+        assert_eq!(fault.code, Code::TicketServiceUnknown);
+        assert!(fault.next().contains("setspn -D HTTP/web.corp.example.com ACCOUNT"), "{}", fault.next());
+        let fault = answered(7, None).of_service(&spn, &gmsa);
+        assert!(fault.next().contains("setspn -S HTTP/web.corp.example.com ACCOUNT"), "{}", fault.next());
+        let fault = of_login(&answered_of(8, None, None, "ldap/dc1.corp.example.com"), "svc");
+        assert!(fault.next().contains("setspn -D ldap/dc1.corp.example.com ACCOUNT"), "{}", fault.next());
+    }
+
+    #[test]
+    fn a_gmsa_s_states_have_their_commands() {
+        let gmsa = Principal::new(1, ["WebApp01$"], "CORP.EXAMPLE.COM");
+        let next = |code, status| answered(code, status).of_gmsa(&gmsa).next().to_owned();
+        assert!(next(18, Some(0xc000_0072)).starts_with("Set-ADServiceAccount -Identity 'WebApp01$'"));
+        assert!(next(18, Some(0xc000_0234)).starts_with("Unlock-ADAccount -Identity 'WebApp01$'"));
+        assert!(next(6, None).contains("repadmin /syncall dc1.corp.example.com /AdeP"));
+        assert!(next(60, None).contains("Get-WinEvent -ComputerName dc1.corp.example.com"));
+    }
+}

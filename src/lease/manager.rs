@@ -429,7 +429,11 @@ fn twice(spec: &LeaseSpec, other: &str) -> Fault {
     let mut both = [spec.named_by.as_str(), other];
     both.sort_unstable();
     let what = format!("two CredSpecs name the gMSA `{}`", spec.account);
-    Fault::new(Code::ConfigAccountTwice, what).because(both.join(" and "))
+    let [one, two] = both;
+    Fault::new(Code::ConfigAccountTwice, what).because(both.join(" and ")).with_next(format!(
+        "remove {one} or {two} from the list of CredSpecs, or correct the account name `{}` in one of them",
+        spec.account
+    ))
 }
 
 #[cfg(test)]

@@ -44,6 +44,16 @@ impl Origin {
         }
     }
 
+    /// The same where the place was just named.
+    pub(crate) fn short_domain_field(&self) -> &'static str {
+        match self {
+            Self::Secret(_, true) => "its `domainName`",
+            Self::Secret(_, false) => "the CredSpec's `DnsName`, since it has no `domainName`",
+            Self::Keytab(_) => "its realm",
+            Self::Request => "the request",
+        }
+    }
+
     /// How to store a login there: a command where one command is enough.
     pub(crate) fn store(&self, user: &str, domain: &Domain) -> String {
         match self {

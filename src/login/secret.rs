@@ -184,19 +184,22 @@ struct Malformed {
     code: Code,
     why: String,
     fix: Option<&'static str>,
+    /// The key of a login that is missing.
+    key: Option<&'static str>,
 }
 
 impl Malformed {
     fn new(code: Code, why: impl Into<String>) -> Self {
-        Self { code, why: why.into(), fix: None }
+        Self { code, why: why.into(), fix: None, key: None }
     }
 
     fn text(why: impl Into<String>) -> Self {
         Self::new(Code::SecretMalformed, why)
     }
 
-    fn missing(key: &str, found: &str) -> Self {
-        Self::new(Code::SecretKeyMissing, format!("it has no key `{key}` with a value; its keys: {found}"))
+    fn missing(key: &'static str, found: &str) -> Self {
+        let why = format!("it has no key `{key}` with a value; its keys: {found}");
+        Self { key: Some(key), ..Self::new(Code::SecretKeyMissing, why) }
     }
 
     fn fixed_by(mut self, fix: &'static str) -> Self {
@@ -215,7 +218,11 @@ impl Malformed {
             _ => {
                 let domain = arn.login_domain.as_ref().unwrap_or(domain);
                 let model = store_command(arn, "LOGIN", domain);
-                fault.with_next(format!("{model} (with the real name and password)"))
+                let add = match self.key {
+                    Some(key) => format!("add the key `{key}`: "),
+                    None => String::new(),
+                };
+                fault.with_next(format!("{add}{model} (with the real name and password)"))
             }
         }
     }

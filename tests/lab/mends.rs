@@ -83,7 +83,7 @@ impl Case {
 }
 
 /// Words that stand for a value that is known, in every case.
-const NEVER: [&str; 8] = ["GROUP", "NAME,", " NAME ", "REGION", "HOST/", "os error", "(Get-ADUser NAME)", "LOGIN "];
+const NEVER: [&str; 8] = ["GROUP", "NAME,", " NAME ", " REGION", "HOST/", "os error", "(Get-ADUser NAME)", "LOGIN "];
 
 /// The ways of Kerberos and of LDAP that have nothing to do with the login's account.
 const OTHER_WAYS: &[&str] = &["GMSA_DNS_SERVERS", "security group", "636", "GMSA_LOGIN_KEYTAB", "taskRoleArn"];
@@ -126,10 +126,6 @@ fn denied(service: &str, action: &str, reason: &str) -> Value {
     }
     let body = json!({"__type": "AccessDeniedException", "message": message});
     json!([{"target": format!("{service}.*"), "action": "status", "status": 400, "body": body}])
-}
-
-fn behind(sidecar: Sidecar, variable: &str, proxy: &FaultProxy) -> Sidecar {
-    sidecar.with(variable, &format!("http://{}", proxy.address))
 }
 
 /// Variables, volumes and owners.
@@ -178,7 +174,7 @@ fn settings() -> Vec<Case> {
             "the variable of the CredSpecs is misspelt",
             Sidecar::new().with("GMSA_CREDENTIAL_SPEC", "arn:aws:s3:::gmsa-specs/webapp01.json"),
             "config-no-credspec",
-            &["GMSA_CREDENTIAL_SPECS"],
+            &["rename the variable GMSA_CREDENTIAL_SPEC to GMSA_CREDENTIAL_SPECS"],
         )
         .says(&["GMSA_CREDENTIAL_SPEC (is GMSA_CREDENTIAL_SPECS meant?)"]),
         two(
@@ -190,6 +186,20 @@ fn settings() -> Vec<Case> {
             &["127.0.10.99", "GMSA_DNS_SERVERS"],
         )
         .says(&["GMSA_DOMAIN_CONTROLLER (is GMSA_DOMAIN_CONTROLLERS meant?)"]),
+        two(
+            "a mode that lets everyone write, and no volume",
+            Sidecar::of("webapp01.json").with("GMSA_MODE", "0666").with("GMSA_DIR", "/no/such/volume"),
+            "config-invalid",
+            &["GMSA_MODE"],
+        )
+        .never(&["mount"]),
+        two(
+            "the variable of the owner is misspelt, and the volume belongs to root",
+            as_user(Sidecar::of("webapp01.json").with("GMSA_OWNR", "1654"), "1655"),
+            "volume-not-writable",
+            &["chown 1655:1655"],
+        )
+        .says(&["GMSA_OWNR (is GMSA_OWNER meant?)"]),
     ]
 }
 
@@ -290,7 +300,7 @@ fn credspecs(proxies: &mut Vec<FaultProxy>) -> Vec<Case> {
             "two CredSpecs of one gMSA",
             Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &twice),
             "config-account-twice",
-            &[],
+            &["arn:aws:s3:::gmsa-specs/mends/twice.json", "arn:aws:s3:::gmsa-specs/webapp01.json"],
         )
         .says(&["webapp01.json", "mends/twice.json"]),
         one(
@@ -344,6 +354,20 @@ fn credspecs(proxies: &mut Vec<FaultProxy>) -> Vec<Case> {
             &["aws s3 ls"],
         )
         .never(&["nowhere"]),
+        two(
+            "a comma too many, and DNS is silent",
+            of("comma2.json", "{\"CmsPlugins\": [],}").with("GMSA_DNS_SERVERS", "127.0.10.99"),
+            "credspec-malformed",
+            &["mends/comma2.json"],
+        )
+        .never(&["127.0.10.99"]),
+        two(
+            "no region and no task role",
+            no_keys(Sidecar::of("webapp01.json").without("AWS_REGION")),
+            "credspec-region",
+            &["AWS_REGION"],
+        )
+        .never(&["taskRoleArn"]),
     ]
 }
 
@@ -428,11 +452,25 @@ fn secrets(proxies: &mut Vec<FaultProxy>) -> Vec<Case> {
         .never(&["GMSA_DOMAIN_CONTROLLERS"]),
         two(
             "the secret is denied, and the gMSA is not there",
-            { Sidecar::inline("NoSuchApp", "gmsa/login").with("AWS_ENDPOINT_URL_SECRETS_MANAGER", &refused) },
+            Sidecar::inline("NoSuchApp", "gmsa/login").with("AWS_ENDPOINT_URL_SECRETS_MANAGER", &refused),
             "secret-denied",
             &["put-role-policy"],
         )
         .never(&["Get-ADServiceAccount"]),
+        two(
+            "the secret is not JSON, and the domain controller has no address",
+            Sidecar::inline("WebApp01", "gmsa/not-json").with("GMSA_DOMAIN_CONTROLLERS", "dc9.example.com"),
+            "secret-malformed",
+            &["put-secret-value"],
+        )
+        .never(&["dc9"]),
+        two(
+            "the secret has no password, and the gMSA is not there",
+            of_spec("NoSuchApp", domain, &keyless),
+            "secret-key-missing",
+            &["`password`", &keyless],
+        )
+        .never(&["NoSuchApp"]),
     ]
 }
 
@@ -453,11 +491,13 @@ fn controllers() -> Vec<Case> {
     let _stranger = Fake::start_with(stranger.into(), |_| Vec::new(), |_, request| relayed(request));
     let stranger = stranger.to_string();
     vec![
-        one("DnsName is misspelt", Sidecar::of("mends/typo.json"), "dc-srv-not-found", &["exmaple.com"]).says(&[
-            "`DnsName` in the CredSpec",
-            "mends/typo.json",
-            "/etc/resolv.conf",
-        ]),
+        one(
+            "DnsName is misspelt",
+            Sidecar::of("mends/typo.json"),
+            "dc-srv-not-found",
+            &["correct `DnsName`", "mends/typo.json"],
+        )
+        .says(&["`DnsName` in the CredSpec", "mends/typo.json", "/etc/resolv.conf"]),
         one(
             "the DNS server is silent",
             at(lab("LAB_DC1")).without("GMSA_DOMAIN_CONTROLLERS").with("GMSA_DNS_SERVERS", "127.0.10.99"),
@@ -487,8 +527,8 @@ fn controllers() -> Vec<Case> {
         )
         .never(&["security group", "636"]),
         one("LDAP is closed, Kerberos is not", closed, "dc-unreachable", &["389"])
-            .says(&["TCP port 88 works"])
-            .never(&["636"]),
+            .says(&["TCP port 88 of `dc1.example.com` works"])
+            .never(&["636", "GMSA_DOMAIN_CONTROLLERS", "security group"]),
         two(
             "a domain controller without an address, and a wrong password",
             Sidecar::inline("WebApp01", "gmsa/wrong-password").with("GMSA_DOMAIN_CONTROLLERS", "dc9.example.com"),
@@ -510,6 +550,26 @@ fn controllers() -> Vec<Case> {
             "gmsa-tls-untrusted",
             &["GMSA_LDAP_CA_FILE", "dc1.example.com:636"],
         ),
+        two(
+            "DnsName is misspelt, and the secret is not there",
+            {
+                let secret = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:gmsa/missing-AbCdEf";
+                put_object("mends/typo2.json", cred_spec("WebApp01", "exmaple.com", secret).as_bytes());
+                Sidecar::of("mends/typo2.json")
+            },
+            "dc-srv-not-found",
+            &["exmaple.com", "correct `DnsName`", "mends/typo2.json"],
+        )
+        .never(&["list-secrets"]),
+        two(
+            "the DNS server is silent, and no CA for ldaps",
+            Sidecar::inline("WebApp01", "gmsa/login")
+                .with("GMSA_LDAP", "ldaps")
+                .with("GMSA_DNS_SERVERS", "127.0.10.99"),
+            "dc-dns-unreachable",
+            &["127.0.10.99"],
+        )
+        .never(&["GMSA_LDAP"]),
     ]
 }
 
@@ -631,6 +691,36 @@ fn accounts() -> Vec<Case> {
             &[&unknown],
         )
         .never(&["setspn"]),
+        two("a wrong password, and a computer in the place of a gMSA", own("DC1", "gmsa/wrong-password"), "ticket-login-refused", &[
+            &wrong,
+        ])
+        .never(&["DC1"]),
+        two("an unknown login, and a disabled gMSA", own("WebAppOff", "gmsa/unknown-login"), "ticket-login-unknown", &[
+            "svc-nobody",
+        ])
+        .never(&["WebAppOff"]),
+        two(
+            "an expired login, and a service that no account has",
+            own("WebApp01", "gmsa/expired").with("GMSA_SERVICE_TICKETS", "HTTP/it.example.com"),
+            "ticket-login-expired",
+            &["Clear-ADAccountExpiration"],
+        )
+        .never(&["setspn"]),
+        two(
+            "a login without the right, and a service that no account has",
+            own("WebApp01", "gmsa/outsider").with("GMSA_SERVICE_TICKETS", "HTTP/it.example.com"),
+            "gmsa-read-denied",
+            &["Add-ADGroupMember"],
+        )
+        .never(&["setspn"]),
+        two("a password that must be changed, and a gMSA that is not there", own("NoSuchApp", "gmsa/mustchange"), "ticket-login-must-change", &[
+            "-ChangePasswordAtLogon $false",
+        ])
+        .never(&["NoSuchApp"]),
+        two("an unknown login, and a gMSA that is not there", own("NoSuchApp", "gmsa/unknown-login"), "ticket-login-unknown", &[
+            &unknown,
+        ])
+        .never(&["NoSuchApp"]),
     ]
 }
 
@@ -659,7 +749,7 @@ fn listening() -> (std::net::TcpListener, Vec<Case>) {
     let address = busy.local_addr().unwrap().to_string();
     let taken = || Sidecar::of("webapp01.json").with("GMSA_LISTEN", &address);
     let cases = vec![
-        one("the address is in use", taken(), "config-listen", &["GMSA_LISTEN"]).says(&[&address]).of("run"),
+        one("the address is in use", taken(), "config-listen", &["GMSA_LISTEN to another port", &address]).of("run"),
         two(
             "the address is in use, and there is no volume",
             taken().with("GMSA_DIR", "/no/such/volume"),
@@ -688,7 +778,7 @@ fn each_line_alone_names_the_exact_mend() {
             })
             .collect();
     let twice = cases.iter().filter(|case| case.broken > 1).count();
-    assert!(cases.len() >= 40 && 3 * twice >= 0 * cases.len(), "{} cases, {twice} broken twice", cases.len());
+    assert!(cases.len() >= 40 && 3 * twice >= cases.len(), "{} cases, {twice} broken twice", cases.len());
     let next = Mutex::new(cases.iter());
     let judged = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
