@@ -9,6 +9,7 @@ pub mod origin;
 /// Secrets Manager, SSM -> what a secret holds
 pub mod secret;
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -25,6 +26,7 @@ use crate::credspec::{GivenLogin, LoginSource};
 use crate::fault::{Code, Fault};
 use crate::kerberos::{self, Key, Password, Principal, Proof, keytab};
 use crate::name::Domain;
+use crate::text::shell;
 use crate::{progress, volume};
 
 /// A login as it would be proven now.
@@ -158,11 +160,32 @@ impl HostKeytab {
         let read = tokio::task::spawn_blocking(move || volume::read(CWD, path, OFlags::empty()));
         let file = match timeout(READ_DEADLINE, read).await {
             Ok(Ok(Ok((file, _)))) => file,
-            Ok(Ok(Err(error))) => return Err(unusable().because(error)),
+            Ok(Ok(Err(error))) => {
+                let next = match error.kind() {
+                    ErrorKind::NotFound => {
+                        "mount the keytab there into the sidecar's container, or correct GMSA_LOGIN_KEYTAB"
+                    }
+                    _ => "let the user of the sidecar's container read the file",
+                };
+                let text = error.to_string();
+                let why = text.split(" (os error").next().unwrap_or(&text);
+                return Err(unusable()
+                    .because(why)
+                    .with_next(format!("{next}: {}", shell(&self.path.display().to_string()))));
+            }
             Ok(Err(error)) => return Err(unusable().caused_by(&error)),
             Err(_elapsed) => return Err(unusable().because(format!("nothing came within {READ_DEADLINE:?}"))),
         };
-        self.login(&file).map_err(|why| unusable().because(why))
+        self.login(&file).map_err(|why| {
+            let path = shell(&self.path.display().to_string());
+            let next = match &self.principal {
+                Some(principal) if why.contains("but of") => {
+                    format!("set GMSA_LOGIN_PRINCIPAL, now {}, to one of these: klist -ke {path}", shell(principal))
+                }
+                _ => format!("replace the keytab with one that has AES keys; this shows its keys: klist -ke {path}"),
+            };
+            unusable().because(why).with_next(next)
+        })
     }
 
     /// For the fuzzer: what a file tells of the login in it, or why it is none.

@@ -103,7 +103,7 @@ impl Client<'_> {
         if self.principal().is_enterprise() {
             return format!(
                 "Get-ADUser -LDAPFilter {} -Server {server} | {cmdlet}{parameters}",
-                powershell(&format!("(userPrincipalName={})", self.principal().components.join("/")))
+                powershell(&format!("(userPrincipalName={})", in_filter(&self.principal().components.join("/"))))
             );
         }
         format!("{cmdlet} -Identity {account} -Server {server}{parameters}")
@@ -162,6 +162,17 @@ pub(super) fn add(fault: Fault, error: &ExchangeError, client: &Client<'_>, kdc:
     fault.with_next(next)
 }
 
+/// A value in an LDAP filter (RFC 4515 section 3).
+fn in_filter(value: &str) -> String {
+    value.chars().fold(String::new(), |mut text, c| {
+        match c {
+            '(' | ')' | '*' | '\\' | '\0' => text += &format!("\\{:02x}", u32::from(c)),
+            _ => text.push(c),
+        }
+        text
+    })
+}
+
 /// Each of the login's faults.
 fn of_login(
     fault: Fault,
@@ -202,7 +213,7 @@ fn of_login(
                     format!(
                         "correct the user name `{user}` in {place}: `{domain}` (from {field}) has no such account; this \
                          lists similar ones: Get-ADUser -LDAPFilter {} -Server {}",
-                        powershell(&format!("(anr={})", user.chars().take(5).collect::<String>())),
+                        powershell(&format!("(anr={})", in_filter(&user.chars().take(5).collect::<String>()))),
                         powershell(domain.as_str())
                     )
                 }
@@ -383,6 +394,12 @@ mod tests {
             "Get-ADUser -LDAPFilter '(userPrincipalName=alice@corp.example.net)' -Server corp.example.com | \
              Enable-ADAccount"
         );
+    }
+
+    #[test]
+    fn a_name_in_a_filter_cannot_end_it() {
+        let fault = of_login(&answered(6, None), "a)(b*");
+        assert!(fault.next().contains(r"-LDAPFilter '(anr=a\29\28b\2a)'"), "{}", fault.next());
     }
 
     #[test]

@@ -165,7 +165,7 @@ impl Dns {
             Miss::Useless => (missing, format!("{asked}: the records of `{name}` name no host")),
             Miss::Circle => (missing, format!("{asked}: the aliases of `{name}` lead in a circle")),
             Miss::Failed(error) => (Code::DcDnsUnreachable, format!("{asked}: {error} for `{name}`")),
-            Miss::Silence => (Code::DcDnsUnreachable, format!("{asked}: no answer for `{name}` in {DNS_DEADLINE:?}")),
+            Miss::Silence => (Code::DcDnsUnreachable, format!("{asked}: no answer for `{name}`, by UDP or TCP")),
         };
         let what = match (code, missing) {
             (Code::DcDnsUnreachable, Code::DcSrvNotFound) => {

@@ -95,7 +95,8 @@ impl Refusal {
                 why = format!("{why}; the account is in the realm `{realm}`");
             }
         }
-        if let Some(origin) = client.origin() {
+        let of_way = matches!(code, Code::TicketKdcFailed | Code::TicketReplyInvalid | Code::TicketClockSkew);
+        if let Some(origin) = client.origin().filter(|_| !of_way) {
             why = format!("{why}; the login comes from {}", origin.named());
         }
         let from = kdc.as_ref().map_or_else(String::new, |host| format!(" from the KDC on `{host}`"));

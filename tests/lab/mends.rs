@@ -809,3 +809,30 @@ fn each_line_alone_names_the_exact_mend() {
     );
     assert!(bad.is_empty(), "{bad:#?}");
 }
+
+/// A step that lasts is reported while it lasts: what is asked, and until when. HTTP says the same.
+#[test]
+fn a_wait_of_more_than_three_seconds_is_reported_while_it_lasts() {
+    // Two of them: one alone is given up after three seconds.
+    let silent_dns = Sidecar::inline("WebApp01", "gmsa/login").with("GMSA_DNS_SERVERS", "127.0.10.99 127.0.10.98");
+    // It answers the question without a proof, and nothing after that.
+    let hanging = Fake::start(|count, request| {
+        while count > 1 {
+            std::thread::park();
+        }
+        relayed(request)
+    });
+    let silent_kdc = hanging.sidecar();
+    for (sidecar, step, peer) in [(silent_dns, "dc", "DNS 127.0.10.99"), (silent_kdc, "ticket", "dc1.example.com:88")] {
+        let running = sidecar.run();
+        let is_told = |line: &Value| line["event"] == "step.waiting" && line["step"] == step;
+        running.wait(step, || running.log().iter().any(is_told));
+        let log = running.log();
+        let line = log.iter().find(|line| is_told(line)).unwrap();
+        assert!(line["for"].as_str().unwrap().contains(peer), "{line}");
+        assert!(line["until"].as_str() > line["since"].as_str(), "{line}");
+        assert!(!log.iter().any(|line| line["level"] == "ERROR"), "it failed before: {log:#?}");
+        let waiting = &sidecar.json("/ready")["waiting"];
+        assert!(waiting.as_array().unwrap().iter().any(|one| one["step"] == step), "{waiting}");
+    }
+}
