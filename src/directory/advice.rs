@@ -286,7 +286,7 @@ fn service_unknown(fault: Fault, refused: Option<&KdcError>, client: &Client<'_>
             fault.because(format!("{why}; {reason}{hint}")).with_next(next)
         }
         _ => {
-            let service = refused.map(|refused| refused.service.as_str()).filter(|name| !name.is_empty());
+            let service = refused.map(|refused| &*refused.service).filter(|name| !name.is_empty());
             let name = powershell(service.unwrap_or("SPN"));
             let next = format!(
                 "remove the service name {name} from all accounts but its domain controller's: setspn -D {name} ACCOUNT \
@@ -325,8 +325,8 @@ mod tests {
             code,
             text: None,
             status,
-            realm: realm.map(str::to_owned),
-            service: service.to_owned(),
+            realm: realm.map(Into::into),
+            service: service.into(),
             kdc_time: clock::now(),
         };
         Refusal::Exchange(Some("dc1.corp.example.com".parse().unwrap()), ExchangeError::Kdc(error))

@@ -19,9 +19,9 @@ pub struct KdcError {
     pub status: Option<u32>,
     /// The realm that the KDC names as the client's: with [`WRONG_REALM`](Self::WRONG_REALM) the one to ask (RFC 6806
     /// section 7).
-    pub realm: Option<String>,
+    pub realm: Option<Box<str>>,
     /// The service that the answer is about: `ldap/dc1.example.com`.
-    pub service: String,
+    pub service: Box<str>,
     /// The KDC's clock, as anybody on the way may tell it.
     pub kdc_time: SystemTime,
 }
@@ -93,8 +93,8 @@ impl From<&KrbError> for KdcError {
         Self {
             code: error.error_code,
             text: text.filter(|text| !text.is_empty()).map(|text| text.chars().take(200).collect()),
-            realm: error.crealm.as_ref().map(|realm| plain(&realm.0, 255)),
-            service: plain(&error.sname.joined(), 300),
+            realm: error.crealm.as_ref().map(|realm| plain(&realm.0, 255).into()),
+            service: plain(&error.sname.joined(), 300).into(),
             status: error.e_data.as_ref().and_then(|data| status(data.as_bytes())),
             kdc_time: error.stime.to_system_time() + Duration::from_micros(u64::from(error.susec)),
         }
