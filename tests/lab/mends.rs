@@ -817,8 +817,10 @@ fn a_wait_of_more_than_three_seconds_is_reported_while_it_lasts() {
     let silent_dns = Sidecar::inline("WebApp01", "gmsa/login").with("GMSA_DNS_SERVERS", "127.0.10.99 127.0.10.98");
     // It answers the question without a proof, and nothing after that.
     let hanging = Fake::start(|count, request| {
-        while count > 1 {
-            std::thread::park();
+        if count > 1 {
+            loop {
+                std::thread::park();
+            }
         }
         relayed(request)
     });
