@@ -361,7 +361,15 @@ impl<'a> Values<'a> {
         let fault = self.sound(()).err().or_else(|| {
             let what = "No CredSpec is configured, and the sidecar is not running in ECS";
             let why = "neither GMSA_CREDENTIAL_SPECS nor ECS_CONTAINER_METADATA_URI_V4 is set";
-            let next = "set GMSA_CREDENTIAL_SPECS=credentialspecdomainless:arn:aws:s3:::BUCKET/KEY with the ARN of your CredSpec";
+            let misspelt = unknown(self.environment).into_iter().find(|known| known.nearest == "GMSA_CREDENTIAL_SPECS");
+            let next = match misspelt {
+                Some(Unknown { variable, .. }) => format!("rename the variable {variable} to GMSA_CREDENTIAL_SPECS"),
+                None => {
+                    "set GMSA_CREDENTIAL_SPECS=credentialspecdomainless:arn:aws:s3:::BUCKET/KEY with the ARN of your \
+                         CredSpec"
+                        .to_owned()
+                }
+            };
             nowhere.then(|| Fault::new(Code::ConfigNoCredSpec, what).because(why).with_next(next))
         });
         (config, fault)

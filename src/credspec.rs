@@ -77,7 +77,10 @@ pub(crate) fn account_twice(account: &Account, one: &str, other: &str) -> Fault 
     let mut both = [one, other];
     both.sort_unstable();
     let what = format!("two CredSpecs name the gMSA `{account}`");
-    Fault::new(Code::ConfigAccountTwice, what).because(both.join(" and "))
+    let [one, two] = both;
+    Fault::new(Code::ConfigAccountTwice, what).because(both.join(" and ")).with_next(format!(
+        "remove {one} or {two} from the list of CredSpecs, or correct the account name `{account}` in one of them"
+    ))
 }
 
 impl CredSpec {

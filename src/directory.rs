@@ -31,6 +31,12 @@ pub mod gmsa;
 /// the connection to a KDC, and the exchanges over it
 pub mod kdc;
 
+/// who may read a managed password, and what else has none
+pub(crate) mod readers;
+
+/// what to change after a KDC refused a ticket
+mod advice;
+
 /// why a KDC gave no ticket
 pub mod refusal;
 
@@ -70,7 +76,7 @@ use self::session::{Proven, Session, Witness};
 use self::twin::NoTwins;
 use crate::clock;
 use crate::credspec::LoginSource;
-use crate::directory::dc::Locator;
+use crate::directory::dc::{Locator, Service, peers};
 use crate::directory::ldap::{Connection, Plain, Transport};
 use crate::fault::{Code, Fault};
 use crate::kerberos::{
@@ -79,6 +85,7 @@ use crate::kerberos::{
 use crate::login::lockout::{Key, Lockout};
 use crate::login::{Login, Logins};
 use crate::name::{Account, Domain, Host, Spn};
+use crate::progress;
 
 /// A domain as one login sees it.
 pub struct Directory {
@@ -202,8 +209,9 @@ impl Directories {
 impl Directory {
     /// Gets fresh tickets for a gMSA: its TGT, and with that those for services.
     pub async fn renew(&self, account: &Account, kept: Option<KeptKey>, wanted: &Extras) -> Result<Renewal, Fault> {
-        let connection = self.kdc().await?;
-        let mut renewal = self.renew_tgt(account, kept, wanted.keytab, &connection).await?;
+        let connection = self.kdc().await.map_err(|fault| self.with_document(fault, account))?;
+        let renewed = self.renew_tgt(account, kept, wanted.keytab, &connection).await;
+        let mut renewal = renewed.map_err(|fault| self.with_document(fault, account))?;
         for spn in &wanted.services {
             let granted = self.service_ticket(&connection.kdc, &renewal.ticket, spn).await;
             renewal.services.push((spn.clone(), granted));
@@ -212,6 +220,32 @@ impl Directory {
         self.locator.second_answers().await;
         renewal.controllers = self.locator.for_apps(&connection.controllers, renewal.dc.as_ref());
         Ok(renewal)
+    }
+
+    /// Says which document a name comes from that the domain does not know.
+    fn with_document(&self, fault: Fault, account: &Account) -> Fault {
+        let LoginSource::Secret(arn) = &self.login else { return fault };
+        let Some(document) = &arn.hints.document else { return fault };
+        let why = fault.why.clone().unwrap_or_default();
+        let domain = &self.domain;
+        match fault.code {
+            Code::DcSrvNotFound if fault.what.contains(&format!("`{domain}`")) => {
+                let fix = fault.next().to_owned();
+                fault
+                    .because(format!("{why}; `{domain}` comes from `DnsName` in the CredSpec {document}"))
+                    .with_next(format!("{fix}; if `{domain}` is misspelt, correct `DnsName` in the CredSpec {document}"))
+            }
+            Code::GmsaReadDenied => fault.because(format!("{why}; the login comes from the secret {arn}")),
+            Code::GmsaNotFound if fault.fix.is_some() => {
+                let next = fault.next().replace("in the CredSpec;", &format!("in the CredSpec {document};"));
+                fault.owned_by(crate::fault::Owner::CredSpec).with_next(next)
+            }
+            Code::GmsaNotFound => fault.owned_by(crate::fault::Owner::CredSpec).with_next(format!(
+                "correct the account name `{account}` in the CredSpec {document}: `{domain}` has no such gMSA; this lists \
+                 them: Get-ADServiceAccount -Filter * -Server {domain}"
+            )),
+            _ => fault,
+        }
     }
 
     /// With the kept key while that is good, else with the managed password.
@@ -458,7 +492,9 @@ impl Directory {
             }
         };
         // Whoever cannot read waits for no witness.
-        tokio::try_join!(session.read(&self.domain, account), witness)
+        let host = peers(std::slice::from_ref(&session.host), self.ldap.service().port());
+        let read = session.read(&self.domain, account);
+        tokio::try_join!(progress::during("gmsa", host, gmsa::LDAP_DEADLINE, read), witness)
     }
 
     /// Whether another DC may tell the password that this one does not.
@@ -512,7 +548,7 @@ impl Directory {
         let (kdc, locator, lockout) = (&via.kdc, &self.locator, &self.lockout);
         let server = Server { host, domain: &self.domain, kdc, locator, lockout };
         let proven = server.ticket_for(&login, &self.locator.own_name(host)).await;
-        proven.map(|_| ()).map_err(|refusal| server.refused(&refusal, &login.principal))
+        proven.map(|_| ()).map_err(|refusal| server.refused(&refusal, &*login))
     }
 
     /// Proves the login, and binds to LDAP on the first of the hosts that serves, to read the password of `account`.
@@ -528,6 +564,10 @@ impl Directory {
             async { kdc.lock().await.connect().await },
             self.connect(hosts)
         );
+        let (connected, reached) = {
+            let kdc = kdc.lock().await;
+            with_other_port(connected, kdc.host(), reached, self.ldap.service())
+        };
         let (login, (), (mut host, mut connection)) = (Arc::new(login?), connected?, reached?);
         let mut left = hosts.to_vec();
         let mut refused = 0;
@@ -586,8 +626,9 @@ impl Directory {
             return Err(DirectoryError::new(Kind::Lost, fault));
         }
         let name = login.principal.to_string();
+        let peer = peers(std::slice::from_ref(host), self.ldap.service().port());
         let (ldap, witness) = tokio::join!(
-            gmsa::bind(connection, &ticket, host, &name),
+            progress::during("gmsa", peer, gmsa::LDAP_DEADLINE, gmsa::bind(connection, &ticket, host, &name)),
             witness(&proven, account, &self.domain, kdc, &self.lockout)
         );
         let session = Session::new(host.clone(), name, proven, ldap?);
@@ -610,7 +651,7 @@ impl Directory {
             Err(refusal) => refusal,
         };
         let known = self.lockout.has_succeeded(&Key::name(&login.principal.to_string()));
-        let refused = || Err(server.refused(&refusal, &login.principal));
+        let refused = || Err(server.refused(&refusal, &**login));
         if !known || !(refusal.is_wrong_password() || matches!(refusal, Refusal::Held(_))) {
             return refused();
         }
@@ -624,6 +665,39 @@ impl Directory {
         tracing::info!(event = "secret.pending-used", "AD has the pending password of the secret already");
         Ok(proven)
     }
+}
+
+/// Of one closed port: that the other one works is what tells a closed port from a host that is down or wrong.
+fn with_other_port<T>(
+    kdc: Result<(), Fault>,
+    kdc_host: Option<&Host>,
+    ldap: Result<(Host, T), Fault>,
+    service: Service,
+) -> (Result<(), Fault>, Result<(Host, T), Fault>) {
+    match (kdc, ldap) {
+        (Err(fault), Ok((host, open))) => {
+            (Err(other_works(fault, Service::Kdc.port(), &host, service.port())), Ok((host, open)))
+        }
+        (Ok(()), Err(fault)) => match kdc_host {
+            Some(host) => (Ok(()), Err(other_works(fault, service.port(), host, Service::Kdc.port()))),
+            None => (Ok(()), Err(fault)),
+        },
+        both => both,
+    }
+}
+
+fn other_works(fault: Fault, closed: u16, host: &Host, open: u16) -> Fault {
+    if fault.code != Code::DcUnreachable {
+        return fault;
+    }
+    let why = fault.why.clone().unwrap_or_default();
+    let fault = fault.because(format!("{why}; TCP port {open} of `{host}` works"));
+    // It is the right host: its name is not what is wrong.
+    if fault.what.contains(&format!("`{host}`")) && fault.next().contains("GMSA_DOMAIN_CONTROLLERS") {
+        let next = format!("start the service on `{host}`: nothing listens on its TCP port {closed}");
+        return Fault { owner: None, ..fault.with_next(next) };
+    }
+    fault
 }
 
 /// The connection to a KDC that is in use, and all controllers of the domain.

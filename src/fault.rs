@@ -321,11 +321,19 @@ registry! {
     TicketLoginUnknown "ticket-login-unknown" Data Secret
         "correct username and domainName in the secret: the domain does not know this account (Get-ADUser NAME)"
     TicketLoginRevoked "ticket-login-revoked" Denied Directory
-        "enable or unlock the login in the directory, or extend its expiry (Enable-ADAccount, Unlock-ADAccount, Set-ADAccountExpiration)"
+        "look at the state of the login's account (Get-ADUser LOGIN -Properties Enabled, LockedOut, AccountExpirationDate): it is disabled, locked or expired"
+    TicketLoginDisabled "ticket-login-disabled" Denied Directory
+        "enable the login's account (Enable-ADAccount LOGIN)"
+    TicketLoginLocked "ticket-login-locked" Denied Directory
+        "unlock the login's account (Unlock-ADAccount LOGIN), and stop what sends the wrong passwords"
+    TicketLoginExpired "ticket-login-expired" Denied Directory
+        "extend the expiry date of the login's account (Set-ADAccountExpiration LOGIN), or remove it (Clear-ADAccountExpiration LOGIN)"
     TicketLoginRestricted "ticket-login-restricted" Denied Directory
         "allow the login to log on from this task at any hour: check its logon hours, its list of workstations, and authentication policies and silos"
     TicketLoginPasswordExpired "ticket-login-password-expired" Denied Directory
-        "set a new password for the login, without `must change at next logon`, and store it in the secret"
+        "set a new password for the login (Set-ADAccountPassword LOGIN -Reset), and store it in the secret"
+    TicketLoginMustChange "ticket-login-must-change" Denied Directory
+        "remove the flag `User must change password at next logon` from the login's account (Set-ADUser LOGIN -ChangePasswordAtLogon $false)"
     TicketGmsaRefused "ticket-gmsa-refused" Denied Directory
         "check replication between the domain controllers (repadmin /showrepl): the directory returned a managed password that its KDC refuses"
     TicketGmsaUnknown "ticket-gmsa-unknown" Data Directory

@@ -276,7 +276,14 @@ impl Carried {
         {
             return Ok(Arc::clone(directory));
         }
-        let directory = domains.of(&spec.domain, &spec.login)?;
+        let directory = domains.of(&spec.domain, &spec.login).map_err(|fault| match fault.code {
+            Code::ConfigLoginMissing => fault.with_next(format!(
+                "write the ARN of the login's secret into HostAccountConfig.PluginInput.CredentialArn of {}; on a \
+                 domain-joined host set GMSA_LOGIN_KEYTAB instead",
+                spec.named_by
+            )),
+            _ => fault,
+        })?;
         self.directory = Some((spec.domain.clone(), spec.login.clone(), Arc::clone(&directory)));
         Ok(directory)
     }

@@ -8,7 +8,7 @@ mod queue;
 
 use std::io::{self, IsTerminal, Write};
 use std::str::FromStr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tracing::span::{Attributes, Id, Record};
@@ -65,7 +65,7 @@ pub fn finish() {
     }
 }
 
-/// How many lines were dropped since the start because stderr was not read.
+/// How many lines were dropped since the start because nothing read stderr.
 pub fn dropped() -> u64 {
     QUEUE.get().map_or(0, |queue| queue.dropped())
 }
@@ -87,13 +87,37 @@ fn bug() -> Fault {
     Fault::new(Code::InternalBug, "the sidecar stopped because of a bug of its own")
 }
 
+/// Repeats these variables, which are not known, in each error until [`ready`]: one of them may be the reason.
+pub fn repeat_unknown(variables: &[(&str, &str)]) {
+    let told: Vec<_> =
+        variables.iter().map(|(variable, nearest)| format!("{variable} (is {nearest} meant?)")).collect();
+    *unknown() = (!told.is_empty()).then(|| told.join(", "));
+}
+
+/// All tickets are there: the variables that are not known were not needed.
+pub fn ready() {
+    *unknown() = None;
+}
+
+fn unknown() -> MutexGuard<'static, Option<String>> {
+    UNKNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The variables that are not known, with what may be meant.
+static UNKNOWN: Mutex<Option<String>> = Mutex::new(None);
+
 /// Logs a fault under the event's name: as an error, as a warning, or for those who look closely (`debug`).
 pub fn fault(level: Level, event: &'static str, fault: &Fault) {
     let (code, what, why, next) = (fault.code.name(), fault.what.as_str(), fault.why.as_deref(), fault.next());
     let (owner, retry) = (fault.owner().name(), fault.retry().name());
     let next_attempt_at = fault.next_attempt_at.map(clock::rfc3339);
     match level {
-        Level::ERROR => tracing::error!(event, code, what, why, next, owner, retry, next_attempt_at),
+        Level::ERROR => match unknown().clone() {
+            Some(unknown_variables) => {
+                tracing::error!(event, code, what, why, next, owner, retry, next_attempt_at, unknown_variables);
+            }
+            None => tracing::error!(event, code, what, why, next, owner, retry, next_attempt_at),
+        },
         Level::WARN => tracing::warn!(event, code, what, why, next, owner, retry, next_attempt_at),
         _ => tracing::debug!(event, code, what, why, next, owner, retry, next_attempt_at),
     }

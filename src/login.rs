@@ -3,9 +3,13 @@
 /// how often a login may be proven
 pub mod lockout;
 
+/// where a login comes from, for messages
+pub mod origin;
+
 /// Secrets Manager, SSM -> what a secret holds
 pub mod secret;
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,6 +18,7 @@ use rustix::fs::{CWD, OFlags};
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
+use self::origin::Origin;
 use self::secret::{Secret, Stage, UserName};
 use crate::aws::arn::SecretArn;
 use crate::aws::{Aws, LONGEST_CALL};
@@ -21,6 +26,7 @@ use crate::credspec::{GivenLogin, LoginSource};
 use crate::fault::{Code, Fault};
 use crate::kerberos::{self, Key, Password, Principal, Proof, keytab};
 use crate::name::Domain;
+use crate::text::shell;
 use crate::{progress, volume};
 
 /// A login as it would be proven now.
@@ -37,11 +43,13 @@ pub struct Login {
     pub created_at: Option<SystemTime>,
     /// What it was made of, in words.
     pub told: String,
+    /// Where it comes from.
+    pub origin: Origin,
 }
 
 impl From<Secret> for Login {
     fn from(secret: Secret) -> Self {
-        let Secret { version_id: version, created_at, login } = secret;
+        let Secret { version_id: version, created_at, arn, login } = secret;
         let keys = format!("keys present: {}", login.keys.join(", "));
         let told = [vec![keys.as_str()], login.notes.clone()].concat().join("; ");
         let principal = match &login.user {
@@ -55,6 +63,7 @@ impl From<Secret> for Login {
             version,
             created_at,
             told,
+            origin: Origin::Secret(Box::new(arn), login.names_domain),
         }
     }
 }
@@ -69,6 +78,7 @@ impl Login {
             version: format!("{:x?}", Sha256::digest(given.password.as_bytes())),
             created_at: None,
             told: "given with the request".to_owned(),
+            origin: Origin::Request,
         }
     }
 }
@@ -141,16 +151,41 @@ impl HostKeytab {
     /// Reads the file anew: whoever cares for the host's password replaces it.
     async fn read(&self) -> Result<Login, Fault> {
         let path = self.path.clone();
-        let unusable =
-            || Fault::new(Code::SecretKeytabUnusable, format!("the keytab `{}` is no login", self.path.display()));
+        let unusable = || {
+            Fault::new(
+                Code::SecretKeytabUnusable,
+                format!("the keytab `{}` (GMSA_LOGIN_KEYTAB) cannot be used as the login", self.path.display()),
+            )
+        };
         let read = tokio::task::spawn_blocking(move || volume::read(CWD, path, OFlags::empty()));
         let file = match timeout(READ_DEADLINE, read).await {
             Ok(Ok(Ok((file, _)))) => file,
-            Ok(Ok(Err(error))) => return Err(unusable().because(error)),
+            Ok(Ok(Err(error))) => {
+                let next = match error.kind() {
+                    ErrorKind::NotFound => {
+                        "mount the keytab there into the sidecar's container, or correct GMSA_LOGIN_KEYTAB"
+                    }
+                    _ => "let the user of the sidecar's container read the file",
+                };
+                let text = error.to_string();
+                let why = text.split(" (os error").next().unwrap_or(&text);
+                return Err(unusable()
+                    .because(why)
+                    .with_next(format!("{next}: {}", shell(&self.path.display().to_string()))));
+            }
             Ok(Err(error)) => return Err(unusable().caused_by(&error)),
             Err(_elapsed) => return Err(unusable().because(format!("nothing came within {READ_DEADLINE:?}"))),
         };
-        self.login(&file).map_err(|why| unusable().because(why))
+        self.login(&file).map_err(|why| {
+            let path = shell(&self.path.display().to_string());
+            let next = match &self.principal {
+                Some(principal) if why.contains("but of") => {
+                    format!("set GMSA_LOGIN_PRINCIPAL, now {}, to one of these: klist -ke {path}", shell(principal))
+                }
+                _ => format!("replace the keytab with one that has AES keys; this shows its keys: klist -ke {path}"),
+            };
+            unusable().because(why).with_next(next)
+        })
     }
 
     /// For the fuzzer: what a file tells of the login in it, or why it is none.
@@ -169,9 +204,9 @@ impl HostKeytab {
         let Some(first) = entries.iter().find(|entry| is_wanted(&entry.principal)) else {
             let mut names: Vec<_> = entries.iter().map(|entry| entry.principal.to_string()).collect();
             names.dedup();
-            let names = if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
-            let wanted = self.principal.as_deref().unwrap_or("anybody");
-            return Err(format!("it has no AES key of `{}`, but of {}", wanted.escape_debug(), names.escape_debug()));
+            let names = if names.is_empty() { "no account".to_owned() } else { names.join(", ") };
+            let asked = self.principal.as_deref().unwrap_or("any account");
+            return Err(format!("it has no AES key of `{}`, but of {}", asked.escape_debug(), names.escape_debug()));
         };
         let principal = first.principal.clone();
         let own: Vec<_> = entries.iter().filter(|entry| entry.principal == principal).collect();
@@ -179,7 +214,10 @@ impl HostKeytab {
         let keys: Vec<Key> = own.iter().filter(|entry| entry.kvno == kvno).map(|entry| entry.key.clone()).collect();
         let domain: Option<Domain> = principal.realm.parse().ok();
         let Some(domain) = domain.filter(|domain| domain.realm() == principal.realm) else {
-            return Err(format!("the realm of `{}` is no domain's, in capitals", principal.to_string().escape_debug()));
+            return Err(format!(
+                "the realm of `{}` is not the name of a domain in capitals",
+                principal.to_string().escape_debug()
+            ));
         };
         let digest = keys.iter().fold(Sha256::new(), |digest, key| digest.chain_update(key.octets())).finalize();
         let enctypes: Vec<_> = keys.iter().map(|key| kerberos::enctype_name(key.enctype())).collect();
@@ -190,6 +228,7 @@ impl HostKeytab {
             proof: Proof::Keys(keys),
             version: format!("{kvno}/{digest:x?}"),
             created_at: None,
+            origin: Origin::Keytab(self.path.clone()),
         })
     }
 }

@@ -37,6 +37,8 @@ fn main() -> ExitCode {
             let (variable, nearest) = (&unknown.variable, unknown.nearest);
             tracing::warn!(event = "config.unknown-variable", variable, nearest);
         }
+        let unknown: Vec<_> = invocation.unknown.iter().map(|known| (known.variable.as_str(), known.nearest)).collect();
+        log::repeat_unknown(&unknown);
         for target in invocation.log.filter.foreign() {
             tracing::warn!(event = "config.foreign-log-target", ignored = target, "{FOREIGN}");
         }

@@ -41,6 +41,12 @@ pub async fn run(config: Config, refresh: Refresh, shutdown: impl Future<Output 
     let state = readiness::State { status: statuses.watch(), metrics: Arc::clone(&metrics), refresh: refresh.clone() };
     let server = tokio::spawn(readiness::serve(listener, state));
     let late = never_ready(statuses.watch(), config.start_timeout);
+    let mut first = statuses.watch();
+    tokio::spawn(async move {
+        if first.wait_for(|status| status.ever_ready).await.is_ok() {
+            log::ready();
+        }
+    });
     let sidecar = Sidecar::new(&config, statuses, metrics, refresh, Conduct::RUN).inspect_err(failed)?;
     tokio::select! {
         () = shutdown => {

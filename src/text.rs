@@ -72,6 +72,27 @@ pub(crate) fn shell(word: &str) -> String {
     quoted
 }
 
+/// A word for PowerShell. What is not printable ASCII becomes an escape within double quotes.
+pub(crate) fn powershell(word: &str) -> String {
+    let safe = |c: char| c.is_ascii_alphanumeric() || "-_./:".contains(c);
+    if word.starts_with(|c: char| c.is_ascii_alphanumeric()) && word.chars().all(safe) {
+        return word.to_owned();
+    }
+    if word.chars().all(|c| matches!(c, ' '..='~')) {
+        return format!("'{}'", word.replace('\'', "''"));
+    }
+    let mut quoted = String::from("\"");
+    for c in word.chars() {
+        match c {
+            '"' | '`' | '$' => quoted.extend(['`', c]),
+            ' '..='~' => quoted.push(c),
+            _ => quoted += &format!("`u{{{:x}}}", u32::from(c)),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
 /// Why a text is not JSON, by place and by what was expected there. The parser's own words may quote the text, so only
 /// set phrases of it are taken over.
 pub(crate) fn json_reason(error: &serde_json::Error) -> String {
@@ -133,6 +154,16 @@ mod tests {
         assert_eq!(shell("it's"), r"'it'\''s'");
         assert_eq!(shell(""), "''");
         assert_eq!(shell("w\u{eb}b\n'"), r"$'w\U000000ebb\U0000000a\''");
+    }
+
+    #[test]
+    fn words_for_powershell_cannot_end_their_quotes() {
+        assert_eq!(powershell("svc-fetcher"), "svc-fetcher");
+        assert_eq!(powershell("WebApp01$"), "'WebApp01$'");
+        assert_eq!(powershell("it's; rm $x"), "'it''s; rm $x'");
+        assert_eq!(powershell("-Force"), "'-Force'");
+        assert_eq!(powershell(""), "''");
+        assert_eq!(powershell("sv\u{441}`$\"\n"), "\"sv`u{441}```$`\"`u{a}\"");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //!
 //! All of this blocks: call it from `spawn_blocking`.
 
+mod advice;
 mod krb5_conf;
 mod ownership;
 mod remove;
@@ -70,7 +71,8 @@ impl Volume {
         if let Some(owner) = owner.filter(|owner| !owner.may_enter(&stat)) {
             let what = format!("GMSA_OWNER {owner} cannot read the tickets on the volume `{}`", path.display());
             let why = format!("{}, which does not let that user in", belongs(path));
-            return Err(Fault::new(Code::VolumeNotReadable, what).because(why));
+            let next = format!("chmod {} {}", advice::open_mode(stat.st_mode), advice::path(path));
+            return Err(Fault::new(Code::VolumeNotReadable, what).because(why).with_next(next));
         }
         if seen.free < LIMIT {
             return Err(failed(path, Errno::NOSPC));
@@ -238,7 +240,8 @@ impl Volume {
         match ownership.owner {
             Some(owner) if denied && ownership.owner != self.ownership.owner => {
                 let what = format!("the sidecar cannot write `{}` for the owner {owner}", path.display());
-                let fault = Fault::new(Code::VolumeWriteFailed, what).because(format!("{error}, as {}", caller()));
+                let fault =
+                    Fault::new(Code::VolumeWriteFailed, what).because(format!("{}, as {}", words(&error), caller()));
                 fault
                     .with_next(format!(
                         "run the sidecar as root with CAP_CHOWN and CAP_DAC_OVERRIDE, or as {owner}; or remove Owner from GmsaSidecar in the CredSpec"
@@ -288,13 +291,22 @@ impl Volume {
 
         let Some(owner) = self.ownership.owner else { return ours.map_err(|error| self.not_writable(error)) };
         let denied = |why: String| {
-            Fault::new(Code::ConfigOwnerDenied, format!("the sidecar cannot write for GMSA_OWNER {owner}")).because(why)
+            let next = format!(
+                "set `user` of the sidecar's container to \"{owner}\" in the task definition (it runs as {}), or correct \
+                 GMSA_OWNER; only root with CAP_CHOWN and CAP_DAC_OVERRIDE writes for others",
+                caller()
+            );
+            Fault::new(Code::ConfigOwnerDenied, format!("the sidecar cannot write for GMSA_OWNER {owner}"))
+                .because(why)
+                .with_next(next)
         };
         match ours {
             Ok([creator, given]) if given == owner.uid => Ok([creator, given]),
             Ok([_, given]) => Err(denied(format!("the volume's file system gives every file to uid {given}"))),
             Err(error) => match Errno::from_io_error(&error) {
-                Some(Errno::PERM | Errno::ACCESS | Errno::INVAL) => Err(denied(format!("{error}, as {}", caller()))),
+                Some(Errno::PERM | Errno::ACCESS | Errno::INVAL) => {
+                    Err(denied(format!("{}, as {}", words(&error), caller())))
+                }
                 _ => Err(self.not_writable(error)),
             },
         }
@@ -319,8 +331,8 @@ impl Volume {
             Some(Errno::PERM | Errno::ACCESS) => format!("{}, and the sidecar is {}", belongs(&self.path), caller()),
             _ => words(&error),
         };
-        Fault::new(Code::VolumeNotWritable, format!("the volume `{}` cannot be written", self.path.display()))
-            .because(why)
+        let what = format!("the volume `{}` (GMSA_DIR) cannot be written", self.path.display());
+        Fault::new(Code::VolumeNotWritable, what).because(why).with_next(advice::not_writable(&self.path, &error))
     }
 }
 
@@ -421,11 +433,16 @@ fn temporary() -> String {
 }
 
 fn failed(path: &Path, error: impl Into<io::Error>) -> Fault {
-    Fault::new(Code::VolumeWriteFailed, format!("`{}` cannot be written", path.display())).because(words(&error.into()))
+    let error = error.into();
+    Fault::new(Code::VolumeWriteFailed, format!("`{}` cannot be written", path.display()))
+        .because(words(&error))
+        .with_next(advice::failed(path, &error))
 }
 
 fn taken(path: &Path, why: impl fmt::Display) -> Fault {
-    Fault::new(Code::VolumePathTaken, format!("`{}` cannot be written", path.display())).because(why)
+    Fault::new(Code::VolumePathTaken, format!("`{}` cannot be written", path.display()))
+        .because(why)
+        .with_next(advice::taken(path))
 }
 
 fn words(error: &io::Error) -> String {
@@ -433,7 +450,10 @@ fn words(error: &io::Error) -> String {
         Some(Errno::NOSPC) => "no space is left on the volume".to_owned(),
         Some(Errno::DQUOT) => "the volume's quota is used up".to_owned(),
         Some(Errno::ROFS) => "the volume is mounted read-only".to_owned(),
-        _ => error.to_string(),
+        _ => {
+            let text = error.to_string();
+            text.split(" (os error").next().unwrap_or(&text).to_owned()
+        }
     }
 }
 

@@ -20,7 +20,13 @@ use crate::volume::{belongs, caller};
 pub async fn fetch(reference: &Reference, aws: &Aws) -> Result<CredSpec, Fault> {
     let named = |mut fault: Fault| {
         fault.what = format!("{} (`{reference}`, named by {})", fault.what, reference.origin());
-        fault
+        let place = reference.place();
+        match fault.fix.take() {
+            Some(fix) if fault.code == Code::CredSpecMalformed && !fix.contains(&place) => {
+                fault.with_next(format!("in {place}: {fix}"))
+            }
+            fix => Fault { fix, ..fault },
+        }
     };
     let bytes = match &reference.source {
         Source::S3(object) => object.read(aws, reference.origin()).await,
@@ -34,7 +40,7 @@ pub async fn fetch(reference: &Reference, aws: &Aws) -> Result<CredSpec, Fault> 
     };
     let mut draft = Draft::parse(&bytes.map_err(named)?).map_err(named)?;
     if let LoginSource::Secret(arn) = &mut draft.spec.login {
-        arn.hints.document = Some(reference.to_string());
+        arn.hints.document = Some(reference.place());
     }
     let spec = match draft.netbios.take() {
         None => draft.spec,

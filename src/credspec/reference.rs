@@ -97,6 +97,14 @@ impl Reference {
         self.named_by.0.as_deref().unwrap_or("GMSA_CREDENTIAL_SPECS")
     }
 
+    /// Where the document is, for people: its ARN or path, or the variable that holds it.
+    pub(crate) fn place(&self) -> String {
+        match &self.source {
+            Source::Inline(_) => format!("{} (inline)", self.origin()),
+            _ => self.to_string(),
+        }
+    }
+
     /// What was found in a list.
     pub(super) fn found(source: Source, list: &Self) -> Self {
         let named_by = Origin(Some(format!("the list {list}").into()));

@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use tracing::Level;
 
 use crate::directory::dns::{self, Dns};
-use crate::fault::{Code, Fault};
+use crate::fault::{Code, Fault, Owner};
 use crate::log;
 use crate::name::{Domain, Host, NameError, SiteName};
 use crate::text::{items, quoted};
@@ -296,6 +296,31 @@ impl Locator {
         }
     }
 
+    /// Says that a host was named by `GMSA_DOMAIN_CONTROLLERS`: then that may be what is wrong.
+    fn with_origin(&self, fault: Fault, host: &Host, service: Service) -> Fault {
+        let lists = std::iter::once(&self.configured.any).chain(self.configured.by_domain.values());
+        if !lists.flatten().any(|known| known == host) {
+            return fault;
+        }
+        let why = fault.why.clone().unwrap_or_default();
+        let fix = fault.fix.clone();
+        let named = fault.because(format!("{why}; `{host}` comes from GMSA_DOMAIN_CONTROLLERS"));
+        match (named.code, fix) {
+            (Code::DcAddressNotFound, _) => named.owned_by(Owner::TaskDefinition).with_next(format!(
+                "correct `{host}` in GMSA_DOMAIN_CONTROLLERS, or remove the variable, so that DNS names the domain \
+                 controllers"
+            )),
+            (Code::DcUnreachable, Some(fix)) if fix.starts_with("start ") => {
+                named.owned_by(Owner::TaskDefinition).with_next(format!(
+                    "correct GMSA_DOMAIN_CONTROLLERS: nothing listens on TCP port {} of `{host}`; if it is a domain \
+                     controller, start its service",
+                    service.port()
+                ))
+            }
+            _ => named,
+        }
+    }
+
     /// The hosts in their order, those whose service was in trouble lately behind the others.
     pub fn by_health(&self, hosts: &[Host], service: Service) -> Vec<Host> {
         let (bad, mut good): (Vec<Host>, Vec<Host>) =
@@ -397,6 +422,15 @@ pub async fn dial(host: &Host, addresses: &[IpAddr], port: u16) -> Result<TcpStr
     Err(Fault::new(Code::DcUnreachable, what).because(why.join("; ")).with_next(next))
 }
 
+/// The hosts that are waited for, for people.
+pub(super) fn peers(hosts: &[Host], port: u16) -> String {
+    let mut names: Vec<_> = hosts.iter().take(NAMED).map(|host| format!("{host}:{port}")).collect();
+    if hosts.len() > NAMED {
+        names.push(format!("and {} more", hosts.len() - NAMED));
+    }
+    names.join(", ")
+}
+
 /// An error of the system without its number.
 pub(super) fn plain(error: &std::io::Error) -> String {
     let text = error.to_string();
@@ -419,9 +453,9 @@ pub(super) fn summary(mut faults: Vec<Fault>) -> Fault {
     }
     let what = format!("none of the {count} domain controllers that were tried can be reached");
     let fault = Fault::new(Code::DcUnreachable, what).because(told.join("; "));
-    match faults.into_iter().find_map(|fault| fault.fix) {
-        Some(fix) => fault.with_next(fix),
-        None => fault,
+    match faults.into_iter().find(|fault| fault.fix.is_some()) {
+        Some(Fault { fix: Some(fix), owner, .. }) => Fault { owner, ..fault.with_next(fix) },
+        _ => fault,
     }
 }
 

@@ -22,6 +22,8 @@ use self::bounded::Sockets;
 use crate::directory::dc::Target;
 use crate::fault::{Code, Fault, Owner};
 use crate::name::{Domain, Host, SiteName};
+use crate::progress;
+use crate::text::shell;
 
 /// Asks the DNS servers of AD names.
 pub(super) struct Dns {
@@ -165,7 +167,14 @@ impl Dns {
             Miss::Useless => (missing, format!("{asked}: the records of `{name}` name no host")),
             Miss::Circle => (missing, format!("{asked}: the aliases of `{name}` lead in a circle")),
             Miss::Failed(error) => (Code::DcDnsUnreachable, format!("{asked}: {error} for `{name}`")),
-            Miss::Silence => (Code::DcDnsUnreachable, format!("{asked}: no answer for `{name}` in {DNS_DEADLINE:?}")),
+            Miss::Silence => (Code::DcDnsUnreachable, format!("{asked}: no answer for `{name}`, by UDP or TCP")),
+        };
+        let what = match (code, missing) {
+            (Code::DcDnsUnreachable, Code::DcSrvNotFound) => {
+                format!("DNS gives no answer about the domain controllers of `{subject}`")
+            }
+            (Code::DcDnsUnreachable, _) => format!("DNS gives no answer about the address of `{subject}`"),
+            _ => what,
         };
         let fault = Fault::new(code, what).because(why);
         let fixed = !self.configured.is_empty();
@@ -177,7 +186,8 @@ impl Dns {
                 "allow UDP and TCP port 53 from the task to {servers}, or set GMSA_DNS_SERVERS to servers that it reaches"
             )),
             Miss::Failed(_) => fault.with_next(format!(
-                "look at the DNS server {servers}: it failed to resolve `{name}` (nslookup -type=srv {name} {servers})"
+                "look at the DNS server, which fails for `{name}`: {}",
+                current.servers.first().map(|server| nslookup(name, server, missing)).unwrap_or_default()
             )),
             _ if fixed => fault.owned_by(Owner::TaskDefinition).with_next(format!(
                 "set GMSA_DNS_SERVERS to DNS servers that know `{subject}`, usually its domain controllers; {servers} \
@@ -196,7 +206,10 @@ impl Current {
     async fn ask(&self, name: &str, kind: RecordType) -> Result<Vec<RData>, Miss> {
         let mut asked = Name::from_ascii(name).map_err(|error| Miss::Failed(short(&error.to_string())))?;
         asked.set_fqdn(true);
-        match timeout(DNS_DEADLINE, self.resolver.lookup(asked, kind)).await {
+        let servers: Vec<_> = self.servers.iter().take(NAMED).map(server_name).collect();
+        let peer = format!("DNS {} for {name}", servers.join(", "));
+        let answer = timeout(DNS_DEADLINE, self.resolver.lookup(asked, kind));
+        match progress::during("dc", peer, DNS_DEADLINE, answer).await {
             Ok(Ok(lookup)) => Ok(lookup.answers().iter().take(RECORDS).map(|record| record.data.clone()).collect()),
             Ok(Err(NetError::Dns(DnsError::NoRecordsFound(none)))) => Err(match none.response_code {
                 ResponseCode::NXDomain => Miss::NoName,
@@ -254,6 +267,13 @@ fn name_server(address: &SocketAddr) -> NameServerConfig {
     NameServerConfig::new(address.ip(), true, connections)
 }
 
+/// The question again, for a person.
+fn nslookup(name: &str, server: &SocketAddr, missing: Code) -> String {
+    let kind = if missing == Code::DcSrvNotFound { "srv" } else { "a" };
+    let port = if server.port() == 53 { String::new() } else { format!(" -port={}", server.port()) };
+    format!("nslookup -type={kind}{port} {} {}", shell(name), server.ip())
+}
+
 /// `10.0.0.2`, or with a port that is not DNS's own `10.0.0.2:5353`.
 pub(super) fn server_name(server: &SocketAddr) -> String {
     if server.port() == 53 { server.ip().to_string() } else { server.to_string() }
@@ -273,7 +293,7 @@ fn short(text: &str) -> String {
 /// For one query to one server; there are two attempts.
 const QUERY_DEADLINE: Duration = Duration::from_secs(1);
 /// For a name, all servers and attempts included.
-const DNS_DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const DNS_DEADLINE: Duration = Duration::from_secs(5);
 /// How many domain controllers of a domain count.
 const TARGETS: usize = 256;
 /// How many records of an answer are looked at.

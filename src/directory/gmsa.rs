@@ -7,6 +7,7 @@ use crate::directory::ldap::{Connection, Entry, LdapError, Plain, Sealed};
 use crate::fault::{Code, Fault};
 use crate::kerberos::{LdapTicket, Password};
 use crate::name::{Account, Domain, Host, Spn};
+use crate::text::powershell;
 
 /// A gMSA as its directory knows it.
 pub struct Gmsa {
@@ -137,18 +138,55 @@ pub async fn bind(
     login: &str,
 ) -> Result<Connection<Sealed>, DirectoryError> {
     let what = format!("the login `{login}` cannot bind to LDAP on `{host}`");
+    let computer = powershell(host.as_str());
+    let lost = |why: String| {
+        let next = format!(
+            "check the LDAP service of `{host}`, and firewalls that inspect LDAP: Get-WinEvent -ComputerName {computer} \
+             -LogName 'Directory Service' -MaxEvents 20"
+        );
+        DirectoryError::new(Kind::Lost, Fault::new(Code::GmsaConnectionLost, &what).because(why).with_next(next))
+    };
     match tokio::time::timeout(LDAP_DEADLINE, connection.bind(ticket)).await {
         Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) if error.is_lost() => {
-            Err(DirectoryError::new(Kind::Lost, Fault::new(Code::GmsaConnectionLost, what).because(error)))
-        }
+        Ok(Err(error)) if error.is_lost() => Err(lost(format!("`{host}`: {error}"))),
         Ok(Err(error)) => {
-            Err(DirectoryError::new(Kind::BindRefused, Fault::new(Code::GmsaBindRefused, what).because(error)))
+            let fault = Fault::new(Code::GmsaBindRefused, &what).because(format!("`{host}`: {error}"));
+            Err(DirectoryError::new(Kind::BindRefused, fault.with_next(bind_advice(&error, host, login))))
         }
-        Err(_elapsed) => {
-            let fault = Fault::new(Code::GmsaConnectionLost, what).because(format!("no answer in {LDAP_DEADLINE:?}"));
-            Err(DirectoryError::new(Kind::Lost, fault))
-        }
+        Err(_elapsed) => Err(lost(format!("`{host}`: no answer in {LDAP_DEADLINE:?}"))),
+    }
+}
+
+/// What to change after a bind that `host` refused.
+fn bind_advice(error: &LdapError, host: &Host, login: &str) -> String {
+    let (user, realm) = login.rsplit_once('@').unwrap_or((login, ""));
+    let account = format!("-Identity {} -Server {}", powershell(user), powershell(&realm.to_lowercase()));
+    let computer = powershell(host.as_str());
+    match error.sub_code() {
+        Some(0x530) => format!("Set-ADUser {account} -Clear logonHours"),
+        Some(0x531) => format!("Set-ADUser {account} -Clear userWorkstations"),
+        Some(0x532) => format!("set a new password and store it in the secret: Set-ADAccountPassword {account} -Reset"),
+        Some(0x533) => format!("Enable-ADAccount {account}"),
+        Some(0x569) => format!(
+            "give `{user}` the user right `Access this computer from the network` on `{host}` (Group Policy, \
+             SeNetworkLogonRight)"
+        ),
+        Some(0x701) => format!("Clear-ADAccountExpiration {account}"),
+        Some(0x773) => format!("Set-ADUser {account} -ChangePasswordAtLogon $false"),
+        Some(0x775) => format!("Unlock-ADAccount {account}"),
+        Some(0x568) => format!("remove `{user}` from groups: its token is too large for `{host}`"),
+        Some(0x8009_0324) => format!("set the clock of `{host}`: w32tm /resync /computer:{computer}"),
+        Some(0x35b | 0x8009_0346) => format!(
+            "find what intercepts TLS between the task and `{host}`: `{host}` has another certificate than the task sees"
+        ),
+        Some(0x51f | 0x8009_030e | 0x8009_0302) => format!(
+            "check the Netlogon service and the secure channel of `{host}`: nltest /server:{computer} /sc_verify:{}",
+            powershell(&realm.to_lowercase())
+        ),
+        _ => format!(
+            "check that only the computer account of `{host}` has the service name ldap/{host}: setspn -Q ldap/{host}; \
+             then restart it or set its clock"
+        ),
     }
 }
 
@@ -198,7 +236,7 @@ pub enum BlobError {
     #[error("version {0} of msDS-ManagedPassword is not known")]
     Version(u16),
     /// The length it tells is not the length it has.
-    #[error("msDS-ManagedPassword tells a length of {told} bytes and has {found}")]
+    #[error("msDS-ManagedPassword gives its length as {told} bytes and has {found}")]
     Length {
         /// What the blob tells.
         told: u32,

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::clock;
-use crate::directory::dc::{Locator, Service, summary};
+use crate::directory::dc::{Locator, Service, peers, summary};
 use crate::directory::refusal::Refusal;
 use crate::entropy;
 use crate::fault::{Code, Fault};
@@ -19,6 +19,7 @@ use crate::kerberos::{
     TicketOptions,
 };
 use crate::name::Host;
+use crate::progress;
 
 /// The KDCs of a domain, with a kept connection to one of them. One that fails is left for the next.
 ///
@@ -97,7 +98,9 @@ impl Kdc {
         let Some(mut connection) = self.connection.take().filter(|connection| is_open(&connection.stream)) else {
             return Told::NotSent;
         };
-        let why = match timeout(deadline, converse(&mut connection.stream, request)).await {
+        let peer = peers(std::slice::from_ref(&connection.host), Service::Kdc.port());
+        let asked = timeout(deadline, converse(&mut connection.stream, request));
+        let why = match progress::during("ticket", peer, deadline, asked).await {
             Ok(Ok(reply)) => {
                 self.connection = Some(connection);
                 return Told::Reply(reply);
@@ -134,7 +137,13 @@ impl Kdc {
         self.ask_of(request, self.last.iter().cloned().collect()).await
     }
 
-    async fn ask_of(&mut self, request: &[u8], mut left: Vec<Host>) -> Result<Vec<u8>, Fault> {
+    async fn ask_of(&mut self, request: &[u8], hosts: Vec<Host>) -> Result<Vec<u8>, Fault> {
+        let peer = peers(&hosts, Service::Kdc.port());
+        let limit = KDC_DEADLINE * u32::try_from(hosts.len()).unwrap_or(u32::MAX).max(1);
+        progress::during("ticket", peer, limit, self.ask_each(request, hosts)).await
+    }
+
+    async fn ask_each(&mut self, request: &[u8], mut left: Vec<Host>) -> Result<Vec<u8>, Fault> {
         let mut faults = Vec::new();
         loop {
             let kept = self.connection.take();

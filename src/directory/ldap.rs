@@ -376,6 +376,16 @@ impl LdapError {
     }
 }
 
+impl LdapError {
+    /// AD's sub-code, where the server gives one.
+    pub(crate) fn sub_code(&self) -> Option<u32> {
+        match self {
+            Self::Refused { message, .. } => sub_code(message),
+            _ => None,
+        }
+    }
+}
+
 impl From<LdapResult> for LdapError {
     fn from(result: LdapResult) -> Self {
         Self::Refused { code: result.code, message: told(&result.message) }
@@ -393,13 +403,20 @@ fn words(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(": {message}{meaning}") }
 }
 
-/// AD's sub-codes: `.. AcceptSecurityContext error, data 52e, v4563` of a failed bind, else the Win32 error that the
+/// AD's sub-code of a failure: `.. AcceptSecurityContext error, data 52e, v4563` of a failed bind, else the Win32 error that the
 /// message begins with (MS-ADTS 3.1.1.3.1.9, MS-ERREF 2.2).
-fn meaning(message: &str) -> Option<&'static str> {
+fn sub_code(message: &str) -> Option<u32> {
     let data = message.split_once(", data ").map(|(_, data)| data.split(',').next().unwrap_or(data).trim());
     let code = data.filter(|data| *data != "0").unwrap_or_else(|| message.split(':').next().unwrap_or(message));
-    let code = u32::from_str_radix(code.split(' ').next()?.trim_start_matches("0x"), 16).ok()?;
-    Some(match code {
+    u32::from_str_radix(code.split(' ').next()?.trim_start_matches("0x"), 16).ok()
+}
+
+/// A sub-code in words.
+fn meaning(message: &str) -> Option<&'static str> {
+    Some(match sub_code(message)? {
+        0x57 => "a parameter of the request is not valid",
+        0x4dc => "the server does not take the connection as bound",
+        0x51f => "the server finds no domain controller that can check the login",
         0x525 => "there is no such account",
         0x52e => "the name or the password is wrong",
         0x52f => "the account is restricted from logging on like this",
@@ -408,15 +425,20 @@ fn meaning(message: &str) -> Option<&'static str> {
         0x532 => "the password has expired",
         0x533 => "the account is disabled",
         0x568 => "the account is in too many groups",
+        0x569 => "the account does not have the right to log on over the network",
         0x701 => "the account has expired",
         0x773 => "the password must be changed first",
         0x775 => "the account is locked",
-        0x2028 => "the server wants a stronger authentication",
+        0x2028 => "the server requires a stronger authentication",
+        0x2029 => "the server does not allow this kind of authentication for the account",
         0x202d => "the attribute is read over an encrypted connection only",
         0x2098 => "the login lacks the right",
         0x208d => "there is no such object",
+        0x8009_0302 => "the server does not support the function that it needs",
         0x8009_0308 => "the token is not accepted",
         0x8009_030c => "the logon was denied",
+        0x8009_030e => "the server has no credentials of its own to check the ticket with",
+        0x8009_0324 => "the clocks differ too much",
         0x35b | 0x8009_0346 => "the TLS channel binding is missing or wrong",
         _ => return None,
     })
@@ -458,6 +480,14 @@ mod tests {
                 "00002028: LdapErr: DSID-0C090259, comment: The server requires binds to turn on integrity, data 0, v4563",
                 "stronger",
             ),
+            ("80090308: LdapErr: DSID-0C090439, comment: AcceptSecurityContext error, data 57, v4563", "parameter"),
+            ("80090308: LdapErr: DSID-0C090439, comment: AcceptSecurityContext error, data 569, v4563", "network"),
+            ("80090308: LdapErr: DSID-0C090439, comment: AcceptSecurityContext error, data 51f, v4563", "controller"),
+            ("80090324: LdapErr: DSID-0C090447, comment: AcceptSecurityContext error, data 80090324, v4563", "clocks"),
+            ("8009030E: LdapErr: DSID-0C090439, comment: AcceptSecurityContext error, data 0, v4563", "credentials"),
+            ("80090302: LdapErr: DSID-0C090439, comment: AcceptSecurityContext error, data 0, v4563", "support"),
+            ("00002029: LdapErr: DSID-0C0901E3, comment: Cannot bind using simple, data 0, v4563", "authentication"),
+            ("000004DC: LdapErr: DSID-0C0909A2, comment: a successful bind must be completed, data 0, v4563", "bound"),
             ("00002098: SecErr: DSID-03150F94, problem 4003 (INSUFF_ACCESS_RIGHTS), data 0", "right"),
         ] {
             let meaning = meaning(message).unwrap_or_default();

@@ -15,9 +15,10 @@ use crate::clock;
 use crate::directory::kdc::{Kdc, Round, Told, off_thread, receive};
 use crate::directory::refusal::Refusal;
 use crate::entropy;
+use crate::fault::Fault;
 use crate::kerberos::{AsExchange, ClientKey, ExchangeError, KdcError, Principal, Proof, Step, Ticket, TicketOptions};
 use crate::login::Login;
-use crate::login::lockout::{Ending, Key, Lockout};
+use crate::login::lockout::{Ending, Held, Key, Lockout};
 
 /// Gets a ticket for `service` as the login. `key` is one that a KDC has accepted for it before: on a connection that
 /// has just done so it saves the question for the salt.
@@ -65,7 +66,21 @@ impl Proving {
 
     fn allowed(&self, keys: &[&Key]) -> Result<(), Refusal> {
         let allowed = self.lockout.allows(keys, &self.login.version, Instant::now());
-        allowed.map_err(|held| Refusal::Held(held.fault(&self.login.principal.to_string())))
+        allowed.map_err(|held| Refusal::Held(self.held(held)))
+    }
+
+    /// The proof is not sent. What was refused before keeps its own advice.
+    fn held(&self, held: Held) -> Fault {
+        let Login { principal, domain, origin, .. } = &*self.login;
+        let fault = held.fault(&principal.to_string());
+        if fault.fix.is_some() {
+            return fault;
+        }
+        let user = principal.components.join("/");
+        fault.with_next(format!(
+            "store the current password of `{user}`, then wait and do not restart the task: {}",
+            origin.store(&user, domain)
+        ))
     }
 
     /// With the KDC that is connected, or the first that can be reached.
@@ -141,9 +156,7 @@ impl Proving {
                     let wrong = matches!(&error, ExchangeError::Kdc(told) if told.code == KdcError::PREAUTH_FAILED);
                     let refusal = kdc.refusal(error);
                     settle(&match (wrong, invalid) {
-                        (true, _) => {
-                            Ending::Refused(self.login.version.clone(), refusal.of_login(&self.login.principal))
-                        }
+                        (true, _) => Ending::Refused(self.login.version.clone(), refusal.of_login(&*self.login)),
                         // What cannot be believed tells nothing.
                         (_, true) => Ending::Silence,
                         _ => Ending::OtherError,

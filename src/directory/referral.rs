@@ -23,7 +23,8 @@ pub(super) async fn cross(
     lockout: &Arc<Lockout>,
 ) -> Result<Ticket, Refusal> {
     let connect = |hosts: &[Host]| Arc::new(Mutex::new(Kdc::new(Arc::clone(locator), hosts)));
-    let mut kdc = connect(&locator.locate(&login.domain).await?);
+    let located = locator.locate(&login.domain).await.map_err(|fault| of_login_domain(fault, login, to));
+    let mut kdc = connect(&located?);
     let own = kerberos::ticket_granting_service(&login.domain);
     let (mut tgt, _) = prove(login, None, &own, &kdc, lockout).await?;
     let mut way = vec![login.domain.clone()];
@@ -53,7 +54,33 @@ pub(super) async fn cross(
 
 pub(super) fn no_way(login: &Login, to: &Domain) -> Fault {
     let what = format!("the login `{}` has no way to the gMSA's domain `{to}`", login.principal);
-    Fault::new(Code::TicketTrust, what)
+    let user = login.principal.components.join("/");
+    let next = format!(
+        "if `{user}` is an account of `{to}`, set {} to `{to}`: {}; otherwise let `{to}` trust `{}` (Get-ADTrust -Filter \
+         * -Server {to})",
+        login.origin.domain_field(),
+        login.origin.store(&user, to),
+        login.domain,
+    );
+    Fault::new(Code::TicketTrust, what).with_next(next)
+}
+
+/// The login's domain is not found in DNS: where its name is written, which differs from the gMSA's.
+fn of_login_domain(fault: Fault, login: &Login, to: &Domain) -> Fault {
+    let Login { domain, origin, principal, .. } = login;
+    let field = origin.domain_field();
+    let why = fault.why.clone().unwrap_or_default();
+    let missing = fault.code == Code::DcSrvNotFound;
+    let fault = fault.because(format!("{why}; the login's domain `{domain}` comes from {field}"));
+    if !missing {
+        return fault;
+    }
+    let user = principal.components.join("/");
+    fault.owned_by(origin.owner()).with_next(format!(
+        "correct {field}: if `{user}` is an account of `{to}`, run {}; if the login's domain really is `{domain}`, \
+         forward that name to its DNS servers",
+        origin.store(&user, to)
+    ))
 }
 
 /// Goes on from what a KDC of `domain` gave for a service to whichever domain it refers to (RFC 6806 section 8).

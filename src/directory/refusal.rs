@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::clock;
+use crate::directory::advice::{self, Client};
 use crate::fault::{Code, Fault};
 use crate::kerberos::{ExchangeError, KdcError, Principal};
 use crate::name::{Host, Spn};
@@ -56,87 +57,50 @@ impl Refusal {
     }
 
     /// As a fault of the login's exchange for a DC's LDAP service.
-    pub fn of_login(&self, login: &Principal) -> Fault {
-        let codes = ClientCodes {
-            unknown: Code::TicketLoginUnknown,
-            revoked: Code::TicketLoginRevoked,
-            restricted: Code::TicketLoginRestricted,
-            password_expired: Code::TicketLoginPasswordExpired,
-            wrong_password: Code::TicketLoginRefused,
-        };
-        self.fault(&format!("the login `{login}`"), &codes)
+    pub fn of_login<'a>(&self, login: impl Into<Client<'a>>) -> Fault {
+        self.fault(&login.into())
     }
 
     /// As a fault of the gMSA's own exchange.
     pub fn of_gmsa(&self, gmsa: &Principal) -> Fault {
-        self.fault(&format!("the gMSA `{gmsa}`"), &OF_GMSA)
+        self.fault(&Client::Gmsa(gmsa, None))
     }
 
     /// As a fault of a TGS exchange for a service, asked as the gMSA.
     pub fn of_service(&self, spn: &Spn, gmsa: &Principal) -> Fault {
-        let fault = self.fault(&format!("the gMSA `{gmsa}` for the service `{spn}`"), &OF_GMSA);
-        match (fault.code, &fault.why) {
-            (Code::TicketServiceUnknown, Some(why)) => {
-                let hint = spn.hint().map_or_else(String::new, |hint| format!("; {hint}"));
-                let why = format!(
-                    "{why}; no account has this SPN, or several have it: `setspn -Q {spn}` tells, and `setspn -S {spn} \
-                     ACCOUNT` gives it to the account that the service runs as{hint}"
-                );
-                fault.because(why)
-            }
-            _ => fault,
-        }
+        self.fault(&Client::Gmsa(gmsa, Some(spn)))
     }
 
-    fn fault(&self, client: &str, codes: &ClientCodes) -> Fault {
+    fn fault(&self, client: &Client<'_>) -> Fault {
         let (kdc, error) = match self {
             Self::Unreachable(fault) | Self::Held(fault) => return fault.clone(),
             Self::Exchange(kdc, error) => (kdc, error),
         };
-        let (code, told) = match error {
-            ExchangeError::Invalid(_) => (Code::TicketReplyInvalid, "its reply cannot be believed"),
+        let (code, words) = match error {
+            ExchangeError::Invalid(_) => (Code::TicketReplyInvalid, "its reply is not valid"),
             ExchangeError::Encryption(_) => (Code::TicketEncryption, "it offers no enctype that is allowed here"),
             ExchangeError::Preauthentication(_) => (Code::TicketPreauth, "it does not take a password"),
             ExchangeError::Kdc(refused) => {
-                let code = match refused.code {
-                    KdcError::CLIENT_UNKNOWN | KdcError::WRONG_REALM => codes.unknown,
-                    KdcError::SERVICE_UNKNOWN => Code::TicketServiceUnknown,
-                    KdcError::ENCTYPE_UNSUPPORTED => Code::TicketEncryption,
-                    KdcError::POLICY => codes.restricted,
-                    KdcError::CLIENT_REVOKED => codes.revoked,
-                    KdcError::PASSWORD_EXPIRED => codes.password_expired,
-                    KdcError::PREAUTH_FAILED => codes.wrong_password,
-                    KdcError::PREAUTH_REQUIRED => Code::TicketPreauth,
-                    KdcError::CLOCK_SKEW => Code::TicketClockSkew,
-                    _ => Code::TicketKdcFailed,
-                };
-                (code, refused.status_in_words().unwrap_or_else(|| refused.code_in_words()))
+                (client.code(refused), refused.status_in_words().unwrap_or_else(|| refused.code_in_words()))
             }
         };
         let mut why = error.to_string();
-        if let ExchangeError::Kdc(refused @ KdcError { code: KdcError::CLOCK_SKEW, .. }) = error {
-            let (skew, ahead) = refused.skew(clock::now());
-            let skew = humantime::format_duration(Duration::from_secs(skew.as_secs()));
-            why = format!("{why}; its clock is {skew} {} of ours", if ahead { "ahead" } else { "behind" });
+        if let ExchangeError::Kdc(refused) = error {
+            if refused.code == KdcError::CLOCK_SKEW {
+                let (skew, ahead) = refused.skew(clock::now());
+                let skew = humantime::format_duration(Duration::from_secs(skew.as_secs()));
+                why = format!("{why}; its clock is {skew} {} of ours", if ahead { "ahead" } else { "behind" });
+            }
+            if let (KdcError::WRONG_REALM, Some(realm)) = (refused.code, &refused.realm) {
+                why = format!("{why}; the account is in the realm `{realm}`");
+            }
         }
-        let kdc = kdc.as_ref().map_or_else(String::new, |host| format!(" from the KDC on `{host}`"));
-        Fault::new(code, format!("no ticket for {client}{kdc}: {told}")).because(why)
+        let of_way = matches!(code, Code::TicketKdcFailed | Code::TicketReplyInvalid | Code::TicketClockSkew);
+        if let Some(origin) = client.origin().filter(|_| !of_way) {
+            why = format!("{why}; the login comes from {}", origin.named());
+        }
+        let from = kdc.as_ref().map_or_else(String::new, |host| format!(" from the KDC on `{host}`"));
+        let fault = Fault::new(code, format!("no ticket for {client}{from}: {words}")).because(why);
+        advice::add(fault, error, client, kdc.as_ref())
     }
 }
-
-/// The codes that tell whose account is at fault.
-struct ClientCodes {
-    unknown: Code,
-    revoked: Code,
-    restricted: Code,
-    password_expired: Code,
-    wrong_password: Code,
-}
-
-const OF_GMSA: ClientCodes = ClientCodes {
-    unknown: Code::TicketGmsaUnknown,
-    revoked: Code::TicketGmsaRevoked,
-    restricted: Code::TicketGmsaRevoked,
-    password_expired: Code::TicketGmsaRefused,
-    wrong_password: Code::TicketGmsaRefused,
-};

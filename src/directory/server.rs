@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use crate::directory::advice::Client;
 use crate::directory::dc::Locator;
 use crate::directory::error::{DirectoryError, Kind};
 use crate::directory::gmsa;
@@ -16,7 +17,7 @@ use crate::directory::referral::{cross, no_way};
 use crate::directory::refusal::Refusal;
 use crate::directory::session::{Proven, Witness};
 use crate::fault::{Code, Fault};
-use crate::kerberos::{self, ClientKey, Granted, KdcError, LdapTicket, Password, Principal};
+use crate::kerberos::{self, ClientKey, Granted, KdcError, LdapTicket, Password};
 use crate::login::Login;
 use crate::login::lockout::Lockout;
 use crate::name::{Account, Domain, Host};
@@ -79,11 +80,21 @@ impl Server<'_> {
     }
 
     /// What a refusal means here: a server whose service no KDC knows is not proven.
-    pub(crate) fn refused(&self, refusal: &Refusal, login: &Principal) -> DirectoryError {
+    pub(crate) fn refused<'a>(&self, refusal: &Refusal, login: impl Into<Client<'a>>) -> DirectoryError {
+        let Self { host, domain, .. } = self;
+        if refusal.code() == Some(KdcError::NOT_UNIQUE) {
+            let what = format!("the server `{host}` has not proven that it is a domain controller of `{domain}`");
+            let why = format!("{refusal}: several accounts have the service name `ldap/{host}/{domain}`");
+            let next = format!(
+                "remove the service name from all accounts but the computer account of `{host}`: setspn -D \
+                 ldap/{host}/{domain} ACCOUNT (setspn -Q ldap/{host}/{domain} lists the accounts)"
+            );
+            let fault = Fault::new(Code::GmsaServerUnproven, what).because(why).with_next(next);
+            return DirectoryError::new(Kind::Unproven, fault);
+        }
         if refusal.code() != Some(KdcError::SERVICE_UNKNOWN) {
             return refusal.of_login(login).into();
         }
-        let Self { host, domain, .. } = self;
         let what = format!("the server `{host}` has not proven that it is a domain controller of `{domain}`");
         let why = format!("{refusal}: no domain controller has the service name `ldap/{host}/{domain}`");
         let next = if self.locator.is_configured(domain) {
@@ -114,14 +125,14 @@ pub(crate) async fn witness(
     let (granted, login) = match proven {
         Proven::Key(login, key) => {
             let proven = prove(login, Some(key), &gmsa, kdc, lockout).await;
-            (proven.map(|(ticket, _)| ticket), &login.principal)
+            (proven.map(|(ticket, _)| ticket), Client::from(&**login))
         }
         Proven::Tgt(tgt) => match grant(&mut *kdc.lock().await, tgt, &gmsa).await {
             Ok(Granted::Referral(elsewhere, _)) => {
                 return Ok(Witness::None(format!("its KDC refers to `{elsewhere}` for it")));
             }
-            Ok(Granted::Ticket(ticket)) => (Ok(ticket), tgt.client()),
-            Err(refusal) => (Err(refusal), tgt.client()),
+            Ok(Granted::Ticket(ticket)) => (Ok(ticket), Client::from(tgt.client())),
+            Err(refusal) => (Err(refusal), Client::from(tgt.client())),
         },
     };
     match granted {

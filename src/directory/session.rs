@@ -11,9 +11,12 @@ use tokio::time::timeout;
 use crate::directory::error::{DirectoryError, Kind};
 use crate::directory::gmsa::{self, Gmsa, Names};
 use crate::directory::ldap::{Connection, Entry, Sealed};
+use crate::directory::readers;
+use crate::fault::Code;
 use crate::kerberos::{ClientKey, Ticket};
 use crate::login::Login;
 use crate::name::{Account, Domain, Host};
+use crate::text::powershell;
 
 /// A sealed LDAP connection to one DC.
 pub(crate) struct Session {
@@ -87,6 +90,11 @@ impl Session {
                     read.extend(Gmsa::read(&mut ldap, domain, slice::from_ref(account), &self.login).await);
                 }
             }
+            for (read, account) in read.iter_mut().zip(&accounts) {
+                if let Err(error) = read {
+                    *error = self.explained(&mut ldap, domain, account, error.clone()).await;
+                }
+            }
             let lost = read.iter().find(|read| is(read, Kind::Lost)).and_then(|read| read.as_ref().err());
             if let Some(fault) = lost.cloned() {
                 // Nobody shall wait for the same deadline again.
@@ -102,6 +110,35 @@ impl Session {
                 return read;
             }
         }
+    }
+
+    /// A failure with who answered, and what to change.
+    async fn explained(
+        &self,
+        ldap: &mut Connection<Sealed>,
+        domain: &Domain,
+        account: &Account,
+        error: DirectoryError,
+    ) -> DirectoryError {
+        if error.kind == Kind::NoPassword {
+            return readers::explain(ldap, domain, account, &self.login, error).await;
+        }
+        let DirectoryError { kind, mut fault } = error;
+        let host = &self.host;
+        fault.why = fault.why.map(|why| format!("`{host}`: {why}"));
+        let computer = powershell(host.as_str());
+        let fix = match fault.code {
+            Code::GmsaConnectionLost => format!(
+                "check the LDAP service of `{host}`, and firewalls that inspect LDAP: Get-WinEvent -ComputerName {computer} \
+                 -LogName 'Directory Service' -MaxEvents 20"
+            ),
+            Code::GmsaSearchFailed => format!(
+                "read the reason on `{host}`: Get-WinEvent -ComputerName {computer} -LogName 'Directory Service' -MaxEvents \
+                 20"
+            ),
+            _ => return DirectoryError { kind, fault },
+        };
+        DirectoryError::new(kind, fault.with_next(fix))
     }
 
     fn want(&self, account: &Account) -> oneshot::Receiver<Result<Gmsa, DirectoryError>> {

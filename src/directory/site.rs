@@ -70,7 +70,7 @@ async fn ask_one(
     domain: &Domain,
     host: &Host,
 ) -> Result<(Host, Option<SiteName>), Fault> {
-    let fault = || Fault::new(Code::GmsaConnectionLost, format!("`{host}` does not tell the site"));
+    let fault = || Fault::new(Code::GmsaConnectionLost, format!("`{host}` does not say which site this is"));
     let work = async {
         let stream = dial(host, &locator.addresses(host).await?, ldap.service().port()).await?;
         let mut connection = ldap.open(stream, host).await?;

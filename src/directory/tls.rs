@@ -44,8 +44,15 @@ impl Tls {
     /// Makes a TLS connection of a TCP connection to `host`.
     pub async fn handshake(&self, stream: TcpStream, host: &Host) -> Result<TlsStream<TcpStream>, Fault> {
         let what = format!("no TLS connection to `{host}`");
-        let untrusted = |why: String| Fault::new(Code::GmsaTlsUntrusted, &what).because(why);
-        let failed = |why: String| Fault::new(Code::GmsaTlsFailed, &what).because(why);
+        let untrusted =
+            |why: String| Fault::new(Code::GmsaTlsUntrusted, &what).because(why).with_next(self.trust_advice(host));
+        let failed = |why: String| {
+            let next = format!(
+                "enroll a certificate for server authentication on `{host}`, which then listens with it; or set \
+                 GMSA_LDAP=sasl, which needs no certificate"
+            );
+            Fault::new(Code::GmsaTlsFailed, &what).because(why).with_next(next)
+        };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let roots = Arc::new(self.roots().map_err(untrusted)?);
         let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider)).build();
@@ -65,7 +72,14 @@ impl Tls {
                     let certificate = witness.seen.get().and_then(|certificate| Certificate::of(certificate));
                     let certificate = certificate.map_or_else(|| "the certificate".to_owned(), |c| c.to_string());
                     let (code, reason) = self.words(error, host);
-                    Fault::new(code, what).because(format!("{certificate}: {reason}"))
+                    let next = match code {
+                        Code::GmsaTlsUntrusted => self.trust_advice(host),
+                        _ => format!(
+                            "renew the certificate of `{host}` with the DNS name {host} and the use server \
+                             authentication, then restart the domain controller's LDAP service"
+                        ),
+                    };
+                    Fault::new(code, what).because(format!("{certificate}: {reason}")).with_next(next)
                 }
                 None if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
                     failed("the server hung up".into())
@@ -74,6 +88,17 @@ impl Tls {
             }),
             Err(_elapsed) => Err(failed(format!("no answer in {HANDSHAKE_DEADLINE:?}"))),
         }
+    }
+
+    fn trust_advice(&self, host: &Host) -> String {
+        let file = match &self.ca_file {
+            Some(path) => format!("to the file `{}`, which GMSA_LDAP_CA_FILE names", path.display()),
+            None => "to a file, and name the file in GMSA_LDAP_CA_FILE".to_owned(),
+        };
+        format!(
+            "add the CA that issued the certificate of `{host}`, as PEM, {file}; this shows the issuers: openssl s_client \
+             -connect {host}:636 -showcerts"
+        )
     }
 
     fn roots(&self) -> Result<RootCertStore, String> {

@@ -223,9 +223,24 @@ pages! {
         show: "Get-ADUser NAME -Server corp.example.com"
     }
     TicketLoginRevoked {
-        cause: "The login is disabled, expired, or locked after wrong passwords. *what* says which, if the domain controller does.",
-        cure: "Disabled: `Enable-ADAccount NAME`. Locked: find the source of the wrong passwords first (other tasks with an old secret?), then `Unlock-ADAccount NAME`. Expired: `Set-ADAccountExpiration NAME -DateTime ...` or `Clear-ADAccountExpiration NAME`.",
+        cause: "The account is disabled, locked or expired, and the KDC does not say which. Where it does, the code is `ticket-login-disabled`, `ticket-login-locked` or `ticket-login-expired`.",
+        cure: "Look at the account, then see the page of that code.",
         show: "Get-ADUser NAME -Properties Enabled, LockedOut, AccountExpirationDate, BadPwdCount"
+    }
+    TicketLoginDisabled {
+        cause: "An administrator or a clean-up job has disabled the account.",
+        cure: "`Enable-ADAccount NAME`. If the account was replaced, store the new login in the secret instead.",
+        show: "Get-ADUser NAME -Properties Enabled, whenChanged"
+    }
+    TicketLoginLocked {
+        cause: "Too many wrong passwords were sent for the account, usually by another program or task with an old password. The sidecar sends at most two within 30 minutes.",
+        cure: "Find the source of the wrong passwords (event 4740 on the PDC emulator names the computer), stop it, then `Unlock-ADAccount NAME`. Otherwise the account is locked again.",
+        show: "Get-ADUser NAME -Properties LockedOut, BadPwdCount, LastBadPasswordAttempt"
+    }
+    TicketLoginExpired {
+        cause: "The account has an expiry date, which has passed. This is not the password's age.",
+        cure: "`Clear-ADAccountExpiration NAME`, or `Set-ADAccountExpiration NAME -DateTime ...`.",
+        show: "Get-ADUser NAME -Properties AccountExpirationDate"
     }
     TicketLoginRestricted {
         cause: "The account cannot log on at this hour or from this host, or an authentication policy or silo restricts it to other hosts.",
@@ -233,9 +248,14 @@ pages! {
         show: "Get-ADUser NAME -Properties LogonHours, LogonWorkstations, msDS-AssignedAuthNPolicy, msDS-AssignedAuthNPolicySilo"
     }
     TicketLoginPasswordExpired {
-        cause: "The password is older than the domain allows, or the account has the flag `User must change password at next logon`.",
+        cause: "The password is older than the domain allows.",
         cure: "Set a new password and store it in the secret. For a service account whose password is rotated: `Set-ADUser NAME -PasswordNeverExpires $true`.",
         show: "Get-ADUser NAME -Properties PasswordExpired, PasswordLastSet, PasswordNeverExpires"
+    }
+    TicketLoginMustChange {
+        cause: "The account has the flag `User must change password at next logon`, as a new account often has. The sidecar cannot change a password.",
+        cure: "`Set-ADUser NAME -ChangePasswordAtLogon $false` keeps the password. If it is an initial password that others know, set a new one and store it in the secret.",
+        show: "Get-ADUser NAME -Properties PasswordExpired, PasswordLastSet, pwdLastSet"
     }
     TicketGmsaRefused {
         cause: "The directory returned the managed password, current and previous, and the KDC refuses both. Either the password changed a moment ago and has not replicated to this domain controller, or its clock is wrong, so it computes another password.",

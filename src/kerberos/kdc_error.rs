@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use der::Decode;
 
 use super::messages::{KrbError, List, PaData};
+use crate::text::plain;
 
 /// A KRB-ERROR (RFC 4120 section 5.9.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,11 +17,18 @@ pub struct KdcError {
     pub text: Option<String>,
     /// What AD adds in its own terms, an NTSTATUS: it tells a disabled account from a locked one.
     pub status: Option<u32>,
+    /// The realm that the KDC names as the client's: with [`WRONG_REALM`](Self::WRONG_REALM) the one to ask (RFC 6806
+    /// section 7).
+    pub realm: Option<Box<str>>,
+    /// The service that the answer is about: `ldap/dc1.example.com`.
+    pub service: Box<str>,
     /// The KDC's clock, as anybody on the way may tell it.
     pub kdc_time: SystemTime,
 }
 
 impl KdcError {
+    /// KDC_ERR_NAME_EXP: the account has expired
+    pub const CLIENT_EXPIRED: i32 = 1;
     /// KDC_ERR_C_PRINCIPAL_UNKNOWN
     pub const CLIENT_UNKNOWN: i32 = 6;
     /// KDC_ERR_S_PRINCIPAL_UNKNOWN
@@ -85,6 +93,8 @@ impl From<&KrbError> for KdcError {
         Self {
             code: error.error_code,
             text: text.filter(|text| !text.is_empty()).map(|text| text.chars().take(200).collect()),
+            realm: error.crealm.as_ref().map(|realm| plain(&realm.0, 255).into()),
+            service: plain(&error.sname.joined(), 300).into(),
             status: error.e_data.as_ref().and_then(|data| status(data.as_bytes())),
             kdc_time: error.stime.to_system_time() + Duration::from_micros(u64::from(error.susec)),
         }
@@ -147,7 +157,7 @@ fn status_words(status: u32) -> Option<(&'static str, &'static str)> {
 /// A code in its name and in words.
 fn code_words(code: i32) -> Option<(&'static str, &'static str)> {
     Some(match code {
-        0 => ("KDC_ERR_NONE", "it tells no reason"),
+        0 => ("KDC_ERR_NONE", "it gives no reason"),
         1 => ("KDC_ERR_NAME_EXP", "the account has expired"),
         2 => ("KDC_ERR_SERVICE_EXP", "the service's account has expired"),
         3 => ("KDC_ERR_BAD_PVNO", "it does not speak this version of Kerberos"),
@@ -211,7 +221,7 @@ fn code_words(code: i32) -> Option<(&'static str, &'static str)> {
         70 => ("KDC_ERR_CANT_VERIFY_CERTIFICATE", "it cannot verify the certificate"),
         71 => ("KDC_ERR_INVALID_CERTIFICATE", "it takes the certificate for invalid"),
         72 => ("KDC_ERR_REVOKED_CERTIFICATE", "the certificate was revoked"),
-        73 => ("KDC_ERR_REVOCATION_STATUS_UNKNOWN", "it cannot tell whether the certificate was revoked"),
+        73 => ("KDC_ERR_REVOCATION_STATUS_UNKNOWN", "it does not know whether the certificate was revoked"),
         74 => ("KDC_ERR_REVOCATION_STATUS_UNAVAILABLE", "it cannot ask whether the certificate was revoked"),
         75 => ("KDC_ERR_CLIENT_NAME_MISMATCH", "the certificate is of another account"),
         76 => ("KDC_ERR_KDC_NAME_MISMATCH", "its certificate is of another KDC"),

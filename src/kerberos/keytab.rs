@@ -51,7 +51,7 @@ fn short(length: usize) -> u16 {
 
 /// The entries of a file whose keys are of an enctype that is spoken here; the others are passed over.
 pub(crate) fn decode(file: &[u8]) -> Result<Vec<Entry>, &'static str> {
-    let Some(rest) = file.strip_prefix(&VERSION) else { return Err("it is no keytab of version 5.2") };
+    let Some(rest) = file.strip_prefix(&VERSION) else { return Err("it is not a keytab of version 5.2") };
     let mut rest = Fields(rest);
     let mut entries = Vec::new();
     while !rest.0.is_empty() {

@@ -62,10 +62,15 @@ impl PrincipalName {
         realm.0 == principal.realm && self.name_string.iter().map(|name| &name.0).eq(&principal.components)
     }
 
+    /// For people: `ldap/dc1.example.com`.
+    pub(crate) fn joined(&self) -> String {
+        let names: Vec<_> = self.name_string.iter().map(|name| name.0.as_str()).collect();
+        names.join("/")
+    }
+
     /// For people: `ldap/dc1.example.com@EXAMPLE.COM`.
     pub(crate) fn display(&self, realm: &KerberosString) -> String {
-        let names: Vec<_> = self.name_string.iter().map(|name| name.0.as_str()).collect();
-        format!("{}@{}", names.join("/"), realm.0)
+        format!("{}@{}", self.joined(), realm.0)
     }
 }
 

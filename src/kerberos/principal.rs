@@ -42,6 +42,11 @@ impl Principal {
         self.components.iter().map(escaped).collect::<Vec<_>>().join("/")
     }
 
+    /// Whether the KDC looks the name up as a user principal name.
+    pub(crate) fn is_enterprise(&self) -> bool {
+        self.name_type == NT_ENTERPRISE
+    }
+
     /// The salt that the key of a password is made with where the KDC tells none (RFC 4120 section 4). What an
     /// enterprise name stands for only the KDC knows.
     pub(crate) fn default_salt(&self) -> Option<Vec<u8>> {

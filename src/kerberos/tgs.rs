@@ -117,7 +117,7 @@ impl<'a> TgsExchange<'a> {
             [service, realm] if service.0 == "krbtgt" && part.srealm.0 == self.server.realm => {
                 let domain: Option<Domain> = realm.0.parse().ok();
                 let Some(domain) = domain.filter(|domain| domain.realm() == realm.0) else {
-                    return invalid("a referral to a realm that is no name of a domain");
+                    return invalid("a referral to a realm that is not the name of a domain");
                 };
                 let mut tgs = super::ticket_granting_service(&domain);
                 tgs.realm.clone_from(&self.server.realm);

@@ -65,7 +65,7 @@ impl Metrics {
             "How far the KDC's clock is ahead of ours; 0 below a minute",
             clock.clone(),
         );
-        registry.register(DROPPED, "Log lines dropped because stderr was not read", dropped.clone());
+        registry.register(DROPPED, "Log lines dropped because nothing reads stderr", dropped.clone());
         registry.register("gmsa_build_info", "The version that runs", build);
         Self { registry, ready, expiry, services, renewals, duration, faults, clock, leases: Mutex::default(), dropped }
     }

@@ -10,11 +10,12 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::aws::Aws;
-use crate::aws::arn::{SecretArn, Store};
+use crate::aws::arn::SecretArn;
 use crate::aws::secret::{self, Raw};
 use crate::fault::{Code, Fault};
+use crate::login::origin::store_command;
 use crate::name::Domain;
-use crate::text::{json_reason, shell};
+use crate::text::json_reason;
 
 pub use crate::aws::secret::Stage;
 
@@ -25,6 +26,8 @@ pub struct Secret {
     pub version_id: String,
     /// When it was made.
     pub created_at: Option<SystemTime>,
+    /// Which secret it is.
+    pub arn: SecretArn,
     /// What it says.
     pub login: Login,
 }
@@ -35,6 +38,8 @@ pub struct Login {
     pub user: UserName,
     /// Its domain: the secret's `domainName`, else the CredSpec's.
     pub domain: Domain,
+    /// Whether the secret names that domain itself.
+    pub names_domain: bool,
     /// Its password.
     pub password: Zeroizing<String>,
     /// Which of the keys that a login is read from have a value.
@@ -108,7 +113,7 @@ impl Login {
         let ends_blank = password.ends_with(char::is_whitespace) || password.starts_with(char::is_whitespace);
         let notes =
             if ends_blank { vec!["the password begins or ends with white space, which counts"] } else { vec![] };
-        Ok(Self { user, domain, password, keys, notes })
+        Ok(Self { user, domain, names_domain: named.is_some(), password, keys, notes })
     }
 }
 
@@ -144,7 +149,7 @@ impl Around<'_> {
                 Ok(self.domain.clone())
             } else {
                 Err(Malformed::text(
-                    "`domainName` looks like a NetBIOS name: it has no dot, and the CredSpec does not tell which domain \
+                    "`domainName` looks like a NetBIOS name: it has no dot, and the CredSpec does not say which domain \
                      it stands for",
                 )
                 .fixed_by("write the DNS name of the login's domain, e.g. corp.example.com, into `domainName`"))
@@ -159,7 +164,7 @@ impl Around<'_> {
 pub async fn fetch(arn: &SecretArn, domain: &Domain, aws: &Aws, stage: Stage) -> Result<Secret, Fault> {
     let Raw { version_id, created_at, text } = secret::read(arn, aws, stage).await?;
     match Login::parse(&text, arn, domain) {
-        Ok(login) => Ok(Secret { version_id, created_at, login }),
+        Ok(login) => Ok(Secret { version_id, created_at, arn: arn.clone(), login }),
         Err(malformed) => Err(malformed.fault(arn, domain)),
     }
 }
@@ -179,19 +184,22 @@ struct Malformed {
     code: Code,
     why: String,
     fix: Option<&'static str>,
+    /// The key of a login that is missing.
+    key: Option<&'static str>,
 }
 
 impl Malformed {
     fn new(code: Code, why: impl Into<String>) -> Self {
-        Self { code, why: why.into(), fix: None }
+        Self { code, why: why.into(), fix: None, key: None }
     }
 
     fn text(why: impl Into<String>) -> Self {
         Self::new(Code::SecretMalformed, why)
     }
 
-    fn missing(key: &str, found: &str) -> Self {
-        Self::new(Code::SecretKeyMissing, format!("it has no key `{key}` with a value; its keys: {found}"))
+    fn missing(key: &'static str, found: &str) -> Self {
+        let why = format!("it has no key `{key}` with a value; its keys: {found}");
+        Self { key: Some(key), ..Self::new(Code::SecretKeyMissing, why) }
     }
 
     fn fixed_by(mut self, fix: &'static str) -> Self {
@@ -201,27 +209,21 @@ impl Malformed {
 
     fn fault(self, arn: &SecretArn, domain: &Domain) -> Fault {
         let fault = Fault::new(self.code, format!("The secret {arn} does not hold a login")).because(self.why);
-        let region = arn.region.as_deref().map(|region| format!(" --region {region}")).unwrap_or_default();
-        let model = format!(
-            "{{\"username\":\"LOGIN\",\"password\":\"PASSWORD\",\"domainName\":\"{}\"}}",
-            arn.login_domain.as_ref().unwrap_or(domain)
-        );
-        let command = match arn.store {
-            Store::SecretsManager => {
-                format!("aws secretsmanager put-secret-value{region} --secret-id {} --secret-string", shell(&arn.arn))
-            }
-            Store::Parameter => {
-                let name = arn.arn.split_once(":parameter").map_or(arn.arn.as_str(), |(_, name)| name);
-                format!("aws ssm put-parameter{region} --overwrite --type SecureString --name {} --value", shell(name))
-            }
-        };
         match (self.fix, self.code) {
             (Some(fix), _) => fault.with_next(format!("{fix} in the secret {arn}")),
             (None, Code::SecretTooLarge) => fault.with_next(match &arn.hints.document {
                 Some(document) => format!("correct the CredentialArn of {document}: a login has at most {LIMIT} bytes"),
                 None => format!("correct the CredentialArn: a login has at most {LIMIT} bytes"),
             }),
-            _ => fault.with_next(format!("{command} {} (with the real name and password)", shell(&model))),
+            _ => {
+                let domain = arn.login_domain.as_ref().unwrap_or(domain);
+                let model = store_command(arn, "LOGIN", domain);
+                let add = match self.key {
+                    Some(key) => format!("add the key `{key}`: "),
+                    None => String::new(),
+                };
+                fault.with_next(format!("{add}{model} (with the real name and password)"))
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ mod page;
 mod report;
 
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -53,7 +54,23 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, Fault> {
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
-    listen().map_err(|error| Fault::new(Code::ConfigListen, format!("cannot listen on {address}")).caused_by(&error))
+    listen().map_err(|error| {
+        let why = error.to_string();
+        let why = why.split(" (os error").next().unwrap_or(&why).to_owned();
+        let next = match error.kind() {
+            ErrorKind::AddrInUse => format!(
+                "set GMSA_LISTEN to another port, e.g. {}: another container of the task, which shares the network, \
+                     listens on {address}",
+                SocketAddr::new(address.ip(), address.port().wrapping_add(1).max(1024))
+            ),
+            ErrorKind::PermissionDenied => format!(
+                "set GMSA_LISTEN to a port from 1024 on, e.g. {}: {address} takes CAP_NET_BIND_SERVICE",
+                SocketAddr::new(address.ip(), 8488)
+            ),
+            _ => format!("correct GMSA_LISTEN: {address} is not an address of this task"),
+        };
+        Fault::new(Code::ConfigListen, format!("cannot listen on {address} (GMSA_LISTEN)")).because(why).with_next(next)
+    })
 }
 
 /// How many connections wait for their turn: as many as the kernel allows by default (listen(2)). One that finds the

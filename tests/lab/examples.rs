@@ -120,6 +120,9 @@ fn kdcs_that_refuse() {
         ("a login by smart card only", fake(krb_error(25, time, &[0x30, 0]))),
         ("a login without AES", fake(krb_error(14, time, &[]))),
         ("a DC without its SPN", fake(krb_error(7, time, &[]))),
+        ("a revoked login, which may be anything", fake(krb_error(18, time, &[]))),
+        ("a locked login", fake(krb_error(18, time, &extended(0xc000_0234)))),
+        ("a password that has expired", fake(krb_error(23, time, &extended(0xc000_0071)))),
         ("a login out of its hours", fake(krb_error(12, time, &extended(0xc000_006f)))),
         (
             "a gMSA that has not replicated",
@@ -134,7 +137,7 @@ fn kdcs_that_refuse() {
             Fake::start(|count, request| if count == 3 { krb_error(27, now(), &[]) } else { relayed(request) }),
         ),
         ("an LDAP server that hangs up", Fake::start(|_, request| relayed(request)).with_ldap(Vec::new())),
-        ("an LDAP server that refuses", Fake::start(|_, request| relayed(request)).with_ldap(bind_refused())),
+        ("an LDAP server that refuses", Fake::start(|_, request| relayed(request)).with_ldap(bind_refused("52e"))),
     ];
     // A keytab needs more proof than a ticket.
     let with = |name: &str, sidecar: Sidecar| match name {
@@ -156,7 +159,7 @@ fn kdcs_that_refuse() {
 fn a_service_that_nobody_has() {
     let sidecar = Sidecar::of("webapp01.json")
         .with("GMSA_DOMAIN_CONTROLLERS", lab("LAB_DC1"))
-        .with("GMSA_SERVICE_TICKETS", "HTTP/nobody.example.com")
+        .with("GMSA_SERVICE_TICKETS", "HTTP/missing.example.com")
         .with("GMSA_INIT_TIMEOUT", "1s");
     let ended = sidecar.init();
     assert!(sidecar.path("krb5cc").exists(), "{ended:#?}");
@@ -389,7 +392,7 @@ impl Fake {
     }
 
     /// What its LDAP server answers before it hangs up; by default it is the real one.
-    fn with_ldap(self, answer: Vec<u8>) -> Self {
+    pub fn with_ldap(self, answer: Vec<u8>) -> Self {
         self.with_ldap_server(move |mut stream| {
             let _ = stream.read(&mut [0; 4096]).and_then(|_| stream.write_all(&answer));
         })
@@ -491,6 +494,11 @@ fn write_message(stream: &mut TcpStream, message: &[u8]) -> std::io::Result<()> 
 
 /// A KRB-ERROR (RFC 4120 section 5.9.1).
 pub fn krb_error(code: u8, time: SystemTime, data: &[u8]) -> Vec<u8> {
+    krb_error_of(code, time, data, None)
+}
+
+/// The same with the client's realm, as the KDC knows it.
+pub fn krb_error_of(code: u8, time: SystemTime, data: &[u8], realm: Option<&str>) -> Vec<u8> {
     let time = humantime::format_rfc3339_seconds(time).to_string().replace(['-', ':', 'T'], "");
     let name = tlv(0x30, &[tlv(0xa0, &tlv(2, &[1])), tlv(0xa1, &tlv(0x30, &tlv(0x1b, b"krbtgt")))].concat());
     let mut fields = vec![
@@ -502,6 +510,9 @@ pub fn krb_error(code: u8, time: SystemTime, data: &[u8]) -> Vec<u8> {
         tlv(0xa9, &tlv(0x1b, b"EXAMPLE.COM")),
         tlv(0xaa, &name),
     ];
+    if let Some(realm) = realm {
+        fields.insert(5, tlv(0xa7, &tlv(0x1b, realm.as_bytes())));
+    }
     if !data.is_empty() {
         fields.push(tlv(0xac, &tlv(4, data)));
     }
@@ -509,15 +520,15 @@ pub fn krb_error(code: u8, time: SystemTime, data: &[u8]) -> Vec<u8> {
 }
 
 /// KERB-ERROR-DATA with an NTSTATUS (MS-KILE 2.2.1).
-fn extended(status: u32) -> Vec<u8> {
+pub fn extended(status: u32) -> Vec<u8> {
     let value = [status.to_le_bytes(), [0; 4], [1, 0, 0, 0]].concat();
     tlv(0x30, &[tlv(0xa1, &tlv(2, &[3])), tlv(0xa2, &tlv(4, &value))].concat())
 }
 
 /// The answer of Windows to a bind that it refuses (RFC 4511 section 4.2.2), to message 1.
-fn bind_refused() -> Vec<u8> {
-    let text = b"80090308: LdapErr: DSID-0C090439, comment: AcceptSecurityContext error, data 52e, v4563";
-    let result = [tlv(0x0a, &[49]), tlv(4, b""), tlv(4, text)].concat();
+pub fn bind_refused(data: &str) -> Vec<u8> {
+    let text = format!("80090308: LdapErr: DSID-0C090439, comment: AcceptSecurityContext error, data {data}, v4563");
+    let result = [tlv(0x0a, &[49]), tlv(4, b""), tlv(4, text.as_bytes())].concat();
     tlv(0x30, &[tlv(2, &[1]), tlv(0x61, &result)].concat())
 }
 

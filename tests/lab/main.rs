@@ -62,6 +62,8 @@ mod memory;
 /// faults that only a broken network, DC or volume shows: the examples of docs/faults.md
 mod examples;
 
+/// from the log line alone, the exact mend
+mod mends;
 /// one controller, or one gMSA, that is refused: the others go on
 mod refusals;
 

@@ -12,11 +12,11 @@ use crate::credspec::LoginSource;
 use crate::directory::error::{DirectoryError, Kind};
 use crate::directory::ldap::Transport;
 use crate::directory::session::Session;
-use crate::directory::sid::{Sid, readers};
 use crate::directory::{Connected, Directories, Directory, Renewal};
 use crate::fault::{Code, Fault};
 use crate::login::Login;
 use crate::name::{Account, Domain, Host, Spn};
+use crate::text::powershell;
 
 /// One login at one domain.
 struct Visit<'a> {
@@ -112,12 +112,12 @@ impl Walk<'_, '_> {
         let start = Instant::now();
         let described = visit.describe(account).await;
         let took = start.elapsed();
-        let (renewed, readers, took) = match described {
-            Ok((readers, outcome)) => {
+        let (renewed, took) = match described {
+            Ok(outcome) => {
                 self.show("gmsa", subject, Ok(((), outcome)), took);
                 self.screen.begin("password", subject);
                 let start = Instant::now();
-                (visit.renew(lease).await, readers, start.elapsed())
+                (visit.renew(lease).await, start.elapsed())
             }
             Err(error) => {
                 // Another domain controller may know it already.
@@ -131,14 +131,13 @@ impl Walk<'_, '_> {
                         return self.skip_services(&lease.extras, &format!("gmsa {account}"));
                     }
                 }
-                (renewed, Vec::new(), start.elapsed())
+                (renewed, start.elapsed())
             }
         };
         let renewal = match renewed {
             Ok(renewal) => renewal,
             Err((None, error)) => {
-                let fault = visit.explain(error.into(), &readers).await;
-                self.show::<()>("password", subject, Err(fault), took);
+                self.show::<()>("password", subject, Err(error.into()), took);
                 let stopped_by = format!("password {account}");
                 self.skip_all(&["ticket"], subject, &stopped_by);
                 return self.skip_services(&lease.extras, &stopped_by);
@@ -163,8 +162,8 @@ impl Visit<'_> {
         self.directory.renew_by_password(&lease.account, lease.extras.keytab, self.via).await
     }
 
-    /// What the directory says of a gMSA; returns who may read its password.
-    async fn describe(&self, account: &Account) -> Result<(Vec<Sid>, Outcome), DirectoryError> {
+    /// What the directory says of a gMSA.
+    async fn describe(&self, account: &Account) -> Result<Outcome, DirectoryError> {
         let entry = self.session.find(self.domain, account, ATTRIBUTES).await?;
         let enctypes = match entry.text("msDS-SupportedEncryptionTypes").and_then(|bits| bits.parse().ok()) {
             Some(bits) => format!("msDS-SupportedEncryptionTypes {bits} ({})", enctypes(bits)),
@@ -172,15 +171,14 @@ impl Visit<'_> {
         };
         let control: u32 = entry.text("userAccountControl").and_then(|bits| bits.parse().ok()).unwrap_or_default();
         let name = entry.text("distinguishedName").unwrap_or("found").to_owned();
-        let readers = entry.value("msDS-GroupMSAMembership").map(readers).unwrap_or_default();
-        let outcome = if control & ACCOUNT_DISABLED == 0 {
+        Ok(if control & ACCOUNT_DISABLED == 0 {
             Outcome::Passed(format!("{name}; enabled; {enctypes}"))
         } else {
             let what = format!("the gMSA `{account}$` is disabled in `{}`", self.domain);
-            let next = format!("enable it: Set-ADServiceAccount -Identity '{account}' -Enabled $true");
+            let (gmsa, domain) = (powershell(account.as_str()), self.domain);
+            let next = format!("Set-ADServiceAccount -Identity {gmsa} -Server {domain} -Enabled $true");
             Outcome::Warned(Fault::new(Code::TicketGmsaRevoked, what).because(name).with_next(next))
-        };
-        Ok((readers, outcome))
+        })
     }
 
     fn password_seen(&self, renewal: &Renewal) -> String {
@@ -194,35 +192,6 @@ impl Visit<'_> {
             }
         }
         seen.join("; ")
-    }
-
-    /// Without the right to read a password: who has it.
-    async fn explain(&self, fault: Fault, readers: &[Sid]) -> Fault {
-        if fault.code != Code::GmsaReadDenied {
-            return fault;
-        }
-        let mut names = Vec::new();
-        for sid in readers {
-            names.push(self.name(sid).await);
-        }
-        let allowed = match names.as_slice() {
-            [] => "nobody, as far as the login may see".to_owned(),
-            names => names.join(", "),
-        };
-        let why = format!("{}; allowed are: {allowed}", fault.why.as_deref().unwrap_or_default());
-        fault.because(why)
-    }
-
-    /// What the directory calls a principal; its SID if that is all there is.
-    async fn name(&self, sid: &Sid) -> String {
-        let sid = sid.to_string();
-        let attributes = ["sAMAccountName", "objectClass", "groupType"];
-        let entries = self.session.search(self.domain, "objectSid", &sid, &attributes).await.unwrap_or_default();
-        let name = entries.iter().find_map(|entry| {
-            let kind = if entry.value("groupType").is_some() { "the group" } else { "the account" };
-            Some(format!("{kind} `{}`", entry.text("sAMAccountName")?.escape_debug()))
-        });
-        name.unwrap_or(sid)
     }
 
     /// Gets a ticket for a service, and throws it away. Where the KDC knows none, tells who has the name.
@@ -280,13 +249,8 @@ fn enctypes(bits: u32) -> String {
     if bits & 0x18 == 0 { format!("{}: no AES", names.join(", ")) } else { names.join(", ") }
 }
 
-const ATTRIBUTES: &[&str] = &[
-    "sAMAccountName",
-    "distinguishedName",
-    "userAccountControl",
-    "msDS-SupportedEncryptionTypes",
-    "msDS-GroupMSAMembership",
-];
+const ATTRIBUTES: &[&str] =
+    &["sAMAccountName", "distinguishedName", "userAccountControl", "msDS-SupportedEncryptionTypes"];
 
 /// ADS_UF_ACCOUNTDISABLE (MS-ADTS 2.2.16).
 const ACCOUNT_DISABLED: u32 = 2;

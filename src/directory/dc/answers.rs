@@ -8,10 +8,12 @@ use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 use tokio::time::{sleep_until, timeout};
 
-use super::{Locator, Service, TROUBLE, dial, summary};
+use super::{CONNECT_DEADLINE, Locator, Service, TROUBLE, dial, peers, summary};
+use crate::directory::dns::DNS_DEADLINE;
 use crate::directory::race::{PENDING, Race, STEP, race};
 use crate::fault::Fault;
 use crate::name::Host;
+use crate::progress;
 
 /// A connect that came to an end, by its place in the order of preference.
 type Dialled = (usize, Result<(Host, TcpStream), (Host, Fault)>);
@@ -22,7 +24,9 @@ impl Locator {
     pub async fn connect(self: &Arc<Self>, hosts: &[Host], service: Service) -> Result<(Host, TcpStream), Fault> {
         let hosts = self.by_health(hosts, service);
         let attempt = |place: usize| Arc::clone(self).attempt(place, hosts[place].clone(), service);
-        let Race { winner, failed, pending, begun } = race(hosts.len(), attempt).await;
+        let (all, limit) = (race(hosts.len(), attempt), CONNECT_DEADLINE + DNS_DEADLINE);
+        let all = progress::during("dc", peers(&hosts, service.port()), limit, all);
+        let Race { winner, failed, pending, begun } = all.await;
         let faults: Vec<_> = failed.into_iter().map(|(_, (host, fault))| (host, service, fault)).collect();
         let Some((place, (host, stream))) = winner else {
             faults.iter().for_each(|(host, ..)| self.avoid(host, service));
@@ -45,7 +49,10 @@ impl Locator {
         let work = async { dial(&host, &self.addresses(&host).await?, service.port()).await };
         match work.await {
             Ok(stream) => (place, Ok((host, stream))),
-            Err(fault) => (place, Err((host, fault))),
+            Err(fault) => {
+                let fault = self.with_origin(fault, &host, service);
+                (place, Err((host, fault)))
+            }
         }
     }
 

@@ -360,7 +360,8 @@ async fn an_address_in_use_is_a_fault_that_names_it() {
     let address = taken.local_addr().unwrap();
     let fault = bind(address).unwrap_err();
     assert_eq!(fault.code, Code::ConfigListen);
-    assert_eq!(fault.what, format!("cannot listen on {address}"));
+    assert_eq!(fault.what, format!("cannot listen on {address} (GMSA_LISTEN)"));
+    assert!(fault.next().contains(&format!("listens on {address}")), "{}", fault.next());
 }
 
 #[test]
