@@ -74,6 +74,8 @@ fn denied(fault: Fault, account: &Account, domain: &Domain, login: &str, allowed
         format!("Add-ADGroupMember -Identity {} -Members {member} -Server {domain}", powershell(name))
     } else {
         // The cmdlet replaces the list: it is given what is there, not what was named above, which may be a part.
+        // Within an expression a bare word is a command.
+        let member = if own { format!("'{}'", user.replace('\'', "''")) } else { member };
         let (gmsa, property) = (powershell(account.as_str()), "PrincipalsAllowedToRetrieveManagedPassword");
         format!(
             "Set-ADServiceAccount -Identity {gmsa} -Server {domain} -{property} (@((Get-ADServiceAccount -Identity {gmsa} \
@@ -146,12 +148,13 @@ mod tests {
     }
 
     #[test]
-    fn without_a_group_the_whole_list_is_given() {
+    fn without_a_group_the_login_is_added_to_the_list_that_is_there() {
         let fault = of("svc@CORP.EXAMPLE.COM", &[("HOST$", false)]);
         assert_eq!(
             fault.next(),
             "Set-ADServiceAccount -Identity WebApp01 -Server corp.example.com \
-             -PrincipalsAllowedToRetrieveManagedPassword 'HOST$',svc"
+             -PrincipalsAllowedToRetrieveManagedPassword (@((Get-ADServiceAccount -Identity WebApp01 -Server corp.example.com \
+             -Properties PrincipalsAllowedToRetrieveManagedPassword).PrincipalsAllowedToRetrieveManagedPassword) + 'svc')"
         );
         assert!(of("svc@CORP.EXAMPLE.COM", &[]).why.unwrap().contains("is empty"));
     }

@@ -650,8 +650,8 @@ fn accounts() -> Vec<Case> {
         ])
         .says(&["allows only the group `WebAppPrincipals`", &secret_arn("gmsa/outsider")]),
         one("a gMSA with no group", own("WebApp02", "gmsa/outsider"), "gmsa-read-denied", &[
-            "Set-ADServiceAccount -Identity WebApp02 -Server example.com -PrincipalsAllowedToRetrieveManagedPassword \
-             svc-fetcher,svc-outsider",
+            "Set-ADServiceAccount -Identity WebApp02 -Server example.com -PrincipalsAllowedToRetrieveManagedPassword (",
+            " + 'svc-outsider')",
         ])
         .never(&["Add-ADGroupMember"]),
         one("a gMSA that is not there", own("NoSuchApp", "gmsa/login"), "gmsa-not-found", &[
