@@ -2,7 +2,8 @@
 
 #![no_main]
 
-use gmsa_sidecar::secret::decode;
+use gmsa_sidecar::name::Domain;
+use gmsa_sidecar::secret::{UserName, decode};
 use gmsa_sidecar_fuzz::bounded;
 use libfuzzer_sys::fuzz_target;
 
@@ -14,6 +15,14 @@ fuzz_target!(|text: &[u8]| {
     if let Ok(user) = std::str::from_utf8(text) {
         let document = serde_json::json!({"username": user, "password": "x"}).to_string();
         let user = bounded(document.as_bytes(), || decode(document.as_bytes(), None));
-        assert!(user.is_none_or(|user| !user.is_empty() && !user.contains(['/', '@', '\\', '*', '\0', '\n'])));
+        let is_plain = |name: &str| !name.is_empty() && !name.contains(['/', '@', '\\', '*', '\0', '\n']);
+        assert!(match &user {
+            None => true,
+            Some(UserName::Plain(name)) => is_plain(name),
+            // A user principal name of another suffix than the domain's.
+            Some(UserName::Enterprise(name)) => name.split_once('@').is_some_and(|(name, suffix)| {
+                is_plain(name) && suffix.parse::<Domain>().is_ok() && suffix != "example.com"
+            }),
+        });
     }
 });

@@ -171,11 +171,11 @@ pub async fn fetch(arn: &SecretArn, domain: &Domain, aws: &Aws, stage: Stage) ->
 
 /// For the fuzzer: the user name in a secret's text, if it is a login.
 #[cfg(fuzzing)]
-pub fn decode(text: &[u8], json_key: Option<&str>) -> Option<String> {
+pub fn decode(text: &[u8], json_key: Option<&str>) -> Option<UserName> {
     let domain = "example.com".parse().ok()?;
     let mut arn: SecretArn = "gmsa/login".parse().ok()?;
     arn.json_key = json_key.map(str::to_owned);
-    Login::parse(text, &arn, &domain).ok().map(|login| login.user.as_str().to_owned())
+    Login::parse(text, &arn, &domain).ok().map(|login| login.user)
 }
 
 /// Why a text is not a login, without any of it.
