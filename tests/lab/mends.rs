@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::examples::{Fake, bind_refused, dc1, extended, krb_error, krb_error_of, now, relayed};
 use crate::sources::{FaultProxy, documents, task};
 use crate::support::{Sidecar, assert_no_secret, cred_spec, lab, put_object, put_secret, secret_arn};
+use crate::unreachable::dead;
 
 /// One broken set-up.
 struct Case {
@@ -813,8 +814,11 @@ fn each_line_alone_names_the_exact_mend() {
 /// A step that lasts is reported while it lasts: what is asked, and until when. HTTP says the same.
 #[test]
 fn a_wait_of_more_than_three_seconds_is_reported_while_it_lasts() {
-    // Two of them: one alone is given up after three seconds.
-    let silent_dns = Sidecar::inline("WebApp01", "gmsa/login").with("GMSA_DNS_SERVERS", "127.0.10.99 127.0.10.98");
+    // A connect is given up after two seconds, and sixteen are made at a time. DNS is given up after three.
+    let (_rule, mut hosts) = dead(59);
+    hosts.push(lab("LAB_DC1").to_owned());
+    let dead_controllers = Sidecar::of("webapp01.json").with("GMSA_DOMAIN_CONTROLLERS", &hosts.join(" "));
+    let peer = hosts[0].clone();
     // It answers the question without a proof, and nothing after that.
     let hanging = Fake::start(|count, request| {
         if count > 1 {
@@ -825,7 +829,8 @@ fn a_wait_of_more_than_three_seconds_is_reported_while_it_lasts() {
         relayed(request)
     });
     let silent_kdc = hanging.sidecar();
-    for (sidecar, step, peer) in [(silent_dns, "dc", "DNS 127.0.10.99"), (silent_kdc, "ticket", "dc1.example.com:88")] {
+    for (sidecar, step, peer) in [(dead_controllers, "dc", peer.as_str()), (silent_kdc, "ticket", "dc1.example.com:88")]
+    {
         let running = sidecar.run();
         let is_told = |line: &Value| line["event"] == "step.waiting" && line["step"] == step;
         running.wait(step, || running.log().iter().any(is_told));

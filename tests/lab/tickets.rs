@@ -94,8 +94,8 @@ fn an_unknown_service_is_told_with_its_cure_and_waited_for() {
     let running = sidecar.run();
     running.wait_fault("ticket-service-unknown");
     let fault = running.log().into_iter().find(|line| line["code"] == "ticket-service-unknown").unwrap();
-    let why = fault["why"].as_str().unwrap();
-    assert!(why.contains(&format!("`setspn -S {unknown} ACCOUNT`")), "{why}");
+    let next = fault["next"].as_str().unwrap();
+    assert!(next.contains(&format!("setspn -S {unknown} ACCOUNT")), "{next}");
     let lease = || sidecar.json("/ready")["leases"][0].clone();
     assert_eq!(
         (lease()["state"].as_str(), lease()["fault"]["code"].as_str()),

@@ -11,7 +11,7 @@ use crate::sites::{FAR, NEAR, choices, two_sites};
 use crate::support::{Sidecar, lab, write};
 
 /// A rule of the lab's firewall, until the end of a test.
-struct Rule(Vec<String>);
+pub struct Rule(Vec<String>);
 
 impl Rule {
     fn drop(packets: &[&str]) -> Self {
@@ -28,7 +28,7 @@ impl Drop for Rule {
 }
 
 /// Addresses of hosts that drop every packet.
-fn dead(count: u8) -> (Rule, Vec<String>) {
+pub fn dead(count: u8) -> (Rule, Vec<String>) {
     let [_, _, b, c] = std::process::id().to_be_bytes();
     let rule = Rule::drop(&["-d", &format!("127.{}.{c}.0/25", 66 | (b & 1))]);
     (rule, (1..=count).map(|last| format!("127.{}.{c}.{last}", 66 | (b & 1))).collect())

@@ -24,7 +24,9 @@ impl Locator {
     pub async fn connect(self: &Arc<Self>, hosts: &[Host], service: Service) -> Result<(Host, TcpStream), Fault> {
         let hosts = self.by_health(hosts, service);
         let attempt = |place: usize| Arc::clone(self).attempt(place, hosts[place].clone(), service);
-        let (all, limit) = (race(hosts.len(), attempt), CONNECT_DEADLINE + DNS_DEADLINE);
+        let (all, rounds) =
+            (race(hosts.len(), attempt), u32::try_from(hosts.len().div_ceil(PENDING)).unwrap_or(u32::MAX));
+        let limit = CONNECT_DEADLINE * rounds + DNS_DEADLINE;
         let all = progress::during("dc", peers(&hosts, service.port()), limit, all);
         let Race { winner, failed, pending, begun } = all.await;
         let faults: Vec<_> = failed.into_iter().map(|(_, (host, fault))| (host, service, fault)).collect();
