@@ -316,7 +316,7 @@ fn file_fifo() {
     let path = folder.path().join("fifo");
     assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
     let tries = Duration::from_secs(5);
-    let (cost, honest) = file("file_fifo", "a FIFO that nobody writes to", path.to_str().unwrap(), tries);
+    let (cost, honest) = file("file_fifo", "a FIFO without a writer", path.to_str().unwrap(), tries);
     assert!(cost.threads <= honest.threads + 2, "{} threads, {} with an honest file", cost.threads, honest.threads);
 }
 
