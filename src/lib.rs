@@ -6,6 +6,9 @@
 /// wires one process: what `run` and `init` do
 pub mod sidecar;
 
+/// the ECS agent's socket -> leases of a whole host
+pub mod host;
+
 /// the state of the leases -> HTTP
 pub mod serve;
 

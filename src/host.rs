@@ -1,0 +1,98 @@
+//! The ECS agent's socket -> leases: native `credentialSpecs` on EC2 without credentials-fetcher.
+//!
+//! ```text
+//! socket ──► server ──► grpc ──► daemon ──► keeper (tickets)
+//! (systemd   (HTTP/2,   (seven   (leases,
+//!  or bind)   limits)    calls)   single flight) ──► tree (folders, metadata) ◄── mounts (orphans)
+//! ```
+
+mod daemon;
+mod document;
+mod grpc;
+mod keeper;
+mod metadata;
+mod mounts;
+mod name;
+mod notify;
+mod renewal;
+mod server;
+mod socket;
+mod status;
+mod tree;
+
+/// Made of `proto/credentialsfetcher.proto` by `scripts/proto`.
+#[expect(unreachable_pub, reason = "generated")]
+#[path = "host/credentialsfetcher.rs"]
+#[rustfmt::skip]
+mod protocol;
+
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+pub use daemon::{Daemon, Granted, Host};
+pub use keeper::{AwsKeys, Duty, Files, Given, Got, Health, Keeper, Login, Need, Place};
+pub use mounts::Mounts;
+pub use name::{Folder, LeaseId, LoginName};
+pub use notify::Notify;
+pub use status::Refused;
+
+use crate::clock;
+use crate::fault::Fault;
+
+/// What the host daemon is told from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// `GMSA_DIR`: one folder for each lease.
+    pub dir: PathBuf,
+    /// `GMSA_HOST_SOCKET`; a socket that systemd hands over wins.
+    pub socket: PathBuf,
+    /// `GMSA_HOST_GROUP`: who may call besides root.
+    pub group: Option<u32>,
+    /// What holds for all leases.
+    pub host: Host,
+    /// Where systemd listens.
+    pub notify: Notify,
+}
+
+/// Serves the agent until `shutdown`.
+///
+/// # Errors
+/// A socket or a folder that cannot be used.
+pub async fn serve<K: Keeper>(settings: Settings, keeper: K, shutdown: impl Future<Output = ()>) -> Result<(), Fault> {
+    let Settings { dir, socket, group, host, notify } = settings;
+    // The socket first: who connects while the leases are read waits, and is not refused.
+    let listener = socket::listen(&socket, group)?;
+    let daemon = Daemon::start(dir, host, keeper).await?;
+    notify.ready();
+    tracing::info!(event = "host.started", leases = daemon.len(), socket = %socket.display());
+    tokio::select! {
+        () = server::serve(listener, Arc::clone(&daemon), group, shutdown) => {}
+        never = tend(&daemon) => match never {},
+        () = notify.live() => {}
+    }
+    notify.stopping();
+    tracing::info!(event = "host.stopped");
+    Ok(())
+}
+
+/// Looks for leases that nobody uses.
+async fn tend<K: Keeper>(daemon: &Arc<Daemon<K>>) -> Infallible {
+    loop {
+        sleep(SWEEP).await;
+        // Reading `/proc` may take a while on a host with many processes.
+        if let Ok(Some(mounts)) = tokio::task::spawn_blocking(Mounts::of_host).await {
+            daemon.sweep(&mounts, clock::now()).await;
+        }
+    }
+}
+
+/// How often mounts are looked at.
+const SWEEP: Duration = Duration::from_secs(10 * 60);
