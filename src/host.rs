@@ -10,6 +10,7 @@ mod daemon;
 mod document;
 mod grpc;
 mod keeper;
+mod kept;
 mod metadata;
 mod mounts;
 mod name;
@@ -31,7 +32,8 @@ mod tests;
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +41,7 @@ use tokio::time::sleep;
 
 pub use daemon::{Daemon, Granted, Host};
 pub use keeper::{AwsKeys, Duty, Files, Given, Got, Health, Keeper, Login, Need, Place};
+pub use kept::Kept;
 pub use mounts::Mounts;
 pub use name::{Folder, LeaseId, LoginName};
 pub use notify::Notify;
@@ -60,6 +63,16 @@ pub struct Settings {
     pub host: Host,
     /// Where systemd listens.
     pub notify: Notify,
+    /// The HTTP address, for the log.
+    pub listen: SocketAddr,
+}
+
+/// Makes `GMSA_DIR`, and the folder beside it that containers do not see. Returns `GMSA_DIR` without links. Blocks.
+///
+/// # Errors
+/// A folder that cannot be used.
+pub fn prepare(dir: &Path) -> Result<PathBuf, Fault> {
+    tree::Tree::open(dir).map(|tree| tree.dir().to_owned())
 }
 
 /// Serves the agent until `shutdown`.
@@ -67,12 +80,19 @@ pub struct Settings {
 /// # Errors
 /// A socket or a folder that cannot be used.
 pub async fn serve<K: Keeper>(settings: Settings, keeper: K, shutdown: impl Future<Output = ()>) -> Result<(), Fault> {
-    let Settings { dir, socket, group, host, notify } = settings;
+    let Settings { dir, socket, group, host, notify, listen } = settings;
     // The socket first: who connects while the leases are read waits, and is not refused.
-    let listener = socket::listen(&socket, group)?;
+    let (listener, inherited) = socket::listen(&socket, group)?;
     let daemon = Daemon::start(dir, host, keeper).await?;
     notify.ready();
-    tracing::info!(event = "host.started", leases = daemon.len(), socket = %socket.display());
+    tracing::info!(
+        event = "host.started",
+        version = env!("CARGO_PKG_VERSION"),
+        leases = daemon.len(),
+        socket = %socket.display(),
+        by_systemd = inherited,
+        %listen,
+    );
     tokio::select! {
         () = server::serve(listener, Arc::clone(&daemon), group, shutdown) => {}
         never = tend(&daemon) => match never {},

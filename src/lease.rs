@@ -221,7 +221,8 @@ impl Lease {
 
     async fn renew(&self, spec: &LeaseSpec, carried: &mut Carried, start: Instant) -> Result<Renewed, Fault> {
         let directory = carried.directory(&*self.domains, spec)?;
-        let mut renewal = directory.renew(&self.identity.account, carried.key.clone(), &spec.extras).await?;
+        let key = if self.conduct.proves_logins { carried.key_unless_new(&spec.login) } else { carried.key.clone() };
+        let mut renewal = directory.renew(&self.identity.account, key, &spec.extras).await?;
         // Carried although the tickets may not reach the volume: the next attempt then costs the least.
         carried.key = Some(renewal.key.clone());
         let missing = carried.take(std::mem::take(&mut renewal.services), clock::now());
@@ -265,6 +266,8 @@ struct Carried {
     key: Option<KeptKey>,
     services: Vec<ServiceTicket>,
     directory: Option<(Domain, LoginSource, Arc<dyn Renew>)>,
+    /// The login that was at hand at the last renewal.
+    login: Option<LoginSource>,
 }
 
 impl Carried {
@@ -278,6 +281,14 @@ impl Carried {
         let directory = domains.of(&spec.domain, &spec.login)?;
         self.directory = Some((spec.domain.clone(), spec.login.clone(), Arc::clone(&directory)));
         Ok(directory)
+    }
+
+    /// The kept key; once none for a login that is new, so that it has to prove itself. If it cannot, the key serves from
+    /// the next attempt on.
+    fn key_unless_new(&mut self, login: &LoginSource) -> Option<KeptKey> {
+        let is_new = self.login.as_ref().is_some_and(|known| known != login) && *login != LoginSource::Absent;
+        self.login = Some(login.clone());
+        self.key.clone().filter(|_| !is_new)
     }
 
     /// Takes what a renewal brought for the services. Where it brought nothing the ticket from before stays, as long

@@ -1,4 +1,8 @@
-//! One process: what `run` and `init` wire together.
+//! One process: what `run`, `init` and `host` wire together.
+
+mod host;
+
+pub use host::host;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -120,6 +124,32 @@ struct Sidecar {
     manager: Manager,
 }
 
+/// The leases, from the way to AWS and the volume on.
+fn wire(
+    config: &Config,
+    aws: &Arc<Aws>,
+    volume: &Volume,
+    statuses: &Statuses,
+    metrics: &Arc<Metrics>,
+    refresh: &Refresh,
+    conduct: Conduct,
+) -> (Arc<Publisher>, Manager) {
+    let locator = Arc::new(Locator::new(&config.dns_servers, config.domain_controllers.clone(), config.site.clone()));
+    let addresses = (!config.dns_servers.is_empty()).then(|| Arc::clone(&locator));
+    let logins = Logins::new(Arc::clone(aws), config.login_keytab.clone());
+    let directories = Directories::new(logins, locator, config.ldap.clone(), config.ticket_lifetime);
+    let publisher = Publisher::new(Arc::new(volume.clone()), addresses);
+    let manager = Manager::new(
+        Arc::new(directories),
+        Arc::clone(&publisher),
+        statuses.clone(),
+        Arc::clone(metrics),
+        refresh.clone(),
+        conduct,
+    );
+    (publisher, manager)
+}
+
 impl Sidecar {
     fn new(
         config: &Config,
@@ -129,21 +159,8 @@ impl Sidecar {
         conduct: Conduct,
     ) -> Result<Self, Fault> {
         let volume = Volume::open(&config.dir, config.owner, config.mode)?;
-        let locator =
-            Arc::new(Locator::new(&config.dns_servers, config.domain_controllers.clone(), config.site.clone()));
-        let addresses = (!config.dns_servers.is_empty()).then(|| Arc::clone(&locator));
         let aws = Arc::new(Aws::new(config.aws.clone())?);
-        let logins = Logins::new(Arc::clone(&aws), config.login_keytab.clone());
-        let directories = Directories::new(logins, locator, config.ldap.clone(), config.ticket_lifetime);
-        let publisher = Publisher::new(Arc::new(volume.clone()), addresses);
-        let manager = Manager::new(
-            Arc::new(directories),
-            Arc::clone(&publisher),
-            statuses.clone(),
-            Arc::clone(&metrics),
-            refresh.clone(),
-            conduct,
-        );
+        let (publisher, manager) = wire(config, &aws, &volume, &statuses, &metrics, &refresh, conduct);
         let settings = Arc::new(Settings {
             owner: config.owner,
             mode: config.mode_is_set.then_some(config.mode),

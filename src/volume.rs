@@ -204,7 +204,12 @@ impl Volume {
         let mut folder = None;
         for (depth, name) in names.iter().enumerate() {
             let own = depth + 1 == names.len();
-            let mode = if own { at.ownership.mode.of_folder() } else { Mode::AROUND };
+            let mode = match own {
+                true if depth == 0 => at.ownership.mode.of_folder(),
+                // Who mounts it alone finds krb5.conf in it, also who may not read the tickets.
+                true => Mode(Mode::AROUND.0 | at.ownership.mode.of_folder().0),
+                false => Mode::AROUND,
+            };
             let owner = if own { at.ownership.owner } else { self.ownership.owner };
             folder = Some(self.folder_in(folder.as_ref().unwrap_or(root), name, Ownership { owner, mode })?);
         }

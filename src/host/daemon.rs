@@ -12,6 +12,7 @@ use tokio::sync::{Mutex as AsyncMutex, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::clock;
+use crate::config::ServiceTickets;
 use crate::credspec::LoginSource;
 use crate::fault::{Code, Fault};
 use crate::name::Domain;
@@ -30,6 +31,8 @@ use super::tree::{Extra, Stored, Tree};
 pub struct Host {
     /// What is written, where a CredSpec says nothing of it.
     pub files: Files,
+    /// The services whose tickets are kept, where a CredSpec names none.
+    pub services: ServiceTickets,
     /// The secret whose login reads the managed passwords of a joined host, instead of the host's keytab.
     pub secret: Option<String>,
 }
@@ -225,7 +228,7 @@ impl<K: Keeper> Daemon<K> {
 
     async fn wish_by_arn(&self, target: &ArnTarget, keys: &Arc<AwsKeys>) -> Result<Wish, Refused> {
         let document = self.keeper.cred_spec(&target.arn, keys).await?;
-        let mut document = Document::parse(&document, &self.host.files)?;
+        let mut document = Document::parse(&document, &self.host)?;
         document.folder = target.folder.clone();
         let LoginSource::Secret(secret) = document.login.clone() else {
             let what = format!("the CredSpec `{}` names no login", target.arn.escape_debug());
@@ -257,7 +260,7 @@ impl<K: Keeper> Daemon<K> {
         }
         let mut documents: Vec<Document> = Vec::new();
         for spec in specs {
-            let document = Document::parse(spec.as_bytes(), &self.host.files)?;
+            let document = Document::parse(spec.as_bytes(), &self.host)?;
             let same = |known: &Document| {
                 known.account.same_as(document.account.as_str())
                     && known.domain == document.domain

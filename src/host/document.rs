@@ -7,6 +7,7 @@ use crate::fault::{Code, Fault};
 use crate::name::{Account, Domain};
 
 use super::Refused;
+use super::daemon::Host;
 use super::keeper::Files;
 use super::name::Folder;
 
@@ -27,7 +28,7 @@ pub(super) struct Document {
 
 impl Document {
     /// Reads a document. `host` is what holds where it says nothing.
-    pub(super) fn parse(text: &[u8], host: &Files) -> Result<Self, Refused> {
+    pub(super) fn parse(text: &[u8], host: &Host) -> Result<Self, Refused> {
         if text.len() > LIMIT {
             let what = format!("the CredSpec has {} bytes", text.len());
             return Err(Fault::new(Code::CredSpecTooLarge, what).into());
@@ -52,7 +53,7 @@ impl Document {
             domain: spec.domain_of(account).clone(),
             folder: machine.unwrap_or_else(|_| Folder::from(account)),
             login: spec.login().clone(),
-            files: files(spec.overrides(), host),
+            files: files(spec.overrides(), account, host),
         })
     }
 }
@@ -66,12 +67,13 @@ fn is_named(account: &Value) -> bool {
 }
 
 /// What the document sets, over what holds for the host.
-fn files(overrides: &Overrides, host: &Files) -> Files {
+fn files(overrides: &Overrides, account: &Account, host: &Host) -> Files {
+    let Host { files: host, services, .. } = host;
     Files {
         owner: overrides.owner.or(host.owner),
         mode: overrides.mode.unwrap_or(host.mode),
         keytab: overrides.keytab.unwrap_or(host.keytab),
-        services: overrides.service_tickets.clone().unwrap_or_else(|| host.services.clone()),
+        services: overrides.service_tickets.clone().unwrap_or_else(|| services.of(account)),
     }
 }
 
@@ -115,7 +117,7 @@ mod tests {
     use crate::volume::{Mode, Owner};
 
     fn parse(text: &str) -> Result<Document, Refused> {
-        Document::parse(text.as_bytes(), &Files::default())
+        Document::parse(text.as_bytes(), &Host::default())
     }
 
     #[test]
@@ -156,8 +158,8 @@ mod tests {
             serde_json::json!({"Mode": "0666"}),
             serde_json::json!({"Keytab": "yes"}),
             serde_json::json!({"X": 1}),
-            serde_json::json!({"ServiceTickets": ["krbtgt/EXAMPLE.COM"]}),
-            serde_json::json!({"ServiceTickets": vec!["HTTP/web.example.com"; 33]}),
+            serde_json::json!({"ServiceTickets": ["HTTP"]}),
+            serde_json::json!({"ServiceTickets": (0..33).map(|n| format!("HTTP/web{n}.example.com")).collect::<Vec<_>>()}),
         ] {
             let text = with(bad.clone()).unwrap_err().text();
             assert!(text.starts_with("credspec-malformed: ") && text.contains("GmsaSidecar"), "{bad}: {text}");

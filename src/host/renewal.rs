@@ -19,9 +19,9 @@ use crate::fault::{Code, Fault};
 use crate::name::Domain;
 use crate::aws::arn::SecretArn;
 
-use super::daemon::{Daemon, Ticket};
+use super::daemon::{Daemon, Host, Ticket};
 use super::document::Document;
-use super::keeper::{AwsKeys, Files, Given, Got, Keeper, Login, Need, Place};
+use super::keeper::{AwsKeys, Given, Got, Keeper, Login, Need, Place};
 use super::name::{LeaseId, LoginName};
 use super::status::Refused;
 
@@ -199,7 +199,7 @@ impl<K: Keeper> Daemon<K> {
             return Ok(arn);
         }
         let document = self.keeper.cred_spec(&ticket.entry.credspec_info, keys).await?;
-        match Document::parse(&document, &Files::default())?.login {
+        match Document::parse(&document, &Host::default())?.login {
             LoginSource::Secret(arn) => Ok(arn),
             _ => Err(Refused::invalid("The CredSpec of a lease names no login any more")),
         }

@@ -15,19 +15,21 @@ use crate::fault::{Code, Fault};
 
 use super::Refused;
 
-/// Takes the socket that systemd handed over, or binds `path`.
+/// Takes the socket that systemd handed over, or binds `path`; tells whether it was handed over.
 ///
 /// A container that has the *file* mounted goes on dialling this very socket: it is never removed while the process
 /// lives, and one that a process still answers is not taken away from it.
-pub(super) fn listen(path: &Path, group: Option<u32>) -> Result<UnixListener, Fault> {
-    let (what, taken) = match inherited()? {
+pub(super) fn listen(path: &Path, group: Option<u32>) -> Result<(UnixListener, bool), Fault> {
+    let inherited = inherited()?;
+    let by_systemd = inherited.is_some();
+    let (what, taken) = match inherited {
         Some(listener) => ("the socket that systemd handed over".to_owned(), Ok(listener)),
         None => (format!("the socket `{}`", path.display()), bind(path, group)),
     };
     let unusable = |error: io::Error| Fault::new(Code::ConfigListen, format!("cannot use {what}")).caused_by(&error);
     let listener = taken.map_err(unusable)?;
     listener.set_nonblocking(true).map_err(unusable)?;
-    UnixListener::from_std(listener).map_err(unusable)
+    Ok((UnixListener::from_std(listener).map_err(unusable)?, by_systemd))
 }
 
 fn inherited() -> Result<Option<StdListener>, Fault> {

@@ -50,23 +50,15 @@ impl Refused {
 
     /// The text: the code first, one line, the cure, less than 1,024 bytes with what the agent puts before it.
     pub fn text(&self) -> String {
-        match self {
-            Self::Fault(fault) => told(fault),
-            Self::Invalid(what) => one_line(
-                &format!("task-request-invalid: {what}"),
-                "Correct the CredSpec or the secret that the task definition names",
-            ),
-            Self::Busy(what) => one_line(&format!("task-host-busy: {what}"), "The agent tries again"),
-            Self::Late(what) => one_line(
-                &format!("task-host-timeout: {what}"),
-                "Check that this host reaches DNS and the domain controllers (gmsa-sidecar check --host)",
-            ),
-            Self::Denied(what) => one_line(
-                &format!("task-host-denied: {what}"),
-                "Call as root, or as a member of the group that GMSA_HOST_GROUP names",
-            ),
-            Self::Gone => "the caller has gone".to_owned(),
-        }
+        let (code, what) = match self {
+            Self::Fault(fault) => return told(fault),
+            Self::Invalid(what) => (Code::TaskRequestInvalid, what.as_str()),
+            Self::Busy(what) => (Code::TaskHostBusy, *what),
+            Self::Late(what) => (Code::TaskHostTimeout, what.as_str()),
+            Self::Denied(what) => (Code::TaskHostDenied, what.as_str()),
+            Self::Gone => return "the caller has gone".to_owned(),
+        };
+        told(&Fault::new(code, what))
     }
 }
 
@@ -92,7 +84,9 @@ fn grpc(code: Code) -> Grpc {
         | Code::SecretMalformed
         | Code::SecretKeyMissing
         | Code::SecretTooLarge
+        | Code::TaskRequestInvalid
         | Code::ConfigAccountTwice => Grpc::InvalidArgument,
+        Code::TaskHostBusy => Grpc::ResourceExhausted,
         // Each further try would bring the login nearer to its lock-out.
         Code::TicketLoginRefused
         | Code::TicketLoginUnknown
