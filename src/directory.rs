@@ -51,6 +51,7 @@ pub(crate) mod session;
 pub mod sid;
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -58,7 +59,7 @@ use tokio::sync::Mutex;
 
 use self::error::{DirectoryError, Kind};
 use self::gmsa::{Gmsa, ManagedPassword};
-use self::kdc::{Kdc, authenticate, grant};
+use self::kdc::{Kdc, authenticate, grant, renew};
 use self::key_versions::{InUse, versions};
 use self::referral::follow;
 use self::refusal::Refusal;
@@ -71,7 +72,8 @@ use crate::directory::dc::{Locator, Service};
 use crate::directory::ldap::{Connection, Plain, Transport};
 use crate::fault::{Code, Fault};
 use crate::kerberos::{
-    self, ClientKey, GmsaTgt, KeytabImage, LdapTicket, Principal, Proof, ServiceTicket, TicketOptions,
+    self, ClientKey, ExchangeError, GmsaTgt, Granted, KeytabImage, LdapTicket, Principal, Proof, ServiceTicket,
+    TicketOptions,
 };
 use crate::login::lockout::{Key, Lockout};
 use crate::login::{Login, Logins};
@@ -92,14 +94,28 @@ pub struct Directory {
     unconfirmed: StdMutex<HashSet<Account>>,
 }
 
-/// A gMSA's key, kept between renewals: with it a renewal asks nobody but a KDC.
+/// A gMSA's key, or a ticket that can be renewed, kept between renewals: with it a renewal asks nobody but a KDC.
 #[derive(Clone)]
 pub struct KeptKey {
     principal: Principal,
-    key: ClientKey,
+    key: Kept,
     kvno: Option<u32>,
     /// When the managed password should be read again (its `QueryPasswordInterval`).
     pub due: SystemTime,
+}
+
+#[derive(Clone)]
+enum Kept {
+    Key(ClientKey),
+    Ticket(Arc<GmsaTgt>),
+}
+
+impl KeptKey {
+    /// A ticket that an earlier process left, to go on with until a login is at hand. None if it cannot be renewed.
+    pub fn of_ticket(tgt: GmsaTgt) -> Option<Self> {
+        let due = tgt.renewable_until()?;
+        Some(Self { principal: tgt.client().clone(), key: Kept::Ticket(Arc::new(tgt)), kvno: None, due })
+    }
 }
 
 /// What is kept for a gMSA in addition to its TGT.
@@ -109,6 +125,9 @@ pub struct Extras {
     pub services: Vec<Spn>,
     /// A keytab.
     pub keytab: bool,
+    /// A renewable TGT for the next process, in this folder, which no container sees. Where there is none the ccache in
+    /// the lease's own folder is taken, if another program left a renewable ticket in it.
+    pub bridge: Option<PathBuf>,
 }
 
 /// What a renewal brought.
@@ -119,6 +138,8 @@ pub struct Renewal {
     pub services: Vec<(Spn, Result<ServiceTicket, Fault>)>,
     /// A keytab, if one is wanted and the managed password was read.
     pub keytab: Option<Arc<KeytabImage>>,
+    /// A renewable ticket, if one is wanted and the KDC gives such.
+    pub bridge: Option<Arc<GmsaTgt>>,
     /// The key it was got with, for the next time.
     pub key: KeptKey,
     /// The KDC that gave it.
@@ -184,6 +205,9 @@ impl Directory {
     pub async fn renew(&self, account: &Account, kept: Option<KeptKey>, wanted: &Extras) -> Result<Renewal, Fault> {
         let connection = self.kdc().await?;
         let mut renewal = self.renew_tgt(account, kept, wanted.keytab, &connection).await?;
+        if wanted.bridge.is_some() && renewal.bridge.is_none() {
+            renewal.bridge = self.bridge(account, &renewal.key, &connection).await;
+        }
         for spn in &wanted.services {
             let granted = self.service_ticket(&connection.kdc, &renewal.ticket, spn).await;
             renewal.services.push((spn.clone(), granted));
@@ -205,7 +229,19 @@ impl Directory {
         let Some(mut kept) = kept else {
             return self.renew_by_password(account, keytab, via).await;
         };
-        if clock::now() < kept.due {
+        let by_ticket = matches!(kept.key, Kept::Ticket(_));
+        let has_login = self.login != LoginSource::Absent;
+        if by_ticket && !has_login {
+            return match self.renew_by_key(account, &kept, via).await {
+                // It says what is needed now: a login.
+                Err(Refusal::Exchange(_, error)) => {
+                    tracing::info!(event = "gmsa.ticket-not-renewed", why = %error);
+                    self.renew_by_password(account, keytab, via).await
+                }
+                outcome => outcome.map_err(|refusal| refusal.of_gmsa(&kept.principal)),
+            };
+        }
+        if !by_ticket && clock::now() < kept.due {
             match self.renew_by_key(account, &kept, via).await {
                 Err(refusal) if refusal.is_key_refused() => {
                     let kvno = kept.kvno;
@@ -219,6 +255,12 @@ impl Directory {
             Ok(renewal) => return Ok(renewal),
             Err(fault) => fault,
         };
+        if by_ticket {
+            return match self.renew_by_key(account, &kept, via).await {
+                Ok(renewal) => Ok(Renewal { unread: Some(fault), ..renewal }),
+                Err(_refusal) => Err(fault),
+            };
+        }
         kept.due = clock::now() + if keytab { READ_AGAIN_FOR_KEYTAB } else { READ_AGAIN };
         match self.renew_by_key(account, &kept, via).await {
             Ok(renewal) => Ok(Renewal { unread: Some(fault), ..renewal }),
@@ -227,9 +269,52 @@ impl Directory {
     }
 
     async fn renew_by_key(&self, account: &Account, kept: &KeptKey, via: &Connected) -> Result<Renewal, Refusal> {
-        let proof = Proof::Key(kept.key.clone());
-        let (ticket, key) = self.gmsa_ticket(&via.kdc, account, &kept.principal, proof).await?;
-        Ok(self.renewal(ticket, KeptKey { key, ..kept.clone() }, via).await)
+        let key = match &kept.key {
+            Kept::Key(key) => key.clone(),
+            Kept::Ticket(tgt) => return self.renew_by_ticket(account, tgt, kept, via).await,
+        };
+        let proof = Proof::Key(key);
+        let (ticket, key) = self.gmsa_ticket(&via.kdc, account, &kept.principal, proof, false).await?;
+        Ok(self.renewal(ticket, KeptKey { key: Kept::Key(key), ..kept.clone() }, via).await)
+    }
+
+    /// Renews the ticket that is kept, and gets with it one for the app, which cannot be renewed.
+    async fn renew_by_ticket(
+        &self,
+        account: &Account,
+        tgt: &GmsaTgt,
+        kept: &KeptKey,
+        via: &Connected,
+    ) -> Result<Renewal, Refusal> {
+        let mut kdc = via.kdc.lock().await;
+        let renewed = renew(&mut kdc, tgt.as_ticket()).await?;
+        let renewed = renewed.into_gmsa_tgt(account).map_err(|error| kdc.refusal(error))?;
+        let service = kerberos::ticket_granting_service(&self.domain);
+        let ticket = match grant(&mut kdc, renewed.as_ticket(), &service).await? {
+            Granted::Ticket(ticket) => ticket.into_gmsa_tgt(account).map_err(|error| kdc.refusal(error))?,
+            Granted::Referral(..) => {
+                let what = "a referral came instead of a ticket for the own realm".to_owned();
+                return Err(kdc.refusal(ExchangeError::Invalid(what)));
+            }
+        };
+        drop(kdc);
+        let renewed = Arc::new(renewed);
+        let due = renewed.renewable_until().unwrap_or(kept.due);
+        let key = KeptKey { key: Kept::Ticket(Arc::clone(&renewed)), due, ..kept.clone() };
+        Ok(Renewal { bridge: Some(renewed), ..self.renewal(ticket, key, via).await })
+    }
+
+    /// A ticket that can be renewed, by the key that the last one was got with. Without it all is well, until a restart.
+    async fn bridge(&self, account: &Account, kept: &KeptKey, via: &Connected) -> Option<Arc<GmsaTgt>> {
+        let Kept::Key(key) = &kept.key else { return None };
+        let proof = Proof::Key(key.clone());
+        match self.gmsa_ticket(&via.kdc, account, &kept.principal, proof, true).await {
+            Ok((ticket, _)) => ticket.renewable_until().is_some().then(|| Arc::new(ticket)),
+            Err(refusal) => {
+                tracing::info!(event = "gmsa.no-renewable-ticket", why = %refusal);
+                None
+            }
+        }
     }
 
     /// Reads the managed password and gets a ticket with it. A server whose password the KDC does not confirm is not
@@ -268,14 +353,14 @@ impl Directory {
         let proof = |password| Proof::SaltedPassword(password, salt.clone());
         let ManagedPassword { current, previous, unchanged_interval, .. } = gmsa.password;
         let mut in_use = InUse::Current;
-        let mut ticket = self.gmsa_ticket(kdc, account, &principal, proof(current.clone())).await;
+        let mut ticket = self.gmsa_ticket(kdc, account, &principal, proof(current.clone()), false).await;
         // Shortly before a password expires the directory already tells the next one, which the KDC still refuses;
         // and right after, a KDC may not have heard of it.
         if let (Err(refusal), Some(previous)) = (&ticket, &previous)
             && refusal.is_wrong_password()
         {
             in_use = InUse::Previous;
-            ticket = self.gmsa_ticket(kdc, account, &principal, proof(previous.clone())).await;
+            ticket = self.gmsa_ticket(kdc, account, &principal, proof(previous.clone()), false).await;
         }
         // A KDC that has a password which the DC asked for it has not heard of yet: that one's own KDC has not either.
         if let Err(refusal) = &ticket
@@ -284,7 +369,7 @@ impl Directory {
         {
             kdc.lock().await.go_to(&session.host);
             in_use = InUse::Current;
-            ticket = self.gmsa_ticket(kdc, account, &principal, proof(current.clone())).await;
+            ticket = self.gmsa_ticket(kdc, account, &principal, proof(current.clone()), false).await;
         }
         let key = match &ticket {
             Ok((_, key)) => Some(key),
@@ -314,7 +399,7 @@ impl Directory {
             due = versions.until.min(now + unchanged_interval + IN_THE_WINDOW);
             kvno = Some(names.kvno);
         }
-        let key = KeptKey { principal, key, kvno, due };
+        let key = KeptKey { principal, key: Kept::Key(key), kvno, due };
         Ok(Renewal { keytab: image, ..self.renewal(ticket, key, via).await })
     }
 
@@ -332,7 +417,17 @@ impl Directory {
         if let Some(at) = controllers.iter().position(|host| Some(host) == dc.as_ref()) {
             controllers[..=at].rotate_right(1);
         }
-        Renewal { ticket, services: Vec::new(), keytab: None, dc, kvno: key.kvno, key, controllers, unread: None }
+        Renewal {
+            ticket,
+            services: Vec::new(),
+            keytab: None,
+            bridge: None,
+            dc,
+            kvno: key.kvno,
+            key,
+            controllers,
+            unread: None,
+        }
     }
 
     /// An AS exchange of the gMSA for its TGT. A KDC that does not know the account may not have heard of it yet.
@@ -342,10 +437,11 @@ impl Directory {
         account: &Account,
         gmsa: &Principal,
         proof: Proof,
+        renewable: bool,
     ) -> Result<(GmsaTgt, ClientKey), Refusal> {
         let service = kerberos::ticket_granting_service(&self.domain);
         // Constrained delegation needs a ticket that may be forwarded.
-        let options = TicketOptions { lifetime: self.lifetime, forwardable: true, renewable: false };
+        let options = TicketOptions { lifetime: self.lifetime, forwardable: true, renewable };
         let mut kdc = kdc.lock().await;
         let (ticket, key) = authenticate(&mut kdc, gmsa, &service, proof, options).await?;
         let ticket = ticket.into_gmsa_tgt(account).map_err(|error| kdc.refusal(error))?;
@@ -590,11 +686,12 @@ impl Renewal {
     /// For tests of leases: a ticket of ten minutes or hours, whatever is said, and a key that is due then.
     pub(crate) fn sample(account: &Account, domain: &Domain, expires_at: SystemTime, due: SystemTime) -> Self {
         let principal = kerberos::gmsa_principal(&account.sam_account_name(), domain);
-        let key = KeptKey { principal, key: ClientKey::sample(), kvno: Some(1), due };
+        let key = KeptKey { principal, key: Kept::Key(ClientKey::sample()), kvno: Some(1), due };
         Self {
             ticket: GmsaTgt::sample(account, domain, expires_at),
             services: Vec::new(),
             keytab: None,
+            bridge: None,
             key,
             dc: None,
             kvno: Some(1),

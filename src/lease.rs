@@ -80,6 +80,8 @@ impl Lease {
         let mut carried = Carried::default();
         if self.conduct.warm_start {
             self.start_warm().await;
+            let spec = Arc::clone(&self.spec.borrow());
+            carried.key = self.publisher.bridge(&spec).await;
         }
         loop {
             let spec = Arc::clone(&self.spec.borrow_and_update());

@@ -404,6 +404,30 @@ pub(crate) fn read(dir: impl AsFd, name: impl Arg, links: OFlags) -> io::Result<
     Ok((bytes, stat))
 }
 
+/// Writes the tickets that are for this process's successor alone into a folder that no container sees. The folder is
+/// there, or its lease has ended. Blocks.
+pub fn write_private(folder: &Path, image: &CacheImage) -> Result<(), Fault> {
+    let failed = |error: io::Error| failed(&folder.join(BRIDGE), error);
+    let fd = match os::openat(CWD, folder, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Bits::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        opened => opened.map_err(|error| failed(error.into()))?,
+    };
+    let (folder, temporary) = (Folder { fd, path: folder.to_owned() }, temporary());
+    create(&folder, &temporary, image.bytes(), Ownership::default()).map_err(failed)?;
+    os::renameat(&folder.fd, &temporary, &folder.fd, BRIDGE).map_err(|error| {
+        let _ = os::unlinkat(&folder.fd, &temporary, AtFlags::empty());
+        failed(error.into())
+    })
+}
+
+/// Reads them; nothing if there are none. Blocks.
+pub fn read_private(folder: &Path) -> Option<Zeroizing<Vec<u8>>> {
+    read(CWD, folder.join(BRIDGE), OFlags::NOFOLLOW).ok().map(|(bytes, _)| bytes)
+}
+
+/// The file in a folder of the daemon's own.
+const BRIDGE: &str = "krbtgt";
+
 /// Whose a path is, in words; of the innermost folder that can be seen if it cannot be seen itself.
 pub(crate) fn belongs(path: &Path) -> String {
     let seen = path.ancestors().find_map(|path| os::stat(path).ok().map(|stat| (path, stat)));

@@ -8,9 +8,9 @@ use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
+use crate::aws::arn::SecretArn;
 use crate::fault::Fault;
 use crate::name::{Account, Domain, Spn};
-use crate::aws::arn::SecretArn;
 use crate::volume::{Mode, Owner};
 
 use super::name::{Folder, LeaseId, LoginName};

@@ -55,7 +55,11 @@ impl Kept {
             account: duty.account.clone(),
             domain: duty.domain.clone(),
             login,
-            extras: Extras { services: duty.files.services.clone(), keytab: duty.files.keytab },
+            extras: Extras {
+                services: duty.files.services.clone(),
+                keytab: duty.files.keytab,
+                bridge: Some(duty.private.clone()),
+            },
             location: Location {
                 folder,
                 at_root: false,

@@ -13,11 +13,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tonic::Code as Grpc;
 
+use crate::aws::arn::SecretArn;
 use crate::clock;
 use crate::credspec::LoginSource;
 use crate::fault::{Code, Fault};
 use crate::name::Domain;
-use crate::aws::arn::SecretArn;
 
 use super::daemon::{Daemon, Host, Ticket};
 use super::document::Document;

@@ -98,12 +98,8 @@ impl Conduct {
     /// That of `run`.
     pub const RUN: Self = Self { warm_start: true, config_ends: true, longest_wait: None, proves_logins: false };
     /// That of `init`, which has little time and always asks the directory.
-    pub const INIT: Self = Self {
-        warm_start: false,
-        config_ends: true,
-        longest_wait: Some(Duration::from_secs(5)),
-        proves_logins: false,
-    };
+    pub const INIT: Self =
+        Self { warm_start: false, config_ends: true, longest_wait: Some(Duration::from_secs(5)), proves_logins: false };
     /// That of a process that serves many: no lease ends it.
     pub const HOST: Self = Self { warm_start: true, config_ends: false, longest_wait: None, proves_logins: true };
 

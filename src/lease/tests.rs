@@ -179,7 +179,7 @@ async fn the_password_is_read_again_when_it_is_due() {
 
 fn with_service(world: &World) -> LeaseSpec {
     let services = vec!["MSSQLSvc/db.example.com:1433".parse().unwrap()];
-    LeaseSpec { extras: Extras { services, keytab: false }, ..world.spec("WebApp01") }
+    LeaseSpec { extras: Extras { services, ..Extras::default() }, ..world.spec("WebApp01") }
 }
 
 #[tokio::test(start_paused = true)]

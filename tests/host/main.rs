@@ -11,7 +11,10 @@
     reason = "a test that cannot go on shall panic"
 )]
 
-/// the daemon, the agent and who holds the socket
+/// the agent's stand-in
+mod agent;
+
+/// the daemon and who holds the socket
 mod support;
 
 /// what systemd is told
@@ -38,7 +41,8 @@ include!("fake.rs");
 #[ignore = "it is the daemon that the other tests start"]
 fn daemon() {
     let Some((dir, socket, group)) = support::asked() else { return };
-    let settings = Settings { dir, socket, group, host: Host::default(), notify: Notify::default() };
+    let listen = ([127, 0, 0, 1], 0).into();
+    let settings = Settings { dir, socket, group, host: Host::default(), notify: Notify::default(), listen };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(host::serve(settings, Fake::default(), std::future::pending())).unwrap();
 }

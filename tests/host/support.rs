@@ -1,14 +1,13 @@
 //! Processes of a test, each ended with it.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Once;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
 use tempfile::TempDir;
+
+pub use crate::agent::{Agent, python, spec};
 
 /// A daemon with its folders.
 pub struct Bench {
@@ -117,52 +116,6 @@ impl Drop for Bench {
     }
 }
 
-/// The agent's stand-in.
-pub struct Agent {
-    process: Child,
-    calls: ChildStdin,
-    answers: BufReader<ChildStdout>,
-}
-
-impl Agent {
-    fn start(mut command: Command, socket: &Path) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host/agent.py");
-        let mut process = command.arg(script).arg(socket).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (calls, answers) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
-        Self { process, calls, answers: BufReader::new(answers) }
-    }
-
-    /// One call, or several at once.
-    pub fn call(&mut self, call: &Value) -> Value {
-        writeln!(self.calls, "{call}").unwrap();
-        let mut line = String::new();
-        self.answers.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).expect("an answer of the agent")
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// A CredSpec as the agent passes it on.
-pub fn spec(account: &str, machine: &str) -> String {
-    json!({
-        "CmsPlugins": ["ActiveDirectory"],
-        "DomainJoinConfig": {"MachineAccountName": machine, "DnsName": "example.com", "NetBiosName": "EXAMPLE"},
-        "ActiveDirectoryConfig": {
-            "GroupManagedServiceAccounts": [{"Name": account, "Scope": "example.com"}],
-            "HostAccountConfig": {"PluginInput": {
-                "CredentialArn": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:gmsa/login-AbCdEf",
-            }},
-        },
-    })
-    .to_string()
-}
-
 /// Waits for a condition, half a minute at most.
 pub fn until(what: &str, condition: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(30);
@@ -192,14 +145,4 @@ fn socket(folder: &Path) -> PathBuf {
 fn command() -> [String; 5] {
     let this = std::env::current_exe().unwrap().display().to_string();
     [this, "--exact".into(), "daemon".into(), "--ignored".into(), "--nocapture".into()]
-}
-
-/// The Python that has grpcio.
-fn python() -> PathBuf {
-    static READY: Once = Once::new();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    READY.call_once(|| {
-        assert!(Command::new(root.join("tests/host/venv")).status().unwrap().success(), "grpcio cannot be installed");
-    });
-    root.join("build/host-venv/bin/python")
 }
