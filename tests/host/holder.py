@@ -1,7 +1,7 @@
-"""What systemd does for the daemon: holder.py SOCKET PIDFILE COMMAND...
+"""What systemd does for the daemon: holder.py [--forever] SOCKET PIDFILE COMMAND...
 
 Binds the socket, hands it over by LISTEN_FDS, and starts the command again whenever it ends, until standard input is
-closed. The socket stays.
+closed, or with --forever until it is killed. The socket stays.
 """
 
 import os
@@ -26,7 +26,9 @@ def start(listener, pidfile, command):
 
 
 def main():
-    path, pidfile, command = sys.argv[1], sys.argv[2], sys.argv[3:]
+    arguments = sys.argv[1:]
+    forever = arguments[0] == "--forever"
+    path, pidfile, *command = arguments[forever:]
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(path)
     os.chmod(path, 0o600)
@@ -39,7 +41,8 @@ def main():
         os._exit(0)
 
     children.append(start(listener, pidfile, command))
-    threading.Thread(target=wait_for_the_end, daemon=True).start()
+    if not forever:
+        threading.Thread(target=wait_for_the_end, daemon=True).start()
     while True:
         os.waitpid(children[-1], 0)
         time.sleep(0.2)  # RestartSec

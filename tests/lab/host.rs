@@ -8,6 +8,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, python};
+use crate::always::count_failures_of;
 use crate::support::{
     Ended, Running, Sidecar, assert_no_secret, attribute, count, cred_spec, inode, lab, put_object, root, samba_tool,
     secret_arn, write,
@@ -32,8 +33,9 @@ impl Host {
     fn held(self) -> Self {
         std::fs::create_dir(self.0.path("socket")).unwrap();
         let holder = root().join("tests/host/holder.py");
-        let words =
-            ["/usr/bin/python3", &text(&holder), &text(&self.socket()), &text(&self.0.path("pid"))].map(str::to_owned);
+        let mut words = vec!["/usr/bin/python3".to_owned(), text(&holder), "--forever".to_owned()];
+        words.extend([text(&self.socket()), text(&self.0.path("pid"))]);
+        words.extend(["/usr/bin/setpriv", "--pdeathsig", "KILL", "--"].map(str::to_owned));
         Self(self.0.through(&words))
     }
 
@@ -175,6 +177,7 @@ fn all_seven_methods_get_tickets_that_serve() {
 fn a_wrong_password_costs_one_proof_and_delays_nobody() {
     let user = "svc-host-wrong";
     samba_tool(&["user", "create", user, "Right-Passw0rd-1"]);
+    count_failures_of(user);
     let host = Host::new();
     let (_running, mut agent) = host.start();
     let wrong = add_spec(&spec("WebApp01"), user, "Wrong-Passw0rd-1");
@@ -261,7 +264,6 @@ fn a_killed_daemon_renews_without_a_login_on_the_same_socket() {
     assert_ne!(inode(&folder.join("krb5cc")), before);
     assert_ne!(inode(&private), bridge);
     let told = use_ticket(&folder, 0, 0).ok();
-    assert!(told.contains("WebApp01$@EXAMPLE.COM") && !told.contains('R'.to_string().repeat(2).as_str()), "{told}");
     let flags: Vec<_> = told.lines().filter_map(|line| line.trim().strip_prefix("Flags: ")).collect();
     assert!(!flags.is_empty() && flags.iter().all(|flags| !flags.contains('R')), "{told}");
     // The next call brings a login, which is proven in the background.

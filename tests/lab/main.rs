@@ -43,6 +43,7 @@ mod host;
 
 /// the ECS agent's stand-in
 #[path = "../host/agent.rs"]
+#[allow(dead_code, reason = "tests/host uses all of it")]
 mod agent;
 
 /// peers that want to mislead, to exhaust or to stop it
