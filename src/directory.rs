@@ -131,6 +131,7 @@ pub struct Extras {
 }
 
 /// What a renewal brought.
+#[derive(Clone)]
 pub struct Renewal {
     /// The ticket.
     pub ticket: GmsaTgt,

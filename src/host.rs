@@ -19,6 +19,7 @@ mod renewal;
 mod server;
 mod socket;
 mod status;
+mod together;
 mod tree;
 
 /// Made of `proto/credentialsfetcher.proto` by `scripts/proto`.
@@ -46,6 +47,7 @@ pub use mounts::Mounts;
 pub use name::{Folder, LeaseId, LoginName};
 pub use notify::Notify;
 pub use status::Refused;
+pub use together::Together;
 
 use crate::clock;
 use crate::fault::Fault;

@@ -124,30 +124,13 @@ struct Sidecar {
     manager: Manager,
 }
 
-/// The leases, from the way to AWS and the volume on.
-fn wire(
-    config: &Config,
-    aws: &Arc<Aws>,
-    volume: &Volume,
-    statuses: &Statuses,
-    metrics: &Arc<Metrics>,
-    refresh: &Refresh,
-    conduct: Conduct,
-) -> (Arc<Publisher>, Manager) {
+/// What leases ask and where they write.
+fn wire(config: &Config, aws: &Arc<Aws>, volume: &Volume) -> (Directories, Arc<Publisher>) {
     let locator = Arc::new(Locator::new(&config.dns_servers, config.domain_controllers.clone(), config.site.clone()));
     let addresses = (!config.dns_servers.is_empty()).then(|| Arc::clone(&locator));
     let logins = Logins::new(Arc::clone(aws), config.login_keytab.clone());
     let directories = Directories::new(logins, locator, config.ldap.clone(), config.ticket_lifetime);
-    let publisher = Publisher::new(Arc::new(volume.clone()), addresses);
-    let manager = Manager::new(
-        Arc::new(directories),
-        Arc::clone(&publisher),
-        statuses.clone(),
-        Arc::clone(metrics),
-        refresh.clone(),
-        conduct,
-    );
-    (publisher, manager)
+    (directories, Publisher::new(Arc::new(volume.clone()), addresses))
 }
 
 impl Sidecar {
@@ -160,7 +143,15 @@ impl Sidecar {
     ) -> Result<Self, Fault> {
         let volume = Volume::open(&config.dir, config.owner, config.mode)?;
         let aws = Arc::new(Aws::new(config.aws.clone())?);
-        let (publisher, manager) = wire(config, &aws, &volume, &statuses, &metrics, &refresh, conduct);
+        let (directories, publisher) = wire(config, &aws, &volume);
+        let manager = Manager::new(
+            Arc::new(directories),
+            Arc::clone(&publisher),
+            statuses.clone(),
+            Arc::clone(&metrics),
+            refresh.clone(),
+            conduct,
+        );
         let settings = Arc::new(Settings {
             owner: config.owner,
             mode: config.mode_is_set.then_some(config.mode),

@@ -7,8 +7,8 @@ use super::{died, failed, renew_when_the_clock_is_set, wire};
 use crate::aws::Aws;
 use crate::config::{Config, HostConfig};
 use crate::fault::Fault;
-use crate::host::{self, Files, Host, Kept};
-use crate::lease::manager::Conduct;
+use crate::host::{self, Files, Host, Kept, Together};
+use crate::lease::manager::{Conduct, Manager};
 use crate::lease::metrics::Metrics;
 use crate::lease::refresh::Refresh;
 use crate::lease::status::Statuses;
@@ -33,7 +33,15 @@ pub async fn host(
     // Whose a lease's files are is a matter of each lease: the folders around them are the daemon's own.
     let volume = Volume::open(&dir, None, config.mode).inspect_err(failed)?;
     let aws = Arc::new(Aws::new(config.aws.clone()).inspect_err(failed)?);
-    let (publisher, manager) = wire(&config, &aws, &volume, &statuses, &metrics, &refresh, Conduct::HOST);
+    let (directories, publisher) = wire(&config, &aws, &volume);
+    let manager = Manager::new(
+        Arc::new(Together::new(Arc::new(directories))),
+        Arc::clone(&publisher),
+        statuses.clone(),
+        metrics,
+        refresh.clone(),
+        Conduct::HOST,
+    );
     statuses.discovered();
     let keeper = Kept::new(manager, statuses.watch(), config.aws.clone());
     let files = Files { owner: host.owner, mode: config.mode, keytab: config.keytab, services: Vec::new() };
