@@ -103,7 +103,7 @@ pages! {
         show: "journalctl -u gmsa-host --since -5min"
     }
     TaskHostDenied {
-        cause: "A process that is not root called the host daemon. Whoever may call can stop apps by deleting their leases.",
+        cause: "A process that is not root called the host daemon. A process that may call can stop apps by deleting their leases.",
         cure: "Call as root. To let other users call, set `GMSA_HOST_GROUP` to a group that they are in, and give the socket to that group.",
         show: "journalctl -u gmsa-host --grep host.caller-refused"
     }
