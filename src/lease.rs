@@ -224,7 +224,11 @@ impl Lease {
     async fn renew(&self, spec: &LeaseSpec, carried: &mut Carried, start: Instant) -> Result<Renewed, Fault> {
         let directory = carried.directory(&*self.domains, spec)?;
         let key = if self.conduct.proves_logins { carried.key_unless_new(&spec.login) } else { carried.key.clone() };
+        let proves = key.is_none();
         let mut renewal = directory.renew(&self.identity.account, key, &spec.extras).await?;
+        if proves && self.conduct.proves_logins {
+            carried.proven = Some(spec.login.clone());
+        }
         // Carried although the tickets may not reach the volume: the next attempt then costs the least.
         carried.key = Some(renewal.key.clone());
         let missing = carried.take(std::mem::take(&mut renewal.services), clock::now());
@@ -268,8 +272,9 @@ struct Carried {
     key: Option<KeptKey>,
     services: Vec<ServiceTicket>,
     directory: Option<(Domain, LoginSource, Arc<dyn Renew>)>,
-    /// The login that was at hand at the last renewal.
-    login: Option<LoginSource>,
+    /// The login that was at hand at the last attempt, and the last one that proved itself.
+    tried: Option<LoginSource>,
+    proven: Option<LoginSource>,
 }
 
 impl Carried {
@@ -288,8 +293,9 @@ impl Carried {
     /// The kept key; once none for a login that is new, so that it has to prove itself. If it cannot, the key serves from
     /// the next attempt on.
     fn key_unless_new(&mut self, login: &LoginSource) -> Option<KeptKey> {
-        let is_new = self.login.as_ref().is_some_and(|known| known != login) && *login != LoginSource::Absent;
-        self.login = Some(login.clone());
+        let is_known = |known: &Option<LoginSource>| known.as_ref() == Some(login);
+        let is_new = *login != LoginSource::Absent && !is_known(&self.tried) && !is_known(&self.proven);
+        self.tried = Some(login.clone());
         self.key.clone().filter(|_| !is_new)
     }
 

@@ -13,7 +13,7 @@ use crate::aws::{Aws, AwsSettings};
 use crate::clock;
 use crate::credspec::{self, GivenLogin, LoginSource};
 use crate::directory::Extras;
-use crate::fault::{Code, Fault};
+use crate::fault::{Code, Exit, Fault};
 use crate::lease::manager::{ConfAt, LeaseSpec, Manager};
 use crate::lease::status::{LeaseKey, LeaseState, Order, Status};
 use crate::login::secret::{self, Stage};
@@ -121,10 +121,12 @@ impl Kept {
             Some(Ok(_)) => Ok(()),
             Some(Err(fault)) => {
                 // A login that is not good does not take the place of one that was.
-                if changed && before != LoginSource::Absent && is_refusal(fault.code) {
-                    if let Some(spec) = self.manager.spec(key) {
-                        self.manager.change(key, LeaseSpec { login: before, ..LeaseSpec::clone(&spec) });
-                    }
+                if changed
+                    && before != LoginSource::Absent
+                    && fault.code.exit() == Exit::Denied
+                    && let Some(spec) = self.manager.spec(key)
+                {
+                    self.manager.change(key, LeaseSpec { login: before, ..LeaseSpec::clone(&spec) });
                 }
                 Err(fault)
             }
@@ -223,11 +225,6 @@ fn host_secret(name: &str) -> Result<SecretArn, Fault> {
         let what = "CREDENTIALS_FETCHER_SECRET_NAME_FOR_DOMAINLESS_GMSA does not name a secret";
         Fault::new(Code::ConfigInvalid, what).because(error)
     })
-}
-
-/// Whether a login is not good: no time makes it better.
-fn is_refusal(code: Code) -> bool {
-    code.name().starts_with("ticket-login-")
 }
 
 /// For one renewal that somebody waits for: less than the caller has.

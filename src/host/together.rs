@@ -93,7 +93,12 @@ impl Renew for Member {
 
 impl Shared {
     /// Joins the renewal that is under way, or begins one. It goes on when the lease that began it ends.
-    fn join(self: &Arc<Self>, wanted: Wanted, kept: Option<KeptKey>, extras: Extras) -> watch::Receiver<Option<Outcome>> {
+    fn join(
+        self: &Arc<Self>,
+        wanted: Wanted,
+        kept: Option<KeptKey>,
+        extras: Extras,
+    ) -> watch::Receiver<Option<Outcome>> {
         let mut flights = self.flights();
         if let Some(results) = flights.get(&wanted) {
             return results.clone();
