@@ -204,6 +204,9 @@ class Sidecar:
         wait("the refresh to be taken", lambda: self.ask("/refresh", "POST")[0] == 202)
         self.refreshed = time.monotonic()
 
+    def last_lines(self):
+        return self.log.read_text().splitlines()[-8:]
+
     def told(self, code, offset):
         return f'"code":"{code}"' in self.log.read_text()[offset:]
 
@@ -598,7 +601,7 @@ def main():
                 took = inject(world, name)
             except TimeoutError as error:
                 wrong.append(f"{name}: {error}")
-                print(f"{clock()}  {wrong[-1]}", flush=True)
+                print(f"{clock()}  {wrong[-1]}; the log's last lines:", *world.sidecar.last_lines(), sep="\n", flush=True)
                 world.restart()  # what comes next shall not suffer from it
                 wait("readiness", world.sidecar.ready)
                 continue

@@ -71,6 +71,14 @@ impl Hash for GivenLogin {
     }
 }
 
+/// Two CredSpecs name one gMSA: `config-account-twice`.
+pub(crate) fn account_twice(account: &Account, one: &str, other: &str) -> Fault {
+    let mut both = [one, other];
+    both.sort_unstable();
+    let what = format!("two CredSpecs name the gMSA `{account}`");
+    Fault::new(Code::ConfigAccountTwice, what).because(both.join(" and "))
+}
+
 impl CredSpec {
     /// Reads a document of at most 64 KiB. Keys match without case, unknown ones are ignored.
     pub fn parse(document: &[u8]) -> Result<Self, Fault> {

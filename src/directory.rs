@@ -63,8 +63,7 @@ use self::kdc::{Kdc, authenticate, grant, renew};
 use self::key_versions::{InUse, versions};
 use self::referral::follow;
 use self::refusal::Refusal;
-pub(crate) use self::server::witness;
-use self::server::{Confirmed, Server, unproven};
+use self::server::{Confirmed, Server, unproven, witness};
 use self::session::{Proven, Session, Witness};
 use crate::clock;
 use crate::credspec::LoginSource;
@@ -151,6 +150,21 @@ pub struct Renewal {
     pub controllers: Vec<Host>,
     /// Why the managed password could not be read although it was due; the kept key still served.
     pub unread: Option<Fault>,
+    /// The managed password, if it was read for this renewal.
+    pub password: Option<PasswordRead>,
+}
+
+/// What is known of a managed password that was read.
+#[derive(Clone)]
+pub struct PasswordRead {
+    /// The domain controller that gave it.
+    pub host: Host,
+    /// How long until the directory has the next one.
+    pub next_in: Duration,
+    /// The KDC accepted the previous password, not the current one.
+    pub is_previous: bool,
+    /// Why the KDC could not confirm it.
+    pub unconfirmed: Option<String>,
 }
 
 /// All directories of the process: leases of one domain with one login share one.
@@ -166,8 +180,7 @@ pub struct Directories {
 
 impl Directories {
     /// None yet; nothing is asked. `lifetime` is what the gMSAs' tickets are asked for.
-    pub fn new(logins: Logins, locator: Arc<Locator>, ldap: Transport, lifetime: Option<Duration>) -> Self {
-        let logins = Arc::new(logins);
+    pub fn new(logins: Arc<Logins>, locator: Arc<Locator>, ldap: Transport, lifetime: Option<Duration>) -> Self {
         Self { logins, locator, ldap, lockout: Arc::default(), lifetime, known: StdMutex::default() }
     }
 
@@ -228,7 +241,7 @@ impl Directory {
         via: &Connected,
     ) -> Result<Renewal, Fault> {
         let Some(mut kept) = kept else {
-            return self.renew_by_password(account, keytab, via).await;
+            return self.renew_by_password(account, keytab, via).await.map_err(fault_of);
         };
         let by_ticket = matches!(kept.key, Kept::Ticket(_));
         let has_login = self.login != LoginSource::Absent;
@@ -237,7 +250,7 @@ impl Directory {
                 // It says what is needed now: a login.
                 Err(Refusal::Exchange(_, error)) => {
                     tracing::info!(event = "gmsa.ticket-not-renewed", why = %error);
-                    self.renew_by_password(account, keytab, via).await
+                    self.renew_by_password(account, keytab, via).await.map_err(fault_of)
                 }
                 outcome => outcome.map_err(|refusal| refusal.of_gmsa(&kept.principal)),
             };
@@ -247,14 +260,14 @@ impl Directory {
                 Err(refusal) if refusal.is_key_refused() => {
                     let kvno = kept.kvno;
                     tracing::info!(event = "gmsa.key-replaced", kvno, "the KDC refuses the kept key; reading again");
-                    return self.renew_by_password(account, keytab, via).await;
+                    return self.renew_by_password(account, keytab, via).await.map_err(fault_of);
                 }
                 outcome => return outcome.map_err(|refusal| refusal.of_gmsa(&kept.principal)),
             }
         }
         let fault = match self.renew_by_password(account, keytab, via).await {
             Ok(renewal) => return Ok(renewal),
-            Err(fault) => fault,
+            Err(error) => fault_of(error),
         };
         if by_ticket {
             return match self.renew_by_key(account, &kept, via).await {
@@ -319,25 +332,29 @@ impl Directory {
     }
 
     /// Reads the managed password and gets a ticket with it. A server whose password the KDC does not confirm is not
-    /// a domain controller: the next one is asked.
-    async fn renew_by_password(&self, account: &Account, keytab: bool, via: &Connected) -> Result<Renewal, Fault> {
+    /// a domain controller: the next one is asked. The error comes with the server that gave the password, if one did.
+    pub(crate) async fn renew_by_password(
+        &self,
+        account: &Account,
+        keytab: bool,
+        via: &Connected,
+    ) -> Result<Renewal, (Option<Host>, DirectoryError)> {
         let mut left = via.controllers.clone();
         loop {
             let (host, error) = match self.renew_by_password_of(account, keytab, via, &left).await {
-                Ok(renewal) => return Ok(renewal),
                 Err((Some(host), error)) if error.kind == Kind::Unproven => (host, error),
-                Err((_, error)) => return Err(error.into()),
+                outcome => return outcome,
             };
             self.locator.in_trouble(&host, self.ldap.service(), &error.fault);
             *self.session.lock().await = Weak::new();
             left.retain(|other| *other != host);
             if left.is_empty() {
-                return Err(error.into());
+                return Err((Some(host), error));
             }
         }
     }
 
-    /// One attempt with these hosts. The error comes with the server that told the password, if it came so far.
+    /// One attempt with these hosts.
     async fn renew_by_password_of(
         &self,
         account: &Account,
@@ -350,7 +367,8 @@ impl Directory {
         let told = |error: DirectoryError| (Some(session.host.clone()), error);
         let principal = kerberos::gmsa_principal(&gmsa.sam_account_name, &self.domain);
         let salt = kerberos::gmsa_salt(account, &self.domain);
-        let mut due = clock::now() + gmsa.password.query_interval;
+        let next_in = gmsa.password.query_interval;
+        let mut due = clock::now() + next_in;
         let proof = |password| Proof::SaltedPassword(password, salt.clone());
         let ManagedPassword { current, previous, unchanged_interval, .. } = gmsa.password;
         let mut in_use = InUse::Current;
@@ -378,6 +396,7 @@ impl Directory {
             Err(refusal) => return Err(told(refusal.of_gmsa(&principal).into())),
         };
         let passwords = [Some(&current), previous.as_ref()].into_iter().flatten().cloned().collect();
+        let mut unconfirmed = None;
         match Confirmed::by(witness, key, passwords, salt.clone()).await {
             Confirmed::Yes => {}
             Confirmed::No => return Err(told(unproven(&session.host, account, &self.domain))),
@@ -385,7 +404,10 @@ impl Directory {
                 let what = format!("no keytab is written for the gMSA `{account}$`: its key cannot be confirmed");
                 return Err(told(Fault::new(Code::GmsaUnconfirmed, what).because(why).into()));
             }
-            Confirmed::Unknown(why) => self.tell_unconfirmed(account, &why),
+            Confirmed::Unknown(why) => {
+                self.tell_unconfirmed(account, &why);
+                unconfirmed = Some(why);
+            }
         }
         let (ticket, key) = ticket.map_err(|refusal| told(refusal.of_gmsa(&principal).into()))?;
         let mut kvno = gmsa.kvno;
@@ -401,7 +423,9 @@ impl Directory {
             kvno = Some(names.kvno);
         }
         let key = KeptKey { principal, key: Kept::Key(key), kvno, due };
-        Ok(Renewal { keytab: image, ..self.renewal(ticket, key, via).await })
+        let is_previous = matches!(in_use, InUse::Previous);
+        let password = Some(PasswordRead { host: session.host.clone(), next_in, is_previous, unconfirmed });
+        Ok(Renewal { keytab: image, password, ..self.renewal(ticket, key, via).await })
     }
 
     /// Says once for each account that the KDC could not confirm its password.
@@ -428,6 +452,7 @@ impl Directory {
             key,
             controllers,
             unread: None,
+            password: None,
         }
     }
 
@@ -449,7 +474,13 @@ impl Directory {
         Ok((ticket, key))
     }
 
-    async fn service_ticket(&self, kdc: &Mutex<Kdc>, tgt: &GmsaTgt, spn: &Spn) -> Result<ServiceTicket, Fault> {
+    /// A TGS exchange of the gMSA for a service, by way of other domains where the KDC refers to them.
+    pub(crate) async fn service_ticket(
+        &self,
+        kdc: &Mutex<Kdc>,
+        tgt: &GmsaTgt,
+        spn: &Spn,
+    ) -> Result<ServiceTicket, Fault> {
         let service = kerberos::service(spn, &self.domain);
         let granted = grant(&mut *kdc.lock().await, tgt.as_ticket(), &service).await;
         follow(granted, spn, &self.domain, &self.locator).await.map_err(|refusal| refusal.of_service(spn, tgt.client()))
@@ -523,7 +554,7 @@ impl Directory {
     }
 
     /// The connection to a KDC that is in use, or one to be made, with the domain's controllers.
-    async fn kdc(&self) -> Result<Connected, Fault> {
+    pub(crate) async fn kdc(&self) -> Result<Connected, Fault> {
         let controllers = self.locator.locate(&self.domain).await?;
         if self.locator.is_survey_due(&self.domain, &controllers) {
             let (locator, ldap, domain) = (Arc::clone(&self.locator), self.ldap.clone(), self.domain.clone());
@@ -539,7 +570,7 @@ impl Directory {
     }
 
     /// The session in use, or a new one. Whoever opens it holds the lock, so leases that start together log in once.
-    async fn session(
+    pub(crate) async fn session(
         &self,
         controllers: &[Host],
         kdc: &Arc<Mutex<Kdc>>,
@@ -552,6 +583,16 @@ impl Directory {
         let session = Arc::new(self.log_in(controllers, kdc, account).await?);
         *shared = Arc::downgrade(&session);
         Ok(session)
+    }
+
+    /// Proves the login to a KDC, and asks nothing else of the domain: for those who cannot reach its LDAP.
+    pub(crate) async fn prove_login(&self, host: &Host, via: &Connected) -> Result<(), DirectoryError> {
+        let login = Arc::new(self.logins.current(&self.login, &self.domain).await?);
+        via.kdc.lock().await.connect().await?;
+        let (kdc, locator, lockout) = (&via.kdc, &self.locator, &self.lockout);
+        let server = Server { host, domain: &self.domain, kdc, locator, lockout };
+        let proven = server.ticket_for(&login, &self.locator.own_name(host)).await;
+        proven.map(|_| ()).map_err(|refusal| server.refused(&refusal, &login.principal))
     }
 
     /// Proves the login, and binds to LDAP on the first of the hosts that serves, to read the password of `account`.
@@ -666,9 +707,13 @@ impl Directory {
 }
 
 /// The connection to a KDC that is in use, and all controllers of the domain.
-struct Connected {
-    kdc: Arc<Mutex<Kdc>>,
-    controllers: Vec<Host>,
+pub(crate) struct Connected {
+    pub(crate) kdc: Arc<Mutex<Kdc>>,
+    pub(crate) controllers: Vec<Host>,
+}
+
+fn fault_of((_, error): (Option<Host>, DirectoryError)) -> Fault {
+    error.into()
 }
 
 /// In its last five minutes the directory tells the next password, which the KDC does not use yet: when in that time it
@@ -698,6 +743,7 @@ impl Renewal {
             kvno: Some(1),
             controllers: format!("dc1.{domain}").parse().into_iter().collect(),
             unread: None,
+            password: None,
         }
     }
 }
@@ -713,7 +759,7 @@ mod tests {
     fn directories() -> Directories {
         let aws = Arc::new(crate::aws::tests::aws_at("http://127.0.0.1:1"));
         let locator = Arc::new(Locator::new(&[], DomainControllers::default(), Site::Off));
-        Directories::new(Logins::new(aws, None), locator, Transport::Sasl, None)
+        Directories::new(Arc::new(Logins::new(aws, None)), locator, Transport::Sasl, None)
     }
 
     fn given(password: &str) -> LoginSource {

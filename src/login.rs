@@ -42,7 +42,7 @@ pub struct Login {
 impl From<Secret> for Login {
     fn from(secret: Secret) -> Self {
         let Secret { version_id: version, created_at, login } = secret;
-        let keys = format!("version {version}; keys present: {}", login.keys.join(", "));
+        let keys = format!("keys present: {}", login.keys.join(", "));
         let told = [vec![keys.as_str()], login.notes.clone()].concat().join("; ");
         let principal = match &login.user {
             UserName::Plain(name) => kerberos::login_principal(name, &login.domain),

@@ -78,7 +78,7 @@ async fn obey(invocation: Invocation) -> Result<ExitCode, Fault> {
                 false => Style::Plain,
             };
             let given = Given { config, fault, unknown: invocation.unknown };
-            let report = check(given, Screen { out: &mut io::stdout().lock(), style }).await;
+            let report = check(given, Screen::new(&mut io::stdout().lock(), style)).await;
             Ok(report.exit().into())
         }
         Command::Health { listen, wait } => {

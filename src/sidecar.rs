@@ -128,7 +128,7 @@ struct Sidecar {
 fn wire(config: &Config, aws: &Arc<Aws>, volume: &Volume) -> (Directories, Arc<Publisher>) {
     let locator = Arc::new(Locator::new(&config.dns_servers, config.domain_controllers.clone(), config.site.clone()));
     let addresses = (!config.dns_servers.is_empty()).then(|| Arc::clone(&locator));
-    let logins = Logins::new(Arc::clone(aws), config.login_keytab.clone());
+    let logins = Arc::new(Logins::new(Arc::clone(aws), config.login_keytab.clone()));
     let directories = Directories::new(logins, locator, config.ldap.clone(), config.ticket_lifetime);
     (directories, Publisher::new(Arc::new(volume.clone()), addresses))
 }
@@ -152,12 +152,7 @@ impl Sidecar {
             refresh.clone(),
             conduct,
         );
-        let settings = Arc::new(Settings {
-            owner: config.owner,
-            mode: config.mode_is_set.then_some(config.mode),
-            keytab: config.keytab_is_set.then_some(config.keytab),
-            services: config.service_tickets.clone(),
-        });
+        let settings = Arc::new(Settings::from(config));
         let specs = config.cred_specs.clone();
         Ok(Self { specs, aws, publisher, volume, settings, statuses, metrics, refresh, conduct, manager })
     }

@@ -477,4 +477,4 @@ pub(crate) const KRB5_CONF: &str = "krb5.conf";
 const LIMIT: u64 = 1024 * 1024;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -8,6 +8,7 @@
     reason = "tests read the environment, write files, and panic where they cannot go on"
 )]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,6 +32,78 @@ fn workflows() -> Vec<(PathBuf, String)> {
         .collect();
     found.sort();
     found
+}
+
+/// The first names of all paths below `crate` in a source file, tests left out.
+fn imports(source: &str) -> Vec<&str> {
+    let code = source.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    let name = |text: &str| text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+    code.split("crate::")
+        .skip(1)
+        .flat_map(|path| match path.strip_prefix('{') {
+            Some(list) => list.split('}').next().unwrap().split(',').map(str::trim).collect(),
+            None => vec![path],
+        })
+        .map(|path| &path[..name(path)])
+        .collect()
+}
+
+/// The modules of `src`, each with those that it imports.
+fn modules() -> BTreeMap<String, BTreeSet<String>> {
+    let mut found = BTreeMap::<_, BTreeSet<_>>::new();
+    let mut left = vec![root().join("src")];
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            left.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        let inside = path.strip_prefix(root().join("src")).unwrap().to_str().unwrap();
+        // The document of the faults is made from examples of all of them; tests and their stand-ins look everywhere.
+        if inside.contains("tests") || inside.ends_with("fakes.rs") || inside == "fault/document.rs" {
+            continue;
+        }
+        let module = inside.split(['/', '.']).next().unwrap().to_owned();
+        let all = found.entry(module.clone()).or_default();
+        all.extend(imports(&read(&path)).into_iter().filter(|name| *name != module).map(str::to_owned));
+    }
+    found
+}
+
+/// One circle of imports, if there is one.
+fn circle(modules: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
+    fn walk(
+        modules: &BTreeMap<String, BTreeSet<String>>,
+        path: &mut Vec<String>,
+        done: &mut BTreeSet<String>,
+    ) -> Option<Vec<String>> {
+        let here = path.last().unwrap().clone();
+        for next in modules.get(&here).into_iter().flatten() {
+            if let Some(at) = path.iter().position(|module| module == next) {
+                return Some(path[at..].to_vec());
+            }
+            if !done.contains(next) {
+                path.push(next.clone());
+                if let Some(found) = walk(modules, path, done) {
+                    return Some(found);
+                }
+                path.pop();
+            }
+        }
+        done.insert(here);
+        None
+    }
+    let mut done = BTreeSet::new();
+    modules.keys().find_map(|module| walk(modules, &mut vec![module.clone()], &mut done))
+}
+
+#[test]
+fn no_modules_import_each_other() {
+    let modules = modules();
+    assert!(modules.len() > 15 && modules["directory"].contains("kerberos"), "{modules:?}");
+    assert_eq!(circle(&modules), None);
+    let mut turned = modules;
+    turned.get_mut("kerberos").unwrap().insert("directory".to_owned());
+    assert!(circle(&turned).is_some(), "a circle is found");
 }
 
 #[test]

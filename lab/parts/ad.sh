@@ -182,25 +182,40 @@ start_dc2() {
       done
     done
   fi
-  wait_for 'the address of dc2 in DNS' 60 make_dc2_known
+  wait_for 'dc2 in DNS' 90 make_dc2_known
 }
 
-# Either DNS server has the address of dc2: each of them must do when the other one is gone.
-dc2_is_known() {
-  local server
-  for server in "$LAB_DC1_IP" "$LAB_DC2_IP"; do
-    [ "$(in_netns dig +short +time=1 +tries=1 "@$server" "$LAB_DC2" A)" = "$LAB_DC2_IP" ] || return 1
-  done
+# What an app's Kerberos library and the sidecar ask DNS for when dc1 is gone: zone, name, type, data, its partition.
+dc2_records() {
+  local zone=_msdcs.$LAB_DOMAIN
+  echo "$LAB_DOMAIN dc2 A $LAB_DC2_IP DomainDnsZones"
+  echo "$LAB_DOMAIN _ldap._tcp SRV $LAB_DC2:389:0:100 DomainDnsZones"
+  echo "$LAB_DOMAIN _kerberos._tcp SRV $LAB_DC2:88:0:100 DomainDnsZones"
+  echo "$LAB_DOMAIN _kerberos._udp SRV $LAB_DC2:88:0:100 DomainDnsZones"
+  echo "$zone _ldap._tcp.dc SRV $LAB_DC2:389:0:100 ForestDnsZones"
+  echo "$zone _kerberos._tcp.dc SRV $LAB_DC2:88:0:100 ForestDnsZones"
 }
 
-# dc2 registers itself some seconds after its start, in its own copy; a DC that is stopped by then leaves none behind.
+dns_has() { # server zone name type data
+  in_netns dig +short +time=1 +tries=1 "@$1" "$3.$2" "$4" | grep -q "${5%%:*}"
+}
+
+# dc2 registers itself some seconds after its start, in its own copy; if dc1 stops before that, nobody finds dc2. Both DNS
+# servers must have all of its records, since each must do when the other one is gone.
 make_dc2_known() {
-  if dc2_is_known; then return; fi
-  in_netns samba-tool dns add "$LAB_DC1_IP" "$LAB_DOMAIN" dc2 A "$LAB_DC2_IP" -U "$LAB_ADMIN%$LAB_ADMIN_PW" \
-    -s "$LAB_SMB_CONF" >/dev/null 2>&1 || true # it may come to be there meanwhile
-  in_netns samba-tool drs replicate "$LAB_DC2" "$LAB_DC1" "DC=DomainDnsZones,$LAB_BASEDN" \
-    -U "$LAB_ADMIN%$LAB_ADMIN_PW" -s "$LAB_SMB_CONF" >/dev/null 2>&1 || true
-  dc2_is_known
+  local zone name type data part missing=''
+  while read -r zone name type data part; do
+    if ! dns_has "$LAB_DC1_IP" "$zone" "$name" "$type" "$data"; then
+      in_netns samba-tool dns add "$LAB_DC1_IP" "$zone" "$name" "$type" "${data//:/ }" -U "$LAB_ADMIN%$LAB_ADMIN_PW" \
+        -s "$LAB_SMB_CONF" >/dev/null 2>&1 </dev/null || true # it may come to be there meanwhile
+      missing=yes
+    elif ! dns_has "$LAB_DC2_IP" "$zone" "$name" "$type" "$data"; then
+      in_netns samba-tool drs replicate "$LAB_DC2" "$LAB_DC1" "DC=$part,$LAB_BASEDN" -U "$LAB_ADMIN%$LAB_ADMIN_PW" \
+        -s "$LAB_SMB_CONF" >/dev/null 2>&1 </dev/null || true
+      missing=yes
+    fi
+  done < <(dc2_records)
+  [ -z "$missing" ]
 }
 
 stop_dc() { # name

@@ -33,17 +33,28 @@ pub async fn health(listen: SocketAddr, wait: Duration) -> Result<(), No> {
     }
 }
 
+/// Whether what listens on this address is a sidecar, ready or not.
+pub(super) async fn is_ours(listen: SocketAddr) -> bool {
+    let address = SocketAddr::new(reachable(listen.ip()), listen.port());
+    match ask(address).await {
+        Ok(()) => true,
+        Err(no) => no.is_a_sidecars,
+    }
+}
+
 /// Why the app may not run: three short lines, what, why and next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct No {
     what: String,
     why: String,
     next: String,
+    /// A sidecar says so itself.
+    is_a_sidecars: bool,
 }
 
 impl No {
     fn new(what: impl Into<String>, why: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { what: what.into(), why: why.into(), next: next.into() }
+        Self { what: what.into(), why: why.into(), next: next.into(), is_a_sidecars: false }
     }
 }
 
@@ -96,13 +107,18 @@ fn reachable(ip: IpAddr) -> IpAddr {
 /// the sidecar closes some.
 async fn ask(address: SocketAddr) -> Result<(), No> {
     let end = Instant::now() + PATIENCE;
+    let mut before = None;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        let answer = timeout(left, answer_of(address)).await.unwrap_or(Err(Lost::Silent));
-        match answer {
-            Ok(answer) => return answer,
-            Err(Lost::BrokenOff(_)) if Instant::now() + AGAIN < end => sleep(AGAIN).await,
-            Err(lost) => return Err(lost.told(address)),
+        match timeout(left, answer_of(address)).await {
+            Ok(Ok(answer)) => return answer,
+            Ok(Err(lost @ Lost::BrokenOff(_))) if Instant::now() + AGAIN < end => {
+                before = Some(lost);
+                sleep(AGAIN).await;
+            }
+            Ok(Err(lost)) => return Err(lost.told(address)),
+            // A connection that broke off says more than one that time left no answer for.
+            Err(_elapsed) => return Err(before.unwrap_or(Lost::Silent).told(address)),
         }
     }
 }
@@ -187,7 +203,7 @@ async fn answer_of(address: SocketAddr) -> Result<Result<(), No>, Lost> {
     let told = body.ok().and_then(|body| serde_json::from_slice::<Answer>(&body).ok());
     Ok(match (status, told) {
         (StatusCode::OK, Some(_)) => Ok(()),
-        (StatusCode::SERVICE_UNAVAILABLE, Some(told)) => Err(told.no(clock::now())),
+        (StatusCode::SERVICE_UNAVAILABLE, Some(told)) => Err(No { is_a_sidecars: true, ..told.no(clock::now()) }),
         (StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE, None) => {
             Err(foreign(address, &format!("its answer to GET /gate is HTTP {}, but not a sidecar's", status.as_u16())))
         }

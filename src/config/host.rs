@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::{Config, Values};
 use crate::fault::Fault;
-use crate::host::Notify;
 use crate::login::HostKeytab;
 use crate::text::quoted;
 use crate::volume::Owner;
@@ -19,8 +18,10 @@ pub struct HostConfig {
     pub owner: Option<Owner>,
     /// `CREDENTIALS_FETCHER_SECRET_NAME_FOR_DOMAINLESS_GMSA` of ecs.config: the login of a joined host is in this secret.
     pub secret: Option<String>,
-    /// `NOTIFY_SOCKET`, `WATCHDOG_USEC`: what systemd sets.
-    pub notify: Notify,
+    /// `NOTIFY_SOCKET`: where systemd listens.
+    pub notify_socket: Option<String>,
+    /// `WATCHDOG_USEC`: how long systemd waits for a sign of life.
+    pub watchdog: Option<Duration>,
 }
 
 impl Values<'_> {
@@ -35,10 +36,8 @@ impl Values<'_> {
             .parsed("GMSA_OWNER", |text| Owner::or_group(text).map_err(|reason| format!("{}: {reason}", quoted(text))));
         let secret = self.environment.get(SECRET).map(str::to_owned);
         let watchdog = self.environment.get("WATCHDOG_USEC").and_then(|text| text.parse().ok());
-        let notify = Notify {
-            socket: self.environment.get("NOTIFY_SOCKET").map(str::to_owned),
-            watchdog: watchdog.map(Duration::from_micros),
-        };
+        let watchdog = watchdog.map(Duration::from_micros);
+        let notify_socket = self.environment.get("NOTIFY_SOCKET").map(str::to_owned);
         let controllers = match self.text("GMSA_DOMAIN_CONTROLLERS") {
             None => self.parsed_variable(CONTROLLERS, str::parse),
             Some(_) => None,
@@ -48,7 +47,7 @@ impl Values<'_> {
         // What `net ads join` and `realm join` write.
         let keytab = || HostKeytab { path: Path::new("/etc/krb5.keytab").to_owned(), principal: None };
         config.login_keytab.get_or_insert_with(keytab);
-        self.sound((config, HostConfig { group, owner, secret, notify }))
+        self.sound((config, HostConfig { group, owner, secret, notify_socket, watchdog }))
     }
 }
 

@@ -62,7 +62,7 @@ impl Server<'_> {
 
     /// A login of the server's domain gets it straight away; one of another is proven to its own domain, which tells the
     /// way to this one.
-    async fn ticket_for(&self, login: &Arc<Login>, name: &Host) -> Result<(LdapTicket, Proven), Refusal> {
+    pub(super) async fn ticket_for(&self, login: &Arc<Login>, name: &Host) -> Result<(LdapTicket, Proven), Refusal> {
         let service = kerberos::ldap_service(name, self.domain);
         if login.domain == *self.domain {
             let (ticket, key) = prove(login, None, &service, self.kdc, self.lockout).await?;

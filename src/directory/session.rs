@@ -1,6 +1,7 @@
 //! A sealed LDAP connection to one domain controller, shared by the leases that renew at the same time.
 
 use std::collections::HashMap;
+use std::slice;
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot::error::TryRecvError;
@@ -9,15 +10,16 @@ use tokio::time::timeout;
 
 use crate::directory::error::{DirectoryError, Kind};
 use crate::directory::gmsa::{self, Gmsa, Names};
-use crate::directory::ldap::{Connection, Sealed};
+use crate::directory::ldap::{Connection, Entry, Sealed};
 use crate::kerberos::{ClientKey, Ticket};
 use crate::login::Login;
 use crate::name::{Account, Domain, Host};
 
 /// A sealed LDAP connection to one DC.
-pub(super) struct Session {
-    pub(super) host: Host,
-    login: String,
+pub(crate) struct Session {
+    pub(crate) host: Host,
+    /// Who is logged in.
+    pub(crate) login: String,
     pub(super) proven: Proven,
     ldap: Mutex<Connection<Sealed>>,
     /// The gMSAs whose passwords are wanted, with those who wait for them.
@@ -82,7 +84,7 @@ impl Session {
                 // One that the server cannot answer for must not be the end of the others.
                 read.clear();
                 for account in &accounts {
-                    read.extend(Gmsa::read(&mut ldap, domain, std::slice::from_ref(account), &self.login).await);
+                    read.extend(Gmsa::read(&mut ldap, domain, slice::from_ref(account), &self.login).await);
                 }
             }
             let lost = read.iter().find(|read| is(read, Kind::Lost)).and_then(|read| read.as_ref().err());
@@ -116,6 +118,31 @@ impl Session {
 
     pub(super) async fn names(&self, domain: &Domain, account: &Account) -> Result<Names, DirectoryError> {
         Names::read(&mut *self.ldap.lock().await, domain, account, &self.login).await
+    }
+
+    /// Searches the domain for a gMSA.
+    pub(crate) async fn find(
+        &self,
+        domain: &Domain,
+        account: &Account,
+        attributes: &[&str],
+    ) -> Result<Entry, DirectoryError> {
+        let mut ldap = self.ldap.lock().await;
+        gmsa::find(&mut ldap, domain, slice::from_ref(account), &self.login, attributes).await.remove(0)
+    }
+
+    /// The entries of the domain whose `attribute` has this value; none if the server does not answer.
+    pub(crate) async fn search(
+        &self,
+        domain: &Domain,
+        attribute: &str,
+        value: &str,
+        attributes: &[&str],
+    ) -> Option<Vec<Entry>> {
+        let (base, values) = (domain.base_dn(), [value.to_owned()]);
+        let mut ldap = self.ldap.lock().await;
+        let search = ldap.search(&base, attribute, &values, attributes);
+        timeout(gmsa::LDAP_DEADLINE, search).await.ok()?.ok()
     }
 
     /// Whether it is a read-only DC; one that does not tell is none.

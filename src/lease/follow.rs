@@ -20,7 +20,7 @@ use super::schedule::retry;
 use super::source::Source;
 use super::status::{LeaseKey, LeaseState, Order};
 use crate::clock;
-use crate::config::ServiceTickets;
+use crate::config::{Config, ServiceTickets};
 use crate::credspec::{CredSpec, Overrides, Reference};
 use crate::directory::Extras;
 use crate::fault::Fault;
@@ -47,9 +47,20 @@ pub struct Settings {
     pub services: ServiceTickets,
 }
 
+impl From<&Config> for Settings {
+    fn from(config: &Config) -> Self {
+        Self {
+            owner: config.owner,
+            mode: config.mode_is_set.then_some(config.mode),
+            keytab: config.keytab_is_set.then_some(config.keytab),
+            services: config.service_tickets.clone(),
+        }
+    }
+}
+
 impl Settings {
     /// What is kept beside the TGT of `account`, and for whom it is written.
-    fn of(&self, account: &Account, overrides: &Overrides) -> (Extras, Ownership) {
+    pub(crate) fn of(&self, account: &Account, overrides: &Overrides) -> (Extras, Ownership) {
         let mut services = self.services.of(account);
         if services.is_empty() {
             services = overrides.service_tickets.clone().unwrap_or_default();

@@ -20,7 +20,7 @@ use super::publisher::Publisher;
 use super::refresh::Refresh;
 use super::schedule::Backoff;
 use super::status::{Held, Identity, LeaseKey, LeaseState, Order, Statuses};
-use crate::credspec::LoginSource;
+use crate::credspec::{LoginSource, account_twice};
 use crate::directory::Extras;
 use crate::fault::{Code, Fault};
 use crate::name::{Account, Domain};
@@ -194,7 +194,7 @@ impl Manager {
             Some(Claim { key, named_by, .. }) => {
                 let key = *key;
                 if !leases.running.get(&key).is_some_and(|running| running.retiring) {
-                    return Err(twice(&spec, named_by));
+                    return Err(account_twice(&spec.account, named_by, &spec.named_by));
                 }
                 self.end(&mut leases, key, false)
             }
@@ -429,12 +429,5 @@ impl Leases {
 }
 
 /// They are read side by side: named in the order of their names, not of their arrival.
-fn twice(spec: &LeaseSpec, other: &str) -> Fault {
-    let mut both = [spec.named_by.as_str(), other];
-    both.sort_unstable();
-    let what = format!("two CredSpecs name the gMSA `{}`", spec.account);
-    Fault::new(Code::ConfigAccountTwice, what).because(both.join(" and "))
-}
-
 #[cfg(test)]
 mod tests;

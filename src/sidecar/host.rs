@@ -7,7 +7,7 @@ use super::{died, failed, renew_when_the_clock_is_set, wire};
 use crate::aws::Aws;
 use crate::config::{Config, HostConfig};
 use crate::fault::Fault;
-use crate::host::{self, Files, Host, Kept, Together};
+use crate::host::{self, Files, Host, Kept, Notify, Together};
 use crate::lease::manager::{Conduct, Manager};
 use crate::lease::metrics::Metrics;
 use crate::lease::refresh::Refresh;
@@ -50,7 +50,7 @@ pub async fn host(
         socket: config.host_socket.clone(),
         group: host.group,
         host: Host { files, services: config.service_tickets.clone(), secret: host.secret },
-        notify: host.notify,
+        notify: Notify { socket: host.notify_socket, watchdog: host.watchdog },
         listen: config.listen,
     };
     tokio::select! {

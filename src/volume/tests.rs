@@ -11,8 +11,9 @@ use tempfile::TempDir;
 
 const APP: Owner = Owner { uid: 1654, gid: Some(1655) };
 
-fn folder() -> TempDir {
-    tempfile::tempdir().unwrap()
+/// In memory where that can be had: thousands of files on a disk take minutes.
+pub(crate) fn folder() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 fn open(folder: &TempDir) -> Volume {

@@ -141,7 +141,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_root_and_our_own_folders_are_watched_and_no_link_is_followed() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = crate::volume::tests::folder();
         let volume = Volume::open(folder.path(), None, Mode::default()).unwrap();
         let path = |name: &str| folder.path().join(name);
         for name in ["WebApp01", "WebApp01/inner", "somebody"] {
@@ -187,7 +187,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_flood_of_changes_is_read_in_parts() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = crate::volume::tests::folder();
         let volume = Volume::open(folder.path(), None, Mode::default()).unwrap();
         let watch = Watch::new().unwrap();
         watch.follow(&volume, &[]).unwrap();

@@ -74,8 +74,7 @@ fn everything_that_works_is_seen_and_nothing_is_written() {
     for port in ["TCP 88 in ", "TCP 389 in ", "TCP 636 in "] {
         assert!(dc1["what"].as_str().unwrap().contains(port), "{dc1:#}");
     }
-    let clock = checked.steps().find(|step| step["step"] == "clock" && step["subject"] == lab("LAB_DC1")).unwrap();
-    assert!(clock["what"].as_str().unwrap().contains("ms "), "the lab's clock is ours: {clock:#}");
+    assert!(dc1["what"].as_str().unwrap().contains("; its clock is "), "{dc1:#}");
     assert!(checked.seen("gmsa").contains("msDS-SupportedEncryptionTypes 28 (RC4, AES128, AES256)"));
     assert!(checked.seen("password").contains("may read it; version 1"));
     assert!(checked.seen("ticket").contains("a ticket for WebApp01$@EXAMPLE.COM until 20"));
@@ -98,6 +97,7 @@ fn plain_lines_read_as_in_the_snapshot() {
     let ended = sidecar.call(&["check"]);
     assert_eq!(ended.code, Some(77), "{ended:#?}");
     let mut told = ended.stdout.replace(&sidecar.volume.path().display().to_string(), "VOLUME");
+    told = told.replace(&sidecar.listen.to_string(), "LISTEN");
     // Times, versions and free space differ.
     for (before, after) in [("(", "):"), ("version ", ";"), ("took: ", "\n"), ("its clock is ", "\n"), ("; TCP", "\n")]
     {
@@ -183,7 +183,7 @@ fn the_four_causes_of_the_aws_guide_have_a_fault_each() {
     // 2. The secret does not hold what it shall.
     let secret = Checked::of(&with_secret("gmsa/missing-password"));
     assert_eq!((secret.code, &secret.report["fault"]["code"]), (65, &Value::from("secret-key-missing")));
-    assert_eq!(secret.step("clock")["result"], "pass", "the domain is tried without a login");
+    assert_eq!(secret.step("dc")["result"], "pass", "the domain is tried without a login");
     // 3. The login has no right to read the password.
     let right = Checked::of(&with_secret("gmsa/outsider"));
     assert_eq!((right.code, &right.report["fault"]["code"]), (77, &Value::from("gmsa-read-denied")));
@@ -195,19 +195,26 @@ fn the_four_causes_of_the_aws_guide_have_a_fault_each() {
     let dns = Checked::of(&Sidecar::new().with("GMSA_CREDENTIAL_SPECS", &dns));
     assert_eq!((dns.code, &dns.report["fault"]["code"]), (69, &Value::from("dc-srv-not-found")));
     assert_eq!(
-        dns.told()[2..],
+        dns.told(),
         [
+            "configuration pass",
+            "volume pass",
+            "listen pass",
+            "task skipped",
             "credspec pass",
             "secret pass",
             "dns dc-srv-not-found",
+            "dc skipped",
             "login skipped",
             "bind skipped",
             "gmsa skipped",
             "password skipped",
             "ticket skipped",
-            "volume pass"
         ]
     );
+    for skipped in ["dc", "login", "bind", "gmsa", "password", "ticket"] {
+        assert_eq!(dns.step(skipped)["why"], "`dns nowhere.test` failed");
+    }
 }
 
 fn joined() -> Vec<u8> {
@@ -224,24 +231,24 @@ fn later_steps_are_tried_after_a_failure() {
     let specs = format!("arn:aws:s3:::{bucket}/missing.json arn:aws:s3:::{bucket}/webapp01.json");
     let sidecar = with_dc1(Sidecar::new()).with("GMSA_CREDENTIAL_SPECS", &specs).with("GMSA_DIR", "/no/such/volume");
     let checked = Checked::of(&sidecar);
-    assert_eq!(checked.code, 65, "the first failed step decides: {:#}", checked.report);
+    assert_eq!(checked.code, 73, "the first failed step decides: {:#}", checked.report);
     assert_eq!(
         checked.told(),
         [
             "configuration pass",
+            "volume volume-not-writable",
+            "listen pass",
             "task skipped",
             "credspec credspec-not-found",
             "credspec pass",
             "secret pass",
-            "dns pass",
+            "dns skipped",
             "dc pass",
-            "clock pass",
             "login pass",
             "bind pass",
             "gmsa pass",
             "password pass",
             "ticket pass",
-            "volume volume-not-writable"
         ]
     );
 }
@@ -250,11 +257,58 @@ fn later_steps_are_tried_after_a_failure() {
 fn a_domain_controller_that_is_down_is_a_warning_while_another_serves() {
     let both = format!("{} {}", lab("LAB_DB"), lab("LAB_DC1"));
     let checked = Checked::of(&Sidecar::of("webapp01.json").with("GMSA_DOMAIN_CONTROLLERS", &both));
-    let down = checked.step("dc");
+    let down = checked.steps().filter(|step| step["step"] == "dc").last().unwrap();
     assert_eq!((&down["result"], &down["code"]), (&Value::from("warn"), &Value::from("dc-unreachable")), "{down:#}");
     assert_eq!(checked.code, 0, "{:#}", checked.report);
     let checked = Checked::of(&Sidecar::of("webapp01.json").with("GMSA_DOMAIN_CONTROLLERS", lab("LAB_DB")));
     assert_eq!((checked.code, checked.step("dc")["result"].as_str()), (69, Some("fail")), "{:#}", checked.report);
+}
+
+#[test]
+fn every_step_that_was_not_reached_is_named_with_the_one_that_stopped_it() {
+    let nothing = Checked::of(&Sidecar::new());
+    let skipped = ["credspec", "secret", "dns", "dc", "login", "bind", "gmsa", "password", "ticket"];
+    assert_eq!(nothing.step("discovery")["code"], "config-no-credspec");
+    for name in skipped {
+        let step = nothing.step(name);
+        assert_eq!((&step["result"], &step["why"]), (&"skipped".into(), &"`discovery` failed".into()));
+    }
+    let ended = Sidecar::new().call(&["check"]);
+    let line = "skip  credspec, secret, dns, dc, login, bind, gmsa, password, ticket: not tried, `discovery` failed\n";
+    assert!(ended.stdout.contains(line), "{}", ended.stdout);
+    assert!(ended.stdout.contains("      owner: task-definition\n"), "{}", ended.stdout);
+}
+
+#[test]
+fn an_address_that_is_taken_fails_and_a_sidecar_that_listens_does_not() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let checked = Checked::of(&with_secret("gmsa/login").with("GMSA_LISTEN", &address));
+    assert_eq!((checked.code, &checked.step("listen")["code"]), (78, &"config-listen".into()));
+    assert_eq!(checked.step("ticket")["result"], "pass", "the rest is tried");
+    let sidecar = with_secret("gmsa/login");
+    let running = sidecar.run();
+    running.wait_ready();
+    let checked = Checked::of(&with_secret("gmsa/login").with("GMSA_LISTEN", &sidecar.listen.to_string()));
+    assert_eq!(checked.seen("listen"), "a gmsa-sidecar listens there already");
+}
+
+#[test]
+fn what_does_not_block_is_a_warning_after_what_does() {
+    // A gMSA that is disabled, a variable that is not a setting, a DNS server that is silent.
+    let disabled = with_dc1(Sidecar::inline("WebAppOff", "gmsa/login")).with("GMSA_DOMAINCONTROLLER", "x");
+    let checked = Checked::of(&disabled);
+    assert_eq!(checked.step("gmsa")["result"], "warn", "{:#}", checked.report);
+    assert!(checked.step("gmsa")["next"].as_str().unwrap().contains("-Identity 'WebAppOff' -Enabled $true"));
+    assert_eq!((checked.code, &checked.report["fault"]["code"]), (77, &checked.step("ticket")["code"]));
+    let unknown = checked.steps().find(|step| step["subject"] == "GMSA_DOMAINCONTROLLER").unwrap();
+    assert_eq!(unknown["result"], "warn");
+    assert!(unknown["next"].as_str().unwrap().contains("GMSA_DOMAIN_CONTROLLERS"), "{unknown:#}");
+    let servers = format!("{} {}", lab("LAB_DC1_IP"), lab("LAB_DB_IP"));
+    let checked = Checked::of(&Sidecar::of("webapp01.json").with("GMSA_DNS_SERVERS", &servers));
+    let silent = checked.steps().find(|step| step["subject"] == format!("{}:53", lab("LAB_DB_IP")));
+    let silent = silent.unwrap_or_else(|| panic!("{:#}", checked.report));
+    assert_eq!((&silent["step"], &silent["result"], checked.code), (&"dns".into(), &"warn".into(), 0));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::examples::{Fake, dc1, relay, relayed};
 use crate::faults::told;
-use crate::support::{Sidecar, lab, write};
+use crate::support::{Sidecar, cred_spec, lab, secret_arn, write};
 
 /// A domain controller that serves Kerberos, and on port 636 what `serve` does; nobody listens on port 389.
 fn without_ldap(serve: impl Fn(TcpStream) + Send + 'static) -> Sidecar {
@@ -185,5 +185,20 @@ fn check_walks_the_way_over_tls() {
     assert_eq!(step(&report, "bind")["what"], "LDAP on port 636, in TLS, bound to its certificate");
     let report = checked(&sidecar.with("GMSA_LDAP_CA_FILE", lab("LAB_OTHER_CA")));
     assert_eq!(step(&report, "tls")["code"], "gmsa-tls-untrusted", "{report:#}");
-    assert_eq!((&report["exit_code"], &step(&report, "login")["result"]), (&78.into(), &"skipped".into()));
+    assert_eq!((&report["exit_code"], &step(&report, "bind")["why"]), (&78.into(), &"`tls example.com` failed".into()));
+    assert_eq!(step(&report, "login")["result"], "pass", "Kerberos needs no LDAP");
+}
+
+/// A firewall that lets Kerberos through and not LDAP.
+#[test]
+fn check_tries_the_login_where_only_kerberos_is_open() {
+    let spec = cred_spec("WebApp01", lab("LAB_DOMAIN"), &secret_arn("gmsa/wrong-password"));
+    let sidecar = without_ldap(drop).with("GMSA_LDAP", "sasl").without("GMSA_LDAP_CA_FILE");
+    let ended = sidecar.with("GMSA_CREDENTIAL_SPECS", &spec).call(&["check", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    let step = |name: &str| report["steps"].as_array().unwrap().iter().find(|step| step["step"] == name).unwrap();
+    assert_eq!(step("dc")["code"], "dc-unreachable", "{report:#}");
+    assert!(step("dc")["why"].as_str().unwrap().ends_with("TCP port 88 of it is open"), "{report:#}");
+    assert_eq!(step("login")["code"], "ticket-login-refused", "{report:#}");
+    assert_eq!(step("bind")["why"], "`dc example.com` failed");
 }

@@ -82,7 +82,7 @@ fn check_tells_the_site() {
             .unwrap_or_else(|| panic!("{report:#}"))
     };
     let told = step("site")["what"].as_str().unwrap().to_owned();
-    assert!(told.starts_with("`Lab-Near`, says `") && told.ends_with(": near.example.com"), "{told}");
+    assert!(told.starts_with("`Lab-Near`, according to `") && told.ends_with(": near.example.com"), "{told}");
     assert_eq!(step("bind")["subject"], NEAR);
 }
 

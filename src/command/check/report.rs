@@ -112,15 +112,21 @@ pub enum Style {
 
 /// Where the steps are shown. That nobody reads any more is no reason to stop.
 pub struct Screen<'a> {
-    /// Stdout.
-    pub out: &'a mut dyn Write,
-    /// The form.
-    pub style: Style,
+    out: &'a mut dyn Write,
+    style: Style,
+    /// Skipped steps that one line may join.
+    skipped: Vec<Step>,
 }
 
-impl Screen<'_> {
+impl<'a> Screen<'a> {
+    /// Shows steps in this form on `out`: stdout, as a rule.
+    pub fn new(out: &'a mut dyn Write, style: Style) -> Self {
+        Self { out, style, skipped: Vec::new() }
+    }
+
     /// A step begins.
     pub(super) fn begin(&mut self, name: &str, subject: &str) {
+        self.show_skipped();
         if matches!(self.style, Style::Terminal { .. }) {
             // On one line of any terminal: only the last one can be taken back.
             let line: String = format!("{name} {}", harmless(subject)).chars().take(60).collect();
@@ -131,9 +137,32 @@ impl Screen<'_> {
 
     /// A step has ended.
     pub(super) fn show(&mut self, step: &Step) {
+        match &step.outcome {
+            Outcome::Skipped(_) => {
+                if self.skipped.last().is_some_and(|last| last.outcome != step.outcome) {
+                    self.show_skipped();
+                }
+                self.skipped.push(step.clone());
+            }
+            _ => {
+                self.show_skipped();
+                self.write(|colour| words(step, colour));
+            }
+        }
+    }
+
+    /// Several steps in a row that one fault stopped are one line.
+    fn show_skipped(&mut self) {
+        let skipped = std::mem::take(&mut self.skipped);
+        if let Some(Step { outcome: Outcome::Skipped(why), .. }) = skipped.first() {
+            self.write(|colour| skipped_words(&skipped, why, colour));
+        }
+    }
+
+    fn write(&mut self, text: impl FnOnce(bool) -> String) {
         let text = match self.style {
-            Style::Terminal { colour } => format!("{ERASE}{}", words(step, colour)),
-            Style::Plain => words(step, false),
+            Style::Terminal { colour } => format!("{ERASE}{}", text(colour)),
+            Style::Plain => text(false),
             Style::Json => return,
         };
         let _ = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
@@ -141,6 +170,7 @@ impl Screen<'_> {
 
     /// All steps have ended.
     pub(super) fn end(&mut self, report: &Report) {
+        self.show_skipped();
         let _ = match self.style {
             Style::Json => json(self.out, report),
             _ => writeln!(self.out, "\n{}", summary(report)),
@@ -152,6 +182,16 @@ impl Screen<'_> {
 fn json(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, report)?;
     writeln!(out)
+}
+
+/// `skip  dns example.com, dc example.com, ticket WebApp01: not tried, ..`
+fn skipped_words(steps: &[Step], why: &str, colour: bool) -> String {
+    let (hue, plain) = if colour { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+    let names = steps.iter().map(|step| match step.subject.as_str() {
+        "" => step.name.to_owned(),
+        subject => format!("{} {}", step.name, harmless(subject)),
+    });
+    format!("{hue}skip{plain}  {}: not tried, {}\n", names.collect::<Vec<_>>().join(", "), harmless(why))
 }
 
 /// `ok    dns example.com (2.0ms): ..`, the parts of a fault on lines of their own.
@@ -169,15 +209,20 @@ fn words(step: &Step, colour: bool) -> String {
     }
     // Writing to a string does not fail.
     let _ = match &step.outcome {
+        Outcome::Passed(detail) if step.took.is_zero() => write!(text, ": {}", harmless(detail)),
         Outcome::Passed(detail) => write!(text, " {dim}({}){plain}: {}", short(step.took), harmless(detail)),
         Outcome::Skipped(why) => write!(text, ": not tried, {}", harmless(why)),
         Outcome::Warned(fault) | Outcome::Failed(fault) => {
-            let mut below = |name: &str, value: &str| write!(text, "\n      {name:<5} {}", harmless(value));
+            if matches!(step.outcome, Outcome::Warned(_)) {
+                text += ": does not block";
+            }
+            let mut below = |name: &str, value: &str| write!(text, "\n      {name:<6} {}", harmless(value));
             let _ = below("code:", fault.code.name()).and_then(|()| below("what:", &fault.what));
             let _ = fault.why.as_deref().map(|why| below("why:", why));
             let _ = below("next:", fault.next());
+            let _ = below("owner:", fault.owner().name());
             let _ = below("more:", &format!("gmsa-sidecar explain {}", fault.code));
-            below("took:", &short(step.took))
+            if step.took.is_zero() { Ok(()) } else { below("took:", &short(step.took)) }
         }
     };
     text + "\n"
@@ -192,7 +237,7 @@ fn summary(report: &Report) -> String {
     let counts = format!("{} passed, {warned}{failed} failed, {skipped} not tried", count(passed, "step"));
     match report.fault() {
         None => counts,
-        Some(fault) => format!("{counts}; the first failure is what to cure first: {}", fault.code),
+        Some(fault) => format!("{counts}; the first failure is what to correct first: {}", fault.code),
     }
 }
 
@@ -218,17 +263,21 @@ mod tests {
                 step("configuration", "", Outcome::Passed("GMSA_CREDENTIAL_SPECS names 1 CredSpec".into())),
                 step("dns", "example.com", Outcome::Failed(fault.because("NXDOMAIN\x1b[31m"))),
                 step("dc", "dc2.example.com", Outcome::Warned(unreachable)),
-                step("login", "svc", Outcome::Skipped("no domain controller can be reached".into())),
+                step("login", "svc", Outcome::Skipped("`dc example.com` failed".into())),
+                step("bind", "example.com", Outcome::Skipped("`dc example.com` failed".into())),
+                step("password", "WebApp01", Outcome::Skipped("`gmsa WebApp01` failed".into())),
             ],
         }
     }
 
     fn shown(style: Style) -> String {
         let mut out = Vec::new();
-        let mut screen = Screen { out: &mut out, style };
+        let mut screen = Screen::new(&mut out, style);
         let report = report();
         for step in &report.steps {
-            screen.begin(step.name, &step.subject);
+            if !matches!(step.outcome, Outcome::Skipped(_)) {
+                screen.begin(step.name, &step.subject);
+            }
             screen.show(step);
         }
         screen.end(&report);

@@ -76,7 +76,7 @@ async fn many(from: usize, to: usize) -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn a_thousand_leases_come_and_go_on_a_volume() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::volume::tests::folder();
     let volume = Volume::open(folder.path(), None, Mode::default()).unwrap();
     let world = World::with_files(Conduct::RUN, Arc::new(volume), Arc::default());
     let theirs = folder.path().join("somebody-elses");
