@@ -3,7 +3,10 @@
 //! Every `GMSA_` variable is one row of `settings::SETTINGS`, from which its flag, its help and its name in
 //! messages are made. Values that cannot be used are all told at once, in one fault.
 
+mod host;
 mod settings;
+
+pub use host::HostConfig;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -47,6 +50,8 @@ pub enum Command {
     Run(Result<Config, Fault>),
     /// Get every ticket once.
     Init(Result<Config, Fault>),
+    /// Serve the ECS agent of a host until SIGTERM.
+    Host(Result<Box<(Config, HostConfig)>, Fault>),
     /// Try every step and tell what works.
     Check {
         /// As far as it can be used: defaults stand in for the rest.
@@ -171,6 +176,7 @@ impl Invocation {
                 Command::Check { config, fault, json: matches.get_flag(JSON) }
             }
             INIT => Command::Init(values.config()),
+            HOST => Command::Host(values.host().map(Box::new)),
             _ => Command::Run(values.config()),
         };
         Ok(Self { command, log, unknown: unknown(environment) })
@@ -179,6 +185,7 @@ impl Invocation {
 
 const RUN: &str = "run";
 const INIT: &str = "init";
+const HOST: &str = "host";
 const CHECK: &str = "check";
 const HEALTH: &str = "health";
 const KLIST: &str = "klist";
@@ -204,6 +211,12 @@ fn parser() -> Parser {
         )
         .subcommand(
             Parser::new(INIT).about("Get every ticket once, write it and exit").long_about(ABOUT_INIT).args(every()),
+        )
+        .subcommand(
+            Parser::new(HOST)
+                .about("Serve the ECS agent of a host: native credentialSpecs without credentials-fetcher")
+                .long_about(ABOUT_HOST)
+                .args(every().filter(|arg| !NOT_OF_HOST.contains(&arg.get_id().as_str()))),
         )
         .subcommand(
             Parser::new(CHECK)
@@ -268,6 +281,27 @@ one fails.
 Exit codes: 0 all written; 65 something is not found, malformed or misnamed; 69 a network or service could not be \
 reached in time; 70 a bug; 73 the volume cannot be written; 77 denied; 78 the configuration.";
 
+const ABOUT_HOST: &str = "\
+Serve the ECS agent of a host: native credentialSpecs without credentials-fetcher.
+
+The agent asks for tickets on the socket --host-socket, and mounts the folder that it gets as \
+/var/credentials-fetcher/krbdir into the container. The daemon writes krb5cc and krb5.conf there and keeps them fresh \
+until the agent deletes the lease. Set KRB5CCNAME and KRB5_CONFIG in the task definition. Task definitions with \
+credentialspecdomainless: and credentialspec: work unchanged.
+
+systemd should hold the socket (gmsa-host.socket of the package): then a restart of the daemon does not cut the agent off. \
+Run as root on the host. /etc/ecs/ecs.config needs ECS_GMSA_SUPPORTED=true; of that file the daemon knows \
+DOMAIN_CONTROLLER_GMSA and CREDENTIALS_FETCHER_SECRET_NAME_FOR_DOMAINLESS_GMSA, given in its environment.
+
+Owner, mode, keytab and service tickets are defaults here: the object GmsaSidecar of a CredSpec wins. --owner also takes \
+:GID. An app that does not run as root reads its ticket with, for example, --owner :1654 --mode 0640. A joined host logs in \
+with /etc/krb5.keytab unless --login-keytab names another file.
+
+HTTP is served as by `run`. See docs/host-daemon.md for the change-over from credentials-fetcher.";
+
+/// Where the CredSpecs are and how long the first tickets may take is the agent's business there.
+const NOT_OF_HOST: &[&str] = &[SPECS, "GMSA_INIT_TIMEOUT", "GMSA_START_TIMEOUT"];
+
 const ABOUT_CHECK: &str = "\
 Try each step and show what works, without writing a ticket.
 
@@ -309,11 +343,13 @@ struct Values<'a> {
     flags: &'a ArgMatches,
     environment: &'a Environment,
     problems: Vec<String>,
+    /// It reads `GMSA_OWNER` by itself.
+    of_host: bool,
 }
 
 impl<'a> Values<'a> {
     fn new(flags: &'a ArgMatches, environment: &'a Environment) -> Self {
-        Self { flags, environment, problems: Vec::new() }
+        Self { flags, environment, problems: Vec::new(), of_host: false }
     }
 
     /// The configuration, if all of it can be used.
@@ -326,14 +362,34 @@ impl<'a> Values<'a> {
 
     /// What can be used of the configuration, and what of it cannot. CredSpecs that are named wrongly are none.
     fn read(mut self) -> (Config, Option<Fault>) {
+        let config = self.values();
+        let nowhere = config.cred_specs.is_none() && config.aws.metadata_uri.is_none();
+        let fault = self.sound(()).err().or_else(|| {
+            let what = "No CredSpec is configured, and the sidecar is not running in ECS";
+            let why = "neither GMSA_CREDENTIAL_SPECS nor ECS_CONTAINER_METADATA_URI_V4 is set";
+            let misspelt = unknown(self.environment).into_iter().find(|known| known.nearest == "GMSA_CREDENTIAL_SPECS");
+            let next = match misspelt {
+                Some(Unknown { variable, .. }) => format!("rename the variable {variable} to GMSA_CREDENTIAL_SPECS"),
+                None => {
+                    "set GMSA_CREDENTIAL_SPECS=credentialspecdomainless:arn:aws:s3:::BUCKET/KEY with the ARN of your \
+                         CredSpec"
+                        .to_owned()
+                }
+            };
+            nowhere.then(|| Fault::new(Code::ConfigNoCredSpec, what).because(why).with_next(next))
+        });
+        (config, fault)
+    }
+
+    fn values(&mut self) -> Config {
         for variable in self.environment.not_unicode() {
             self.problems.push(format!("{variable}: is not UTF-8"));
         }
-        let config = Config {
+        Config {
             cred_specs: self.text(SPECS).is_some().then(|| self.parsed(SPECS, cred_specs).unwrap_or_default()),
             aws: self.aws(),
             dir: self.dir(),
-            owner: self.parsed("GMSA_OWNER", described),
+            owner: if self.of_host { None } else { self.parsed("GMSA_OWNER", described) },
             mode: self.parsed("GMSA_MODE", described).unwrap_or_default(),
             mode_is_set: self.text("GMSA_MODE").is_some(),
             keytab: self.parsed("GMSA_KEYTAB", boolean).unwrap_or_default(),
@@ -356,23 +412,7 @@ impl<'a> Values<'a> {
             unknown: unknown(self.environment).into_iter().map(|unknown| unknown.variable).collect(),
             host_socket: self.parsed("GMSA_HOST_SOCKET", absolute).unwrap_or_else(|| Config::HOST_SOCKET.into()),
             emf: self.parsed("GMSA_METRICS", emf).unwrap_or_default(),
-        };
-        let nowhere = config.cred_specs.is_none() && config.aws.metadata_uri.is_none();
-        let fault = self.sound(()).err().or_else(|| {
-            let what = "No CredSpec is configured, and the sidecar is not running in ECS";
-            let why = "neither GMSA_CREDENTIAL_SPECS nor ECS_CONTAINER_METADATA_URI_V4 is set";
-            let misspelt = unknown(self.environment).into_iter().find(|known| known.nearest == "GMSA_CREDENTIAL_SPECS");
-            let next = match misspelt {
-                Some(Unknown { variable, .. }) => format!("rename the variable {variable} to GMSA_CREDENTIAL_SPECS"),
-                None => {
-                    "set GMSA_CREDENTIAL_SPECS=credentialspecdomainless:arn:aws:s3:::BUCKET/KEY with the ARN of your \
-                         CredSpec"
-                        .to_owned()
-                }
-            };
-            nowhere.then(|| Fault::new(Code::ConfigNoCredSpec, what).because(why).with_next(next))
-        });
-        (config, fault)
+        }
     }
 
     fn login_keytab(&mut self) -> Option<HostKeytab> {
@@ -429,6 +469,16 @@ impl<'a> Values<'a> {
     fn parsed<T, E: fmt::Display>(&mut self, variable: &str, parse: impl Fn(&str) -> Result<T, E>) -> Option<T> {
         let value = self.text(variable)?;
         parse(&value).map_err(|problem| self.problems.push(format!("{variable}: {problem}"))).ok()
+    }
+
+    /// The value of a variable that has no flag, parsed.
+    fn parsed_variable<T, E: fmt::Display>(
+        &mut self,
+        variable: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let value = self.environment.get(variable)?;
+        parse(value).map_err(|problem| self.problems.push(format!("{variable}: {problem}"))).ok()
     }
 
     /// The value of a variable. Empty is the same as not set.

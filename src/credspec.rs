@@ -16,7 +16,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use self::document::field;
-pub use self::fetch::{fetch, list};
+pub use self::fetch::{fetch, list, object as fetch_object};
 pub use self::overrides::Overrides;
 pub use self::reference::{Reference, ReferenceError, parse_label, parse_references};
 use crate::aws::arn::{SecretArn, placeholder};
@@ -51,7 +51,7 @@ pub enum LoginSource {
 /// A login that a request brought. It is held in memory only, while a lease uses it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct GivenLogin {
-    /// The account.
+    /// The account; with a suffix (`user@suffix`) where that is not its domain.
     pub user: String,
     /// Its domain.
     pub domain: Domain,

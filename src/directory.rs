@@ -60,6 +60,7 @@ pub(crate) mod twin;
 pub mod sid;
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -67,7 +68,7 @@ use tokio::sync::Mutex;
 
 use self::error::{DirectoryError, Kind};
 use self::gmsa::{Gmsa, ManagedPassword};
-use self::kdc::{Kdc, authenticate, grant};
+use self::kdc::{Kdc, authenticate, grant, renew};
 use self::key_versions::{InUse, versions};
 use self::referral::follow;
 use self::refusal::Refusal;
@@ -80,7 +81,8 @@ use crate::directory::dc::{Locator, Service, peers};
 use crate::directory::ldap::{Connection, Plain, Transport};
 use crate::fault::{Code, Fault};
 use crate::kerberos::{
-    self, ClientKey, GmsaTgt, KeytabImage, LdapTicket, Principal, Proof, ServiceTicket, TicketOptions,
+    self, ClientKey, ExchangeError, GmsaTgt, Granted, KeytabImage, LdapTicket, Principal, Proof, ServiceTicket,
+    TicketOptions,
 };
 use crate::login::lockout::{Key, Lockout};
 use crate::login::{Login, Logins};
@@ -103,14 +105,28 @@ pub struct Directory {
     no_twins: StdMutex<NoTwins>,
 }
 
-/// A gMSA's key, kept between renewals: with it a renewal asks nobody but a KDC.
+/// A gMSA's key, or a ticket that can be renewed, kept between renewals: with it a renewal asks nobody but a KDC.
 #[derive(Clone)]
 pub struct KeptKey {
     principal: Principal,
-    key: ClientKey,
+    key: Kept,
     kvno: Option<u32>,
     /// When the managed password should be read again (its `QueryPasswordInterval`).
     pub due: SystemTime,
+}
+
+#[derive(Clone)]
+enum Kept {
+    Key(ClientKey),
+    Ticket(Arc<GmsaTgt>),
+}
+
+impl KeptKey {
+    /// A ticket that an earlier process left, to go on with until a login is at hand. None if it cannot be renewed.
+    pub fn of_ticket(tgt: GmsaTgt) -> Option<Self> {
+        let due = tgt.renewable_until()?;
+        Some(Self { principal: tgt.client().clone(), key: Kept::Ticket(Arc::new(tgt)), kvno: None, due })
+    }
 }
 
 /// What is kept for a gMSA in addition to its TGT.
@@ -120,9 +136,13 @@ pub struct Extras {
     pub services: Vec<Spn>,
     /// A keytab.
     pub keytab: bool,
+    /// A renewable TGT for the next process, in this folder, which no container sees. Where there is none the ccache in
+    /// the lease's own folder is taken, if another program left a renewable ticket in it.
+    pub bridge: Option<PathBuf>,
 }
 
 /// What a renewal brought.
+#[derive(Clone)]
 pub struct Renewal {
     /// The ticket.
     pub ticket: GmsaTgt,
@@ -132,6 +152,8 @@ pub struct Renewal {
     pub twins: Vec<(Spn, Option<ServiceTicket>)>,
     /// A keytab, if one is wanted and the managed password was read.
     pub keytab: Option<Arc<KeytabImage>>,
+    /// A renewable ticket, if one is wanted and the KDC gives such.
+    pub bridge: Option<Arc<GmsaTgt>>,
     /// The key it was got with, for the next time.
     pub key: KeptKey,
     /// The KDC that gave it.
@@ -147,6 +169,7 @@ pub struct Renewal {
 }
 
 /// What is known of a managed password that was read.
+#[derive(Clone)]
 pub struct PasswordRead {
     /// The domain controller that gave it.
     pub host: Host,
@@ -212,6 +235,9 @@ impl Directory {
         let connection = self.kdc().await.map_err(|fault| self.with_document(fault, account))?;
         let renewed = self.renew_tgt(account, kept, wanted.keytab, &connection).await;
         let mut renewal = renewed.map_err(|fault| self.with_document(fault, account))?;
+        if wanted.bridge.is_some() && renewal.bridge.is_none() {
+            renewal.bridge = self.bridge(account, &renewal.key, &connection).await;
+        }
         for spn in &wanted.services {
             let granted = self.service_ticket(&connection.kdc, &renewal.ticket, spn).await;
             renewal.services.push((spn.clone(), granted));
@@ -262,7 +288,19 @@ impl Directory {
         let Some(mut kept) = kept else {
             return self.renew_by_password(account, keytab, via).await.map_err(fault_of);
         };
-        if clock::now() < kept.due {
+        let by_ticket = matches!(kept.key, Kept::Ticket(_));
+        let has_login = self.login != LoginSource::Absent;
+        if by_ticket && !has_login {
+            return match self.renew_by_key(account, &kept, via).await {
+                // It says what is needed now: a login.
+                Err(Refusal::Exchange(_, error)) => {
+                    tracing::info!(event = "gmsa.ticket-not-renewed", why = %error);
+                    self.renew_by_password(account, keytab, via).await.map_err(fault_of)
+                }
+                outcome => outcome.map_err(|refusal| refusal.of_gmsa(&kept.principal)),
+            };
+        }
+        if !by_ticket && clock::now() < kept.due {
             match self.renew_by_key(account, &kept, via).await {
                 Err(refusal) if refusal.is_key_refused() => {
                     let kvno = kept.kvno;
@@ -276,6 +314,12 @@ impl Directory {
             Ok(renewal) => return Ok(renewal),
             Err(error) => fault_of(error),
         };
+        if by_ticket {
+            return match self.renew_by_key(account, &kept, via).await {
+                Ok(renewal) => Ok(Renewal { unread: Some(fault), ..renewal }),
+                Err(_refusal) => Err(fault),
+            };
+        }
         kept.due = clock::now() + if keytab { READ_AGAIN_FOR_KEYTAB } else { READ_AGAIN };
         match self.renew_by_key(account, &kept, via).await {
             Ok(renewal) => Ok(Renewal { unread: Some(fault), ..renewal }),
@@ -284,9 +328,52 @@ impl Directory {
     }
 
     async fn renew_by_key(&self, account: &Account, kept: &KeptKey, via: &Connected) -> Result<Renewal, Refusal> {
-        let proof = Proof::Key(kept.key.clone());
-        let (ticket, key) = self.gmsa_ticket(&via.kdc, account, &kept.principal, proof).await?;
-        Ok(self.renewal(ticket, KeptKey { key, ..kept.clone() }, via).await)
+        let key = match &kept.key {
+            Kept::Key(key) => key.clone(),
+            Kept::Ticket(tgt) => return self.renew_by_ticket(account, tgt, kept, via).await,
+        };
+        let proof = Proof::Key(key);
+        let (ticket, key) = self.gmsa_ticket(&via.kdc, account, &kept.principal, proof, false).await?;
+        Ok(self.renewal(ticket, KeptKey { key: Kept::Key(key), ..kept.clone() }, via).await)
+    }
+
+    /// Renews the ticket that is kept, and gets with it one for the app, which cannot be renewed.
+    async fn renew_by_ticket(
+        &self,
+        account: &Account,
+        tgt: &GmsaTgt,
+        kept: &KeptKey,
+        via: &Connected,
+    ) -> Result<Renewal, Refusal> {
+        let mut kdc = via.kdc.lock().await;
+        let renewed = renew(&mut kdc, tgt.as_ticket()).await?;
+        let renewed = renewed.into_gmsa_tgt(account).map_err(|error| kdc.refusal(error))?;
+        let service = kerberos::ticket_granting_service(&self.domain);
+        let ticket = match grant(&mut kdc, renewed.as_ticket(), &service).await? {
+            Granted::Ticket(ticket) => ticket.into_gmsa_tgt(account).map_err(|error| kdc.refusal(error))?,
+            Granted::Referral(..) => {
+                let what = "a referral came instead of a ticket for the own realm".to_owned();
+                return Err(kdc.refusal(ExchangeError::Invalid(what)));
+            }
+        };
+        drop(kdc);
+        let renewed = Arc::new(renewed);
+        let due = renewed.renewable_until().unwrap_or(kept.due);
+        let key = KeptKey { key: Kept::Ticket(Arc::clone(&renewed)), due, ..kept.clone() };
+        Ok(Renewal { bridge: Some(renewed), ..self.renewal(ticket, key, via).await })
+    }
+
+    /// A ticket that can be renewed, by the key that the last one was got with. Without it all is well, until a restart.
+    async fn bridge(&self, account: &Account, kept: &KeptKey, via: &Connected) -> Option<Arc<GmsaTgt>> {
+        let Kept::Key(key) = &kept.key else { return None };
+        let proof = Proof::Key(key.clone());
+        match self.gmsa_ticket(&via.kdc, account, &kept.principal, proof, true).await {
+            Ok((ticket, _)) => ticket.renewable_until().is_some().then(|| Arc::new(ticket)),
+            Err(refusal) => {
+                tracing::info!(event = "gmsa.no-renewable-ticket", why = %refusal);
+                None
+            }
+        }
     }
 
     /// Reads the managed password and gets a ticket with it. A server whose password the KDC does not confirm is not
@@ -330,14 +417,14 @@ impl Directory {
         let proof = |password| Proof::SaltedPassword(password, salt.clone());
         let ManagedPassword { current, previous, unchanged_interval, .. } = gmsa.password;
         let mut in_use = InUse::Current;
-        let mut ticket = self.gmsa_ticket(kdc, account, &principal, proof(current.clone())).await;
+        let mut ticket = self.gmsa_ticket(kdc, account, &principal, proof(current.clone()), false).await;
         // Shortly before a password expires the directory already tells the next one, which the KDC still refuses;
         // and right after, a KDC may not have heard of it.
         if let (Err(refusal), Some(previous)) = (&ticket, &previous)
             && refusal.is_wrong_password()
         {
             in_use = InUse::Previous;
-            ticket = self.gmsa_ticket(kdc, account, &principal, proof(previous.clone())).await;
+            ticket = self.gmsa_ticket(kdc, account, &principal, proof(previous.clone()), false).await;
         }
         // A KDC that has a password which the DC asked for it has not heard of yet: that one's own KDC has not either.
         if let Err(refusal) = &ticket
@@ -346,7 +433,7 @@ impl Directory {
         {
             kdc.lock().await.go_to(&session.host);
             in_use = InUse::Current;
-            ticket = self.gmsa_ticket(kdc, account, &principal, proof(current.clone())).await;
+            ticket = self.gmsa_ticket(kdc, account, &principal, proof(current.clone()), false).await;
         }
         let key = match &ticket {
             Ok((_, key)) => Some(key),
@@ -380,7 +467,7 @@ impl Directory {
             due = versions.until.min(now + unchanged_interval + IN_THE_WINDOW);
             kvno = Some(names.kvno);
         }
-        let key = KeptKey { principal, key, kvno, due };
+        let key = KeptKey { principal, key: Kept::Key(key), kvno, due };
         let is_previous = matches!(in_use, InUse::Previous);
         let password = Some(PasswordRead { host: session.host.clone(), next_in, is_previous, unconfirmed });
         Ok(Renewal { keytab: image, password, ..self.renewal(ticket, key, via).await })
@@ -402,6 +489,7 @@ impl Directory {
             services: Vec::new(),
             twins: Vec::new(),
             keytab: None,
+            bridge: None,
             dc,
             kvno: key.kvno,
             key,
@@ -418,10 +506,11 @@ impl Directory {
         account: &Account,
         gmsa: &Principal,
         proof: Proof,
+        renewable: bool,
     ) -> Result<(GmsaTgt, ClientKey), Refusal> {
         let service = kerberos::ticket_granting_service(&self.domain);
         // Constrained delegation needs a ticket that may be forwarded.
-        let options = TicketOptions { lifetime: self.lifetime, forwardable: true, renewable: false };
+        let options = TicketOptions { lifetime: self.lifetime, forwardable: true, renewable };
         let mut kdc = kdc.lock().await;
         let (ticket, key) = authenticate(&mut kdc, gmsa, &service, proof, options).await?;
         let ticket = ticket.into_gmsa_tgt(account).map_err(|error| kdc.refusal(error))?;
@@ -726,12 +815,13 @@ impl Renewal {
     /// For tests of leases: a ticket of ten minutes or hours, whatever is said, and a key that is due then.
     pub(crate) fn sample(account: &Account, domain: &Domain, expires_at: SystemTime, due: SystemTime) -> Self {
         let principal = kerberos::gmsa_principal(&account.sam_account_name(), domain);
-        let key = KeptKey { principal, key: ClientKey::sample(), kvno: Some(1), due };
+        let key = KeptKey { principal, key: Kept::Key(ClientKey::sample()), kvno: Some(1), due };
         Self {
             ticket: GmsaTgt::sample(account, domain, expires_at),
             services: Vec::new(),
             twins: Vec::new(),
             keytab: None,
+            bridge: None,
             key,
             dc: None,
             kvno: Some(1),

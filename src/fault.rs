@@ -261,6 +261,14 @@ registry! {
 
     TaskStartTimeout "task-start-timeout" Unavailable TaskDefinition
         "find the step that takes so long in the log, or raise GMSA_START_TIMEOUT"
+    TaskRequestInvalid "task-request-invalid" Data TaskDefinition
+        "correct the CredSpec or the secret that the task definition names"
+    TaskHostBusy "task-host-busy" Unavailable TaskDefinition
+        "no change is needed if this passes: the ECS agent tries again; if it lasts, spread the tasks over more instances"
+    TaskHostTimeout "task-host-timeout" Unavailable Network
+        "check that this host reaches DNS and the domain controllers (TCP 53, 88 and 389)"
+    TaskHostDenied "task-host-denied" Denied TaskDefinition
+        "call as root, or as a member of the group that GMSA_HOST_GROUP names"
 
     CredSpecNotFound "credspec-not-found" Data TaskDefinition
         "correct the ARN, character for character: keys are used as they are written, never URL-decoded"

@@ -23,6 +23,9 @@ mod exchange;
 /// a ticket-granting ticket -> a ticket for a service
 mod tgs;
 
+/// a TGT that can be renewed, from a file
+mod renewable;
+
 /// tickets by their use
 mod tickets;
 
@@ -57,6 +60,7 @@ pub use exchange::{AsExchange, ExchangeError, Proof, Step, TicketOptions};
 pub use kdc_error::KdcError;
 pub use principal::Principal;
 use principal::{NT_ENTERPRISE, NT_PRINCIPAL, NT_SRV_INST};
+pub use renewable::renewable;
 pub use tgs::{Granted, TgsExchange};
 pub use tickets::{GmsaTgt, LdapTicket, ServiceTicket, Ticket};
 pub use token::{Role, TokenError, Tokens};

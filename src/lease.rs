@@ -80,6 +80,8 @@ impl Lease {
         let mut carried = Carried::default();
         if self.conduct.warm_start {
             self.start_warm().await;
+            let spec = Arc::clone(&self.spec.borrow());
+            carried.key = self.publisher.bridge(&spec).await;
         }
         loop {
             let spec = Arc::clone(&self.spec.borrow_and_update());
@@ -221,7 +223,12 @@ impl Lease {
 
     async fn renew(&self, spec: &LeaseSpec, carried: &mut Carried, start: Instant) -> Result<Renewed, Fault> {
         let directory = carried.directory(&*self.domains, spec)?;
-        let mut renewal = directory.renew(&self.identity.account, carried.key.clone(), &spec.extras).await?;
+        let key = if self.conduct.proves_logins { carried.key_unless_new(&spec.login) } else { carried.key.clone() };
+        let proves = key.is_none();
+        let mut renewal = directory.renew(&self.identity.account, key, &spec.extras).await?;
+        if proves && self.conduct.proves_logins {
+            carried.proven = Some(spec.login.clone());
+        }
         // Carried although the tickets may not reach the volume: the next attempt then costs the least.
         carried.key = Some(renewal.key.clone());
         let granted = std::mem::take(&mut renewal.services);
@@ -266,6 +273,9 @@ struct Carried {
     key: Option<KeptKey>,
     services: Vec<ServiceTicket>,
     directory: Option<(Domain, LoginSource, Arc<dyn Renew>)>,
+    /// The login that was at hand at the last attempt, and the last one that proved itself.
+    tried: Option<LoginSource>,
+    proven: Option<LoginSource>,
 }
 
 impl Carried {
@@ -286,6 +296,15 @@ impl Carried {
         })?;
         self.directory = Some((spec.domain.clone(), spec.login.clone(), Arc::clone(&directory)));
         Ok(directory)
+    }
+
+    /// The kept key; once none for a login that is new, so that it has to prove itself. If it cannot, the key serves from
+    /// the next attempt on.
+    fn key_unless_new(&mut self, login: &LoginSource) -> Option<KeptKey> {
+        let is_known = |known: &Option<LoginSource>| known.as_ref() == Some(login);
+        let is_new = *login != LoginSource::Absent && !is_known(&self.tried) && !is_known(&self.proven);
+        self.tried = Some(login.clone());
+        self.key.clone().filter(|_| !is_new)
     }
 
     /// Takes what a renewal brought for the services and their twins. Where it brought nothing the ticket from before

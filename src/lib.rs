@@ -3,8 +3,11 @@
 //! The modules in the order of the data. Each imports only what stands below it, but for `fault` and the small modules
 //! at the end, which all of them use.
 
-/// wires one process: what `run` and `init` do
+/// wires one process: what `run`, `init` and `host` do
 pub mod sidecar;
+
+/// the ECS agent's socket -> leases of a whole host
+pub mod host;
 
 /// the state of the leases -> HTTP
 pub mod serve;
@@ -49,4 +52,4 @@ pub mod trust;
 pub use aws::arn;
 pub use credspec::task;
 pub use login::secret;
-pub use sidecar::{init, run};
+pub use sidecar::{host as host_daemon, init, run};

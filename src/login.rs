@@ -71,8 +71,12 @@ impl From<Secret> for Login {
 impl Login {
     /// A login that a request brought. The same password is the same version.
     fn given(given: &GivenLogin) -> Self {
+        let principal = match given.user.contains('@') {
+            true => Principal::new(NT_ENTERPRISE, [given.user.as_str()], given.domain.realm()),
+            false => kerberos::login_principal(&given.user, &given.domain),
+        };
         Self {
-            principal: kerberos::login_principal(&given.user, &given.domain),
+            principal,
             domain: given.domain.clone(),
             proof: Proof::Password(Password::new(given.password.clone())),
             version: format!("{:x?}", Sha256::digest(given.password.as_bytes())),
@@ -102,7 +106,7 @@ pub struct Logins {
 pub struct HostKeytab {
     /// The file.
     pub path: PathBuf,
-    /// `HOST$` or `HOST$@REALM`; the first one in the file if absent.
+    /// `HOST$` or `HOST$@REALM`; if absent the first one in the file that ends in `$`, else the first.
     pub principal: Option<String>,
 }
 
@@ -121,7 +125,9 @@ impl Logins {
             (LoginSource::Given(given), _) => Ok(Login::given(given)),
             (LoginSource::Absent, _) => {
                 let what = format!("No login is at hand for the domain {domain}");
-                Err(Fault::new(Code::ConfigLoginMissing, what).because("the next request brings one"))
+                Err(Fault::new(Code::ConfigLoginMissing, what)
+                    .because("logins are not stored, and the ECS agent has not sent this one since the daemon started")
+                    .with_next("wait for the agent's next call, which comes about every hour"))
             }
         }
     }
@@ -201,7 +207,11 @@ impl HostKeytab {
             let names = [principal.to_string(), principal.name()];
             self.principal.as_ref().is_none_or(|wanted| names.iter().any(|name| name.eq_ignore_ascii_case(wanted)))
         };
-        let Some(first) = entries.iter().find(|entry| is_wanted(&entry.principal)) else {
+        // Not each name of a host can log in, but its account can.
+        let is_account = |principal: &Principal| principal.components.iter().all(|name| name.ends_with('$'));
+        let mut wanted = entries.iter().filter(|entry| is_wanted(&entry.principal));
+        let first = wanted.clone().find(|entry| is_account(&entry.principal)).or_else(|| wanted.next());
+        let Some(first) = first else {
             let mut names: Vec<_> = entries.iter().map(|entry| entry.principal.to_string()).collect();
             names.dedup();
             let names = if names.is_empty() { "no account".to_owned() } else { names.join(", ") };

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     };
     log::start(invocation.log.clone());
     keep_memory_private();
-    if matches!(invocation.command, Command::Run(_) | Command::Init(_)) {
+    if matches!(invocation.command, Command::Run(_) | Command::Init(_) | Command::Host(_)) {
         for unknown in &invocation.unknown {
             let (variable, nearest) = (&unknown.variable, unknown.nearest);
             tracing::warn!(event = "config.unknown-variable", variable, nearest);
@@ -65,6 +65,13 @@ async fn obey(invocation: Invocation) -> Result<ExitCode, Fault> {
                 done = gmsa_sidecar::init(config) => done.map(|()| ExitCode::SUCCESS),
                 () = shutdown => Ok(TERMINATED.into()),
             }
+        }
+        Command::Host(config) => {
+            let (config, shutdown, refresh) = (config.map_err(told)?, shutdown()?, Refresh::default());
+            tokio::spawn(refresh_on_hangup(refresh.clone())?);
+            let (config, host) = *config;
+            gmsa_sidecar::host_daemon(config, host, refresh, shutdown).await?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Check { config, fault, json } => {
             let style = match io::stdout().is_terminal() {

@@ -1,4 +1,8 @@
-//! One process: what `run` and `init` wire together.
+//! One process: what `run`, `init` and `host` wire together.
+
+mod host;
+
+pub use host::host;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -126,6 +130,15 @@ struct Sidecar {
     manager: Manager,
 }
 
+/// What leases ask and where they write.
+fn wire(config: &Config, aws: &Arc<Aws>, volume: &Volume) -> (Directories, Arc<Publisher>) {
+    let locator = Arc::new(Locator::new(&config.dns_servers, config.domain_controllers.clone(), config.site.clone()));
+    let addresses = (!config.dns_servers.is_empty()).then(|| Arc::clone(&locator));
+    let logins = Arc::new(Logins::new(Arc::clone(aws), config.login_keytab.clone()));
+    let directories = Directories::new(logins, locator, config.ldap.clone(), config.ticket_lifetime);
+    (directories, Publisher::new(Arc::new(volume.clone()), addresses))
+}
+
 impl Sidecar {
     fn new(
         config: &Config,
@@ -135,13 +148,8 @@ impl Sidecar {
         conduct: Conduct,
     ) -> Result<Self, Fault> {
         let volume = Volume::open(&config.dir, config.owner, config.mode)?;
-        let locator =
-            Arc::new(Locator::new(&config.dns_servers, config.domain_controllers.clone(), config.site.clone()));
-        let addresses = (!config.dns_servers.is_empty()).then(|| Arc::clone(&locator));
         let aws = Arc::new(Aws::new(config.aws.clone())?);
-        let logins = Arc::new(Logins::new(Arc::clone(&aws), config.login_keytab.clone()));
-        let directories = Directories::new(logins, locator, config.ldap.clone(), config.ticket_lifetime);
-        let publisher = Publisher::new(Arc::new(volume.clone()), addresses);
+        let (directories, publisher) = wire(config, &aws, &volume);
         let manager = Manager::new(
             Arc::new(directories),
             Arc::clone(&publisher),

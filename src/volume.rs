@@ -206,7 +206,12 @@ impl Volume {
         let mut folder = None;
         for (depth, name) in names.iter().enumerate() {
             let own = depth + 1 == names.len();
-            let mode = if own { at.ownership.mode.of_folder() } else { Mode::AROUND };
+            let mode = match own {
+                true if depth == 0 => at.ownership.mode.of_folder(),
+                // Who mounts it alone finds krb5.conf in it, also who may not read the tickets.
+                true => Mode(Mode::AROUND.0 | at.ownership.mode.of_folder().0),
+                false => Mode::AROUND,
+            };
             let owner = if own { at.ownership.owner } else { self.ownership.owner };
             folder = Some(self.folder_in(folder.as_ref().unwrap_or(root), name, Ownership { owner, mode })?);
         }
@@ -410,6 +415,30 @@ pub(crate) fn read(dir: impl AsFd, name: impl Arg, links: OFlags) -> io::Result<
     }
     Ok((bytes, stat))
 }
+
+/// Writes the tickets that are for this process's successor alone into a folder that no container sees. The folder is
+/// there, or its lease has ended. Blocks.
+pub fn write_private(folder: &Path, image: &CacheImage) -> Result<(), Fault> {
+    let failed = |error: io::Error| failed(&folder.join(BRIDGE), error);
+    let fd = match os::openat(CWD, folder, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Bits::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        opened => opened.map_err(|error| failed(error.into()))?,
+    };
+    let (folder, temporary) = (Folder { fd, path: folder.to_owned() }, temporary());
+    create(&folder, &temporary, image.bytes(), Ownership::default()).map_err(failed)?;
+    os::renameat(&folder.fd, &temporary, &folder.fd, BRIDGE).map_err(|error| {
+        let _ = os::unlinkat(&folder.fd, &temporary, AtFlags::empty());
+        failed(error.into())
+    })
+}
+
+/// Reads them; nothing if there are none. Blocks.
+pub fn read_private(folder: &Path) -> Option<Zeroizing<Vec<u8>>> {
+    read(CWD, folder.join(BRIDGE), OFlags::NOFOLLOW).ok().map(|(bytes, _)| bytes)
+}
+
+/// The file in a folder of the daemon's own.
+const BRIDGE: &str = "krbtgt";
 
 /// Whose a path is, in words; of the innermost folder that can be seen if it cannot be seen itself.
 pub(crate) fn belongs(path: &Path) -> String {

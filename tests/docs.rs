@@ -50,8 +50,9 @@ fn is_event(literal: &str) -> bool {
         "volume", "refresh", "log", "step",
     ];
     let Some((step, name)) = literal.split_once('.') else { return false };
-    (STEPS.contains(&step) || step == "http")
+    (STEPS.contains(&step) || ["http", "host"].contains(&step))
         && !name.is_empty()
+        && name != "json"
         && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')
 }
 

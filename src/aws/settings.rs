@@ -76,6 +76,21 @@ impl AwsSettings {
         reader.settings()
     }
 
+    /// The same way to AWS with the credentials that a request brought, and its region.
+    #[must_use]
+    pub fn with_keys(&self, access_key: &str, secret_key: &str, session_token: &str, region: &str) -> Self {
+        let mut settings = self.clone();
+        settings.region = Some(region.to_owned());
+        for (name, value) in [
+            ("AWS_ACCESS_KEY_ID", access_key),
+            ("AWS_SECRET_ACCESS_KEY", secret_key),
+            ("AWS_SESSION_TOKEN", session_token),
+        ] {
+            settings.variables.insert(name.to_owned(), value.to_owned());
+        }
+        settings
+    }
+
     /// What of it cannot be used.
     pub fn problems(&self) -> Vec<String> {
         self.problems.iter().cloned().chain(Network::new(self).err()).collect()

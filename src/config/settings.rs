@@ -163,7 +163,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         flag: "host-socket",
         takes: "PATH",
         default: "/var/credentials-fetcher/socket/credentials_fetcher.sock",
-        help: "Reserved for the host daemon, which this version does not have: the Unix socket for the ECS agent",
+        help: "The Unix socket of `host` for the ECS agent; a socket that systemd hands over wins",
+    },
+    Setting {
+        variable: "GMSA_HOST_GROUP",
+        flag: "host-group",
+        takes: "GID",
+        default: "none",
+        help: "The numeric group that may call `host`, besides root",
     },
     Setting {
         variable: "GMSA_METRICS",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::reference::{List, Object, Parameter, Reference, Source};
+use super::reference::{List, Object, Parameter, Reference, ReferenceError, Source};
 use super::{CredSpec, Draft, LIMIT, LoginSource, looks_like_netbios, too_large};
 use crate::aws::secret::{self, Stage};
 use crate::aws::{Aws, Call, Codes, Failure, Place, Service, Words};
@@ -60,6 +60,21 @@ pub async fn fetch(reference: &Reference, aws: &Aws) -> Result<CredSpec, Fault> 
         return Err(named(fault));
     }
     Ok(spec)
+}
+
+/// Reads the document of an S3 object as it is.
+///
+/// # Errors
+/// Something else than an object in S3, or one that cannot be read.
+pub async fn object(arn: &str, aws: &Aws) -> Result<Vec<u8>, Fault> {
+    let malformed = |why: String| {
+        Fault::new(Code::CredSpecMalformed, format!("`{}` is not an object in S3", plain(arn, 200))).because(why)
+    };
+    let reference: Reference = arn.parse().map_err(|error: ReferenceError| malformed(error.to_string()))?;
+    match &reference.source {
+        Source::S3(object) => object.read(aws, "the request").await,
+        _ => Err(malformed("the request names CredSpecs by the ARNs of objects in S3".to_owned())),
+    }
 }
 
 /// The domain that the secret names, if it is the one that the NetBIOS name stands for.

@@ -10,7 +10,7 @@ use crate::volume::{Mode, Owner};
 /// What the optional object `GmsaSidecar` of a CredSpec sets for its accounts. A variable that is set wins over it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
-    /// `Owner`: `uid[:gid]`.
+    /// `Owner`: `uid[:gid]` or `:gid`.
     pub owner: Option<Owner>,
     /// `Mode`, octal. One that lets everyone write is refused.
     pub mode: Option<Mode>,
@@ -31,7 +31,7 @@ impl Overrides {
         Ok(Self {
             owner: parsed(object, "Owner", |value| match value {
                 Value::Number(uid) => uid.to_string().parse().map_err(str::to_owned),
-                Value::String(owner) => owner.parse().map_err(str::to_owned),
+                Value::String(owner) => Owner::or_group(owner).map_err(str::to_owned),
                 _ => Err("an owner is a string like \"1654:1654\"".to_owned()),
             })?,
             mode: parsed(object, "Mode", |value| match value {

@@ -338,6 +338,8 @@ fn gmsa_sidecar_sets_what_no_variable_does() {
     assert_eq!(all.mode, "0640".parse().ok());
     assert_eq!((all.keytab, all.service_tickets.unwrap().len()), (Some(true), 1));
     assert_eq!(of(json!({"Owner": 7})).unwrap().owner, "7".parse().ok());
+    let own = rustix::process::geteuid().as_raw();
+    assert_eq!(of(json!({"Owner": ":1654"})).unwrap().owner, format!("{own}:1654").parse().ok());
     for (object, why) in [
         (json!([]), "`GmsaSidecar` is not an object"),
         (json!({"Modus": "0640"}), "`GmsaSidecar.Modus` is not known; known are Owner, Mode"),

@@ -259,6 +259,21 @@ async fn grant_once(kdc: &mut Kdc, tgt: &Ticket, server: &Principal, whom: Whom)
     exchange.receive(&reply).map_err(|error| failed(kdc.host(), error))
 }
 
+/// Renews a ticket-granting ticket, with any KDC of its realm that serves.
+pub(crate) async fn renew(kdc: &mut Kdc, tgt: &Ticket) -> Result<Ticket, Refusal> {
+    let failed = |host: Option<&Host>, error| Refusal::Exchange(host.cloned(), error);
+    let started = TgsExchange::renew(tgt, clock::now(), entropy::system);
+    let (exchange, request) = started.map_err(|error| failed(None, error))?;
+    let reply = kdc.ask(&request).await?;
+    match exchange.receive(&reply).map_err(|error| failed(kdc.host(), error))? {
+        Granted::Ticket(ticket) => Ok(ticket),
+        Granted::Referral(domain, _) => {
+            let what = format!("a referral to `{}` came for a renewal", domain.realm());
+            Err(failed(kdc.host(), ExchangeError::Invalid(what)))
+        }
+    }
+}
+
 /// Asks a KDC for a ticket without a proof, as every login begins: it counts as no failed login. The refusal that it
 /// answers with tells its clock; none if it gave the ticket.
 pub(crate) async fn probe(kdc: &mut Kdc, client: &Principal, server: &Principal) -> Result<Option<KdcError>, Refusal> {

@@ -10,8 +10,14 @@ use super::manual::{PAGES, Page, owner_in_words, retry_in_words};
 use super::{Code, Entry, Retry};
 
 /// The faults that no test can provoke from outside, as the code writes them: what and why.
-const UNSEEN: &[(Code, &str, &str)] =
-    &[(Code::InternalBug, "the sidecar stopped because of a bug of its own", "it panicked at src/main.rs:1")];
+const UNSEEN: &[(Code, &str, &str)] = &[
+    (Code::InternalBug, "the sidecar stopped because of a bug of its own", "it panicked at src/main.rs:1"),
+    // Those that a caller of the host daemon sees: tests/host shows them.
+    (Code::TaskRequestInvalid, "The request holds no CredSpec", ""),
+    (Code::TaskHostBusy, "This host has as many calls under way as it may have", ""),
+    (Code::TaskHostTimeout, "There was no ticket in time", ""),
+    (Code::TaskHostDenied, "The caller runs as 1000:1000 and may not call", ""),
+];
 
 /// What and why of each code, from the snapshots of the lab's tests: blocks of `CODE exit N`, `what:`, `why:`.
 fn seen() -> BTreeMap<String, (String, Option<String>)> {

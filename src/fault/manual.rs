@@ -87,6 +87,26 @@ pages! {
         cure: "Run `gmsa-sidecar check`, which shows the time of each step. Then fix the slow step, or raise `GMSA_START_TIMEOUT`.",
         show: "aws logs tail LOG_GROUP --filter-pattern sidecar.start-timeout"
     }
+    TaskRequestInvalid {
+        cause: "The ECS agent, or another client of the host daemon, sent a request that cannot be used: no CredSpec, an empty login, a name that is not an account's, or a lease id that is not one. The daemon refuses it before it asks anybody.",
+        cure: "Correct the part that *what* names. The agent takes `username`, `password` and `domainName` from the secret that the CredSpec names, as they are.",
+        show: "journalctl -u gmsa-host --grep host.lease-refused"
+    }
+    TaskHostBusy {
+        cause: "The host daemon has 256 calls under way, or 4096 leases.",
+        cure: "Wait: the agent tries again. Leases that no container has mounted are removed after a day. If their number grows, look for tasks that are started and stopped in a loop.",
+        show: "curl -s http://127.0.0.1:8488/leases"
+    }
+    TaskHostTimeout {
+        cause: "The host daemon has no ticket after 18 seconds, and no step has failed yet. The agent waits 20 seconds.",
+        cure: "Check DNS, routes and security groups between this host and the domain controllers. The log has the step that takes so long.",
+        show: "journalctl -u gmsa-host --since -5min"
+    }
+    TaskHostDenied {
+        cause: "A process that is not root called the host daemon. A process that may call can stop apps by deleting their leases.",
+        cure: "Call as root. To let other users call, set `GMSA_HOST_GROUP` to a group that they are in, and give the socket to that group.",
+        show: "journalctl -u gmsa-host --grep host.caller-refused"
+    }
     CredSpecNotFound {
         cause: "The bucket, the key or the parameter does not exist. Keys are used as they are written: `%20` is not a space, and case matters.",
         cure: "Compare the ARN with the object, character by character. Upload the CredSpec if it does not exist yet.",

@@ -119,7 +119,7 @@ pub(crate) struct Entry<'a> {
     pub(crate) server: Principal,
     /// Of the session key.
     pub(crate) enctype: i32,
-    key: &'a [u8],
+    pub(super) key: &'a [u8],
     /// Sealed with another ticket's session key and not with the service's own key.
     is_user_to_user: bool,
     pub(crate) authtime: u32,
@@ -128,7 +128,7 @@ pub(crate) struct Entry<'a> {
     pub(crate) renew_till: u32,
     /// RFC 4120 section 5.3, bit 0 the most significant.
     pub(crate) flags: u32,
-    ticket: &'a [u8],
+    pub(super) ticket: &'a [u8],
 }
 
 impl Entry<'_> {
@@ -148,7 +148,7 @@ impl Entry<'_> {
     }
 
     /// Whether a client can use it at `now`.
-    fn is_good(&self, now: i64) -> bool {
+    pub(super) fn is_good(&self, now: i64) -> bool {
         self.is_ticket()
             && !self.is_user_to_user
             && (i64::from(self.start())..i64::from(self.endtime)).contains(&now)

@@ -194,7 +194,7 @@ impl AsExchange {
             realm: KerberosString(self.client.realm.clone()),
             sname: PrincipalName::from(&self.server),
             till,
-            rtime: renewable.then_some(till),
+            rtime: if renewable { Some(time(clock::from_unix(FAR_FUTURE))?) } else { None },
             nonce: self.nonce,
             etype: List(etype),
         };

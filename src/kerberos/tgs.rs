@@ -9,7 +9,7 @@ use super::exchange::{ExchangeError, nonce};
 use super::kdc_error::KdcError;
 use super::messages::{
     Authenticator, Checksum, EncKdcRepPart, FORWARDABLE, KRB_ERROR, KdcRep, KdcReq, KdcReqBody, KerberosString, List,
-    PA_TGS_REQ, PaData, PrincipalName, Reply, TGS_REP, TGS_REQ, time,
+    PA_TGS_REQ, PaData, PrincipalName, RENEWABLE, Reply, TGS_REP, TGS_REQ, time,
 };
 use super::principal::Principal;
 use super::{ENCTYPES, Ticket, ap};
@@ -30,6 +30,7 @@ pub struct TgsExchange<'a> {
     tgt: &'a Ticket,
     server: Principal,
     nonce: u32,
+    renews: bool,
 }
 
 impl<'a> TgsExchange<'a> {
@@ -42,21 +43,34 @@ impl<'a> TgsExchange<'a> {
         now: SystemTime,
         entropy: Entropy,
     ) -> Result<(Self, Vec<u8>), ExchangeError> {
-        let exchange = Self { tgt, server, nonce: nonce(entropy) };
-        let request = exchange.request(now, entropy)?;
-        Ok((exchange, request))
+        Self { tgt, server, nonce: nonce(entropy), renews: false }.begin(now, entropy)
+    }
+
+    /// Begins an exchange that renews the ticket-granting ticket itself (RFC 4120 section 3.3.3, option RENEW): no key is
+    /// needed, and the KDC looks whether the account still may.
+    pub fn renew(tgt: &'a Ticket, now: SystemTime, entropy: Entropy) -> Result<(Self, Vec<u8>), ExchangeError> {
+        let server = tgt.credentials.server.clone();
+        Self { tgt, server, nonce: nonce(entropy), renews: true }.begin(now, entropy)
+    }
+
+    fn begin(self, now: SystemTime, entropy: Entropy) -> Result<(Self, Vec<u8>), ExchangeError> {
+        let request = self.request(now, entropy)?;
+        Ok((self, request))
     }
 
     fn request(&self, now: SystemTime, entropy: Entropy) -> Result<Vec<u8>, ExchangeError> {
         let credentials = &self.tgt.credentials;
         // An option that the TGT lacks would be refused or ignored; canonicalize is what allows the KDC to refer.
-        let options = credentials.flags & FORWARDABLE | CANONICALIZE;
+        let (options, till) = match self.renews {
+            true => (credentials.flags & (FORWARDABLE | RENEWABLE) | RENEW, credentials.renew_till),
+            false => (credentials.flags & FORWARDABLE | CANONICALIZE, credentials.endtime),
+        };
         let req_body = KdcReqBody {
             kdc_options: BitString::from_bytes(&options.to_be_bytes())?,
             cname: None,
             realm: KerberosString(self.server.realm.clone()),
             sname: PrincipalName::from(&self.server),
-            till: time(clock::from_unix(credentials.endtime.into()))?,
+            till: time(clock::from_unix(till.into()))?,
             rtime: None,
             nonce: self.nonce,
             etype: List(ENCTYPES.to_vec()),
@@ -137,5 +151,7 @@ const USAGE_TGS_REQ_CHECKSUM: u32 = 6;
 const USAGE_TGS_REQ_AUTHENTICATOR: u32 = 7;
 const USAGE_TGS_REP: u32 = 8;
 
+/// A KDCOption (RFC 4120 section 5.4.1), bit 30.
+const RENEW: u32 = 1 << 1;
 /// A KDCOption too (RFC 6806 section 3).
 const CANONICALIZE: u32 = 1 << 16;

@@ -15,6 +15,7 @@ use crate::clock;
 use crate::name::{Account, Spn};
 
 /// A ticket with its session key. Times are Unix seconds.
+#[derive(Clone)]
 pub(super) struct Credentials {
     pub(super) client: Principal,
     /// As it was asked for.
@@ -32,6 +33,7 @@ pub(super) struct Credentials {
 }
 
 /// A ticket that an exchange brought, before it is told apart by its use.
+#[derive(Clone)]
 pub struct Ticket {
     pub(super) credentials: Credentials,
     /// How far the KDC's clock is ahead of ours, in seconds.
@@ -141,6 +143,7 @@ fn seconds(time: &GeneralizedTime) -> Result<u32, ExchangeError> {
 }
 
 /// The TGT of a gMSA: the only ticket that may be written to the volume.
+#[derive(Clone)]
 pub struct GmsaTgt(Ticket);
 
 impl GmsaTgt {
@@ -225,6 +228,7 @@ impl ServiceTicket {
 }
 
 /// A gMSA's ticket for a service: the other kind that may be written to the volume, beside its TGT.
+#[derive(Clone)]
 pub struct ServiceTicket {
     ticket: Ticket,
     spn: Spn,

@@ -68,7 +68,7 @@ impl Settings {
         let keytab = self.keytab.or(overrides.keytab).unwrap_or_default();
         let owner = self.owner.or(overrides.owner);
         let mode = self.mode.or(overrides.mode).unwrap_or_default();
-        (Extras { services, keytab }, Ownership { owner, mode })
+        (Extras { services, keytab, bridge: None }, Ownership { owner, mode })
     }
 }
 

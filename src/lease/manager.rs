@@ -89,15 +89,19 @@ pub struct Conduct {
     pub config_ends: bool,
     /// The longest wait after a fault that may pass.
     pub longest_wait: Option<Duration>,
+    /// A login that comes in place of another is proven at the next renewal, although the kept key would do: whoever
+    /// brought it waits for the answer.
+    pub proves_logins: bool,
 }
 
 impl Conduct {
     /// That of `run`.
-    pub const RUN: Self = Self { warm_start: true, config_ends: true, longest_wait: None };
+    pub const RUN: Self = Self { warm_start: true, config_ends: true, longest_wait: None, proves_logins: false };
     /// That of `init`, which has little time and always asks the directory.
-    pub const INIT: Self = Self { warm_start: false, config_ends: true, longest_wait: Some(Duration::from_secs(5)) };
+    pub const INIT: Self =
+        Self { warm_start: false, config_ends: true, longest_wait: Some(Duration::from_secs(5)), proves_logins: false };
     /// That of a process that serves many: no lease ends it.
-    pub const HOST: Self = Self { warm_start: true, config_ends: false, longest_wait: None };
+    pub const HOST: Self = Self { warm_start: true, config_ends: false, longest_wait: None, proves_logins: true };
 
     /// Whether a fault ends the process.
     pub fn ends_with(self, fault: &Fault, ever_ready: bool) -> bool {

@@ -10,19 +10,20 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 use tracing::Level;
+use zeroize::Zeroizing;
 
 use self::restored::{Pace, Reports};
 use crate::clock;
-use crate::directory::Renewal;
 use crate::directory::dc::Locator;
+use crate::directory::{KeptKey, Renewal};
 use crate::fault::{Code, Fault};
-use crate::kerberos::{ServiceTicket, warm};
+use crate::kerberos::{ServiceTicket, renewable, warm};
 use crate::lease::manager::{ConfAt, LeaseSpec};
 use crate::lease::ports::Files;
 use crate::lease::status::{Held, LeaseKey, Order, ServiceHeld};
 use crate::log;
 use crate::name::Host;
-use crate::volume::{Kdc, Krb5Conf, LeaseFolder, Location, RealmEntry, Watch, Written};
+use crate::volume::{Kdc, Krb5Conf, LeaseFolder, Location, RealmEntry, Watch, Written, read_private, write_private};
 
 /// The volume with what all leases write together: krb5.conf names the realms of all of them.
 pub struct Publisher {
@@ -107,6 +108,17 @@ impl Publisher {
         Some(Held { services: services.collect(), ..Held::found(found.expires_at, found.issued_at) })
     }
 
+    /// A renewable ticket that an earlier process left: our own, or one that another program left in the lease's folder.
+    pub async fn bridge(&self, spec: &LeaseSpec) -> Option<KeptKey> {
+        let (files, at, folder) = (Arc::clone(&self.files), spec.location.clone(), spec.extras.bridge.clone()?);
+        let (account, realm) = (spec.account.clone(), spec.domain.realm());
+        let found = tokio::task::spawn_blocking(move || {
+            let usable = |image: Zeroizing<Vec<u8>>| renewable(&image, &account, &realm, clock::now());
+            read_private(&folder).and_then(usable).or_else(|| files.found(&at, false).and_then(usable))
+        });
+        found.await.ok().flatten().and_then(KeptKey::of_ticket)
+    }
+
     /// Writes krb5.conf and the keytab, then the tickets: an app that waits for its ticket finds the configuration too.
     pub async fn publish(
         self: &Arc<Self>,
@@ -133,10 +145,14 @@ impl Publisher {
         };
         let (this, location) = (Arc::clone(self), spec.location.clone());
         let (keytab, with_keytab) = (renewal.keytab.clone(), spec.extras.keytab);
+        let bridge = spec.extras.bridge.clone().zip(renewal.bridge.clone());
         blocking(move || {
             let mut written = slot.written.lock().unwrap_or_else(PoisonError::into_inner);
             if slot.gone.load(Ordering::Acquire) {
                 return Ok(());
+            }
+            if let Some((folder, ticket)) = &bridge {
+                write_private(folder, &ticket.ccache([]))?;
             }
             this.write_conf()?;
             let _root = location.at_root.then(|| this.root.lock().unwrap_or_else(PoisonError::into_inner));

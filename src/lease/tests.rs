@@ -179,7 +179,7 @@ async fn the_password_is_read_again_when_it_is_due() {
 
 fn with_service(world: &World) -> LeaseSpec {
     let services = vec!["MSSQLSvc/db.example.com:1433".parse().unwrap()];
-    LeaseSpec { extras: Extras { services, keytab: false }, ..world.spec("WebApp01") }
+    LeaseSpec { extras: Extras { services, ..Extras::default() }, ..world.spec("WebApp01") }
 }
 
 #[tokio::test(start_paused = true)]
@@ -366,4 +366,29 @@ fn one_line_tells_of_a_clock_that_differs_and_one_that_it_does_no_more() {
     let mut state = LeaseState::Pending(None);
     state.fail(fault(Code::DcUnreachable));
     assert!(state.held().is_none() && state.fault().is_some());
+}
+
+/// In a process whose callers bring logins, one that takes the place of another proves itself, once.
+#[tokio::test(start_paused = true)]
+async fn a_login_that_replaces_another_proves_itself_and_the_key_serves_if_it_cannot() {
+    let world = World::of(Conduct::HOST);
+    let key = world.add("WebApp01");
+    world.until(&["WebApp01: held"]).await;
+    let change = |name: &str| {
+        world.manager.change(key, LeaseSpec { login: login(name), ..world.spec("WebApp01") });
+        world.manager.renew(key);
+    };
+    let by_key = || world.domains.asked().iter().map(|asked| asked.by_key).collect::<Vec<_>>();
+    change("good");
+    world.wait(|world| world.domains.count() == 2).await;
+    world.until(&["WebApp01: held"]).await;
+    assert_eq!(by_key(), [false, false]);
+    world.domains.script("WebApp01", [Answer::Fault(Code::TicketLoginRefused)]);
+    change("bad");
+    world.until(&["WebApp01: overdue ticket-login-refused"]).await;
+    // Whoever brought it takes it back; the one before need not prove itself again.
+    change("good");
+    world.until(&["WebApp01: held"]).await;
+    assert_eq!(by_key(), [false, false, false, true]);
+    assert_eq!(world.domains.asked()[3].login, login("good"));
 }

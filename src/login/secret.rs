@@ -302,6 +302,11 @@ fn user_name(text: &str, domain: &Domain, is_named: bool, around: &Around<'_>) -
     Ok(UserName::Enterprise(format!("{name}@{suffix}")))
 }
 
+/// The same for a name that comes with its domain and without a secret around it.
+pub(crate) fn given_name(text: &str, domain: &Domain) -> Result<UserName, &'static str> {
+    user_name(text, domain, true, &Around { domain, netbios: None })
+}
+
 fn sam_name(name: &str) -> Result<String, &'static str> {
     if name.is_empty() || name.chars().count() > 256 || name.trim() != name {
         return Err("is not an account name: it is empty, longer than 256 characters, or has white space around it");

@@ -34,12 +34,12 @@ pub struct Ownership {
 pub struct LeaseFolder(Vec<String>);
 
 impl LeaseFolder {
-    /// `<parent>/<name>`, or `<name>` alone. None if a name is not one: letters, digits, `-`, `_`, `.` and inner spaces,
+    /// `<parent>/<name>`, or `<name>` alone. None if a name is not one: letters, digits, `-`, `_`, `.`, `$` and inner spaces,
     /// at most 128.
     pub fn new(names: &[&str]) -> Option<Self> {
         let is_name = |name: &&str| {
             (1..=128).contains(&name.len())
-                && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_. ".contains(c))
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_. $".contains(c))
                 && name.trim() == *name
                 && ![".", ".."].contains(name)
                 && !name.to_ascii_lowercase().starts_with(TEMPORARY)
@@ -80,6 +80,17 @@ pub struct Owner {
 }
 
 impl Owner {
+    /// `uid[:gid]`, or `:gid` for files that stay the process's own: an app reads them by its group.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn or_group(value: &str) -> Result<Self, &'static str> {
+        match value.strip_prefix(':') {
+            Some(gid) => format!("{}:{gid}", rustix::process::geteuid().as_raw()).parse(),
+            None => value.parse(),
+        }
+    }
+
     /// Whether this user may go through a folder; of its groups only the one that is given is known.
     pub(super) fn may_enter(self, folder: &Stat) -> bool {
         let bit = match self.uid {

@@ -564,7 +564,7 @@ fn a_lease_has_an_owner_and_a_mode_of_its_own() {
         (stat.uid(), stat.gid(), stat.mode() & 0o7777)
     };
     assert_eq!(seen("id"), (0, 0, 0o755), "the folder around it lets the app through");
-    assert_eq!(seen("id/WebApp01"), (1654, 1655, 0o750));
+    assert_eq!(seen("id/WebApp01"), (1654, 1655, 0o755), "krb5.conf is for everyone who mounts it");
     assert_eq!(seen("id/WebApp01/krb5cc"), (1654, 1655, 0o640));
     assert_eq!(seen("id/WebApp01/krb5.conf"), (1654, 1655, 0o644));
     assert_eq!(**volume.read_ccache(&location).unwrap(), *b"two");

@@ -88,9 +88,9 @@ impl Container {
         for (name, value) in &self.environment {
             sidecar = match (name.as_str(), value.as_str()) {
                 ("GMSA_LISTEN", listen) => {
-                    assert_eq!(listen, "0.0.0.0:8488");
+                    assert_eq!(listen, "[::]:8488");
                     let port = sidecar.listen.port();
-                    sidecar.with(name, &format!("0.0.0.0:{port}"))
+                    sidecar.with(name, &format!("[::]:{port}"))
                 }
                 ("AWS_ENDPOINT_URL", _) => sidecar,
                 (_, value) if value.starts_with("${") => sidecar,

@@ -17,7 +17,7 @@ fn login(name: &str, password: &str) -> String {
 }
 
 /// Makes the directory count the account's failed logins, which it does where a policy could lock it.
-fn count_failures_of(name: &str) {
+pub fn count_failures_of(name: &str) {
     let user = attribute(name, "distinguishedName");
     let policy = format!("CN=lock-after-3,CN=Password Settings Container,CN=System,{}", lab("LAB_BASEDN"));
     let change = format!("dn: {policy}\nchangetype: modify\nadd: msDS-PSOAppliesTo\nmsDS-PSOAppliesTo: {user}\n");

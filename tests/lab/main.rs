@@ -38,6 +38,14 @@ mod drivers_support;
 /// every bad input has its fault and leaves nothing behind
 mod faults;
 
+/// the host daemon
+mod host;
+
+/// the ECS agent's stand-in
+#[path = "../host/agent.rs"]
+#[allow(dead_code, reason = "tests/host uses all of it")]
+mod agent;
+
 /// peers that want to mislead, to exhaust or to stop it
 mod hostile;
 

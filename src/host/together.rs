@@ -1,0 +1,195 @@
+//! One renewal for all leases of one gMSA that one login serves: N tasks with one CredSpec cost the directory as much as one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::credspec::LoginSource;
+use crate::directory::{Extras, KeptKey, Renewal};
+use crate::fault::{Code, Fault};
+use crate::lease::ports::{Asked, Domains, Renew};
+use crate::name::{Account, Domain, Spn};
+
+/// Domains whose renewals are shared while they are under way.
+pub struct Together {
+    domains: Arc<dyn Domains>,
+    known: Mutex<HashMap<(Domain, LoginSource), Weak<Shared>>>,
+}
+
+/// One domain as one login sees it.
+struct Shared {
+    domain: Arc<dyn Renew>,
+    flights: Mutex<HashMap<Wanted, watch::Receiver<Option<Outcome>>>>,
+}
+
+type Outcome = Result<Renewal, Fault>;
+
+/// What makes two renewals the same.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Wanted {
+    account: Account,
+    services: Vec<Spn>,
+    keytab: bool,
+    bridge: bool,
+    /// Without a key the login is proven.
+    by_key: bool,
+}
+
+impl Together {
+    /// Nothing is asked yet.
+    pub fn new(domains: Arc<dyn Domains>) -> Self {
+        Self { domains, known: Mutex::default() }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<(Domain, LoginSource), Weak<Shared>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Domains for Together {
+    fn of(&self, domain: &Domain, login: &LoginSource) -> Result<Arc<dyn Renew>, Fault> {
+        let inner = self.domains.of(domain, login)?;
+        let mut known = self.known();
+        let key = (domain.clone(), login.clone());
+        if let Some(shared) = known.get(&key).and_then(Weak::upgrade) {
+            return Ok(Arc::new(Member(shared)));
+        }
+        let shared = Arc::new(Shared { domain: inner, flights: Mutex::default() });
+        known.insert(key, Arc::downgrade(&shared));
+        Ok(Arc::new(Member(shared)))
+    }
+
+    fn tidy(&self) {
+        self.known().retain(|_, shared| shared.strong_count() > 0);
+        self.domains.tidy();
+    }
+}
+
+/// A lease's share in it.
+struct Member(Arc<Shared>);
+
+impl Renew for Member {
+    fn renew<'a>(&'a self, account: &'a Account, kept: Option<KeptKey>, extras: &'a Extras) -> Asked<'a, Renewal> {
+        let wanted = Wanted {
+            account: account.clone(),
+            services: extras.services.clone(),
+            keytab: extras.keytab,
+            bridge: extras.bridge.is_some(),
+            by_key: kept.is_some(),
+        };
+        let mut results = self.0.join(wanted, kept, extras.clone());
+        Box::pin(async move {
+            let died = || Fault::new(Code::InternalBug, "a renewal ended without a result");
+            match results.wait_for(Option::is_some).await {
+                Ok(result) => result.clone().unwrap_or_else(|| Err(died())),
+                Err(_closed) => Err(died()),
+            }
+        })
+    }
+}
+
+impl Shared {
+    /// Joins the renewal that is under way, or begins one. It goes on when the lease that began it ends.
+    fn join(
+        self: &Arc<Self>,
+        wanted: Wanted,
+        kept: Option<KeptKey>,
+        extras: Extras,
+    ) -> watch::Receiver<Option<Outcome>> {
+        let mut flights = self.flights();
+        if let Some(results) = flights.get(&wanted) {
+            return results.clone();
+        }
+        let (done, results) = watch::channel(None);
+        flights.insert(wanted.clone(), results.clone());
+        drop(flights);
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            let renewed = timeout(DEADLINE, this.domain.renew(&wanted.account, kept, &extras)).await;
+            this.flights().remove(&wanted);
+            let late = |_| {
+                let what = format!("renewing the ticket of the gMSA `{}` takes too long", wanted.account);
+                Err(Fault::new(Code::DcUnreachable, what).because(format!("not done in {DEADLINE:?}")))
+            };
+            let _ = done.send(Some(renewed.unwrap_or_else(late)));
+        });
+        results
+    }
+
+    fn flights(&self) -> MutexGuard<'_, HashMap<Wanted, watch::Receiver<Option<Outcome>>>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// As long as a lease waits.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::SystemTime;
+
+    use super::*;
+
+    /// Counts what is asked, and takes a second for it.
+    #[derive(Default)]
+    struct Slow(AtomicUsize);
+
+    struct SlowDomain(Arc<Slow>, Domain);
+
+    impl Domains for Arc<Slow> {
+        fn of(&self, domain: &Domain, _: &LoginSource) -> Result<Arc<dyn Renew>, Fault> {
+            Ok(Arc::new(SlowDomain(Arc::clone(self), domain.clone())))
+        }
+
+        fn tidy(&self) {}
+    }
+
+    impl Renew for SlowDomain {
+        fn renew<'a>(&'a self, account: &'a Account, _: Option<KeptKey>, _: &'a Extras) -> Asked<'a, Renewal> {
+            self.0.0.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let end = SystemTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000);
+                Ok(Renewal::sample(account, &self.1, end, end))
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renewals_of_one_gmsa_with_one_login_are_one_while_they_are_under_way() {
+        let slow = Arc::new(Slow::default());
+        let together = Together::new(Arc::new(Arc::clone(&slow)));
+        let domain: Domain = "corp.example.com".parse().unwrap();
+        let member = |login| together.of(&domain, &login).unwrap();
+        let members: Vec<_> = (0..100).map(|_| member(LoginSource::DomainJoined)).collect();
+        let (one, two): (Account, Account) = ("WebApp01".parse().unwrap(), "WebApp02".parse().unwrap());
+        let plain = Extras::default();
+        let asked = |place: usize| if place.is_multiple_of(2) { &one } else { &two };
+        let renewals = members.iter().enumerate().map(|(place, member)| member.renew(asked(place), None, &plain));
+        let renewed = futures_util::future::join_all(renewals).await;
+        assert!(renewed.iter().all(Result::is_ok));
+        assert_eq!(slow.0.load(Ordering::Relaxed), 2);
+        // Other extras, another login, or a later time: another renewal.
+        let keytab = Extras { keytab: true, ..Extras::default() };
+        let other = member(LoginSource::Absent);
+        let (a, b, c) = tokio::join!(
+            members[0].renew(&one, None, &plain),
+            members[1].renew(&one, None, &keytab),
+            other.renew(&one, None, &plain)
+        );
+        assert!(a.is_ok() && b.is_ok() && c.is_ok());
+        assert_eq!(slow.0.load(Ordering::Relaxed), 5);
+        // Who began it may go.
+        let leader = tokio::time::timeout(Duration::from_millis(1), members[0].renew(&one, None, &plain)).await;
+        assert!(leader.is_err());
+        assert!(members[1].renew(&one, None, &plain).await.is_ok());
+        assert_eq!(slow.0.load(Ordering::Relaxed), 6);
+        drop((members, other));
+        together.tidy();
+        assert!(together.known().is_empty(), "nothing is kept that no lease uses");
+    }
+}
