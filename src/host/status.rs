@@ -91,6 +91,10 @@ fn grpc(code: Code) -> Grpc {
         Code::TicketLoginRefused
         | Code::TicketLoginUnknown
         | Code::TicketLoginRevoked
+        | Code::TicketLoginDisabled
+        | Code::TicketLoginLocked
+        | Code::TicketLoginExpired
+        | Code::TicketLoginMustChange
         | Code::TicketLoginRestricted
         | Code::TicketLoginPasswordExpired => Grpc::Unauthenticated,
         Code::TicketLoginHeld => Grpc::FailedPrecondition,
