@@ -43,8 +43,8 @@ use tracing::{Level, Metadata};
 
 pub(crate) use self::advice::Call;
 use self::arn::Arn;
-pub(crate) use self::endpoint::{Place, Service};
-pub(crate) use self::failure::{Codes, Failure, Kind, Refusal, Words};
+pub(crate) use self::endpoint::{AwsService, CallTarget};
+pub(crate) use self::failure::{AnswerSecrecy, AwsRefusal, Codes, Failure, RefusalKind};
 use self::http::{
     ATTEMPT_DEADLINE, CONNECT_DEADLINE, METADATA_DEADLINE, Network, OPERATION_DEADLINE, READ_DEADLINE, Router,
     Unanswered, answer,
@@ -170,11 +170,11 @@ impl Aws {
     /// Calls `action` of a service (JSON 1.1 under SigV4) and returns the body of its answer.
     pub(crate) async fn call(
         &self,
-        service: Service,
+        service: AwsService,
         action: &str,
         body: String,
-        at: Place<'_>,
-        words: Words,
+        at: CallTarget<'_>,
+        words: AnswerSecrecy,
     ) -> Result<Vec<u8>, Failure> {
         let call = async {
             let provider = self.config().await.credentials_provider();
@@ -203,20 +203,20 @@ impl Aws {
         if name.is_none() && !matches!(status, 403 | 404 | 429 | 500..) {
             return Err(Failure::Strange(status, None));
         }
-        Err(Failure::Refused(Box::new(Refusal::new(status, name, message, words).told_by(&head))))
+        Err(Failure::Refused(Box::new(AwsRefusal::new(status, name, message, words).told_by(&head))))
     }
 
     fn request(
         &self,
-        service: Service,
+        service: AwsService,
         action: &str,
         body: String,
-        at: Place<'_>,
+        at: CallTarget<'_>,
         credentials: Credentials,
     ) -> Result<HttpRequest, Box<dyn Error + Send + Sync>> {
         let name = service.name();
         let target = match service {
-            Service::Ssm => "AmazonSSM",
+            AwsService::Ssm => "AmazonSSM",
             _ => "AmazonEC2ContainerServiceV20141113",
         };
         let uri = format!("{}/", service.url(at, &self.settings));

@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn the_newest_keys_of_the_principal_are_the_login() {
-        let entry = |name: &str, kvno, enctype| keytab::Entry {
+        let entry = |name: &str, kvno, enctype| keytab::KeytabEntry {
             principal: name.parse().unwrap(),
             kvno,
             key: Key::from_password(enctype, &format!("{name}{kvno}"), b"salt", None).unwrap(),

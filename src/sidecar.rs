@@ -21,8 +21,8 @@ use crate::directory::Directories;
 use crate::directory::dc::Locator;
 use crate::directory::ldap::Transport;
 use crate::fault::{Code, Fault};
-use crate::lease::follow::{Followed, FollowedList, Settings};
-use crate::lease::manager::{Conduct, Manager};
+use crate::lease::follow::{Followed, FollowedList, LeaseDefaults};
+use crate::lease::manager::{LeasePolicy, Manager};
 use crate::lease::metrics::Metrics;
 use crate::lease::ports::ReadSpecs;
 use crate::lease::publisher::Publisher;
@@ -42,7 +42,8 @@ pub async fn run(config: Config, refresh: Refresh, shutdown: impl Future<Output 
     let listener = readiness::bind(config.listen).inspect_err(failed)?;
     started(&config);
     let (statuses, metrics) = (Statuses::default(), Arc::new(Metrics::new()));
-    let state = readiness::State { status: statuses.watch(), metrics: Arc::clone(&metrics), refresh: refresh.clone() };
+    let state =
+        readiness::ReadinessState { status: statuses.watch(), metrics: Arc::clone(&metrics), refresh: refresh.clone() };
     let server = tokio::spawn(readiness::serve(listener, state));
     let late = never_ready(statuses.watch(), config.start_timeout);
     let mut first = statuses.watch();
@@ -51,7 +52,7 @@ pub async fn run(config: Config, refresh: Refresh, shutdown: impl Future<Output 
             log::ready();
         }
     });
-    let sidecar = Sidecar::new(&config, statuses, metrics, refresh, Conduct::RUN).inspect_err(failed)?;
+    let sidecar = Sidecar::new(&config, statuses, metrics, refresh, LeasePolicy::RUN).inspect_err(failed)?;
     tokio::select! {
         () = shutdown => {
             tracing::info!(event = "sidecar.stopped");
@@ -104,7 +105,7 @@ pub async fn init(config: Config) -> Result<(), Fault> {
     let (statuses, begun) = (Statuses::default(), Instant::now());
     let metrics = Arc::new(Metrics::new());
     let sidecar =
-        Sidecar::new(&config, statuses.clone(), metrics, Refresh::default(), Conduct::INIT).inspect_err(failed)?;
+        Sidecar::new(&config, statuses.clone(), metrics, Refresh::default(), LeasePolicy::INIT).inspect_err(failed)?;
     tokio::select! {
         verdict = verdict(statuses.watch(), begun, begun + config.init_timeout) => {
             if verdict.is_ok() {
@@ -122,11 +123,11 @@ struct Sidecar {
     aws: Arc<Aws>,
     publisher: Arc<Publisher>,
     volume: Volume,
-    settings: Arc<Settings>,
+    settings: Arc<LeaseDefaults>,
     statuses: Statuses,
     metrics: Arc<Metrics>,
     refresh: Refresh,
-    conduct: Conduct,
+    conduct: LeasePolicy,
     manager: Manager,
 }
 
@@ -145,7 +146,7 @@ impl Sidecar {
         statuses: Statuses,
         metrics: Arc<Metrics>,
         refresh: Refresh,
-        conduct: Conduct,
+        conduct: LeasePolicy,
     ) -> Result<Self, Fault> {
         let volume = Volume::open(&config.dir, config.owner, config.mode)?;
         let aws = Arc::new(Aws::new(config.aws.clone())?);
@@ -158,7 +159,7 @@ impl Sidecar {
             refresh.clone(),
             conduct,
         );
-        let settings = Arc::new(Settings::from(config));
+        let settings = Arc::new(LeaseDefaults::from(config));
         let specs = config.cred_specs.clone();
         Ok(Self { specs, aws, publisher, volume, settings, statuses, metrics, refresh, conduct, manager })
     }
@@ -305,7 +306,7 @@ fn died(ended: Result<Fault, JoinError>) -> Fault {
 /// The caches tell clients how far the KDC's clock is from the machine's: after a step that is wrong, and with it every
 /// login of the app. The kernel tells nobody who does not ask.
 async fn renew_when_the_clock_is_set(refresh: &Refresh) -> Infallible {
-    let mut watch = clock::Watch::start(clock::now(), Instant::now());
+    let mut watch = clock::ClockWatch::start(clock::now(), Instant::now());
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         if let Some(seconds) = watch.step(clock::now(), Instant::now()) {

@@ -35,7 +35,7 @@ fn signature_hash(certificate: &[u8]) -> Option<u16> {
     }
 }
 
-/// RSASSA-PSS tells its hash in its parameters, first and tagged [0]; SHA-1 if it does not (RFC 4055 section 3.1).
+/// RSASSA-PSS tells its hash in its parameters, first and tagged `[0]`; SHA-1 if it does not (RFC 4055 section 3.1).
 fn pss_hash(mut parameters: &[u8]) -> Option<u16> {
     if parameters.first() != Some(&0xa0) {
         return Some(256);

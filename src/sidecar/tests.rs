@@ -1,7 +1,7 @@
 //! What `init` comes to and when `run` gives up, with tokio's clock paused.
 
 use super::*;
-use crate::lease::status::{Held, Identity, LeaseKey, LeaseState};
+use crate::lease::status::{HeldTicket, Identity, LeaseKey, LeaseState};
 
 /// A lease that was tried so often.
 fn lease(state: LeaseState, attempts: u64) -> LeaseStatus {
@@ -33,7 +33,7 @@ fn failed(code: Code) -> LeaseStatus {
 
 fn held() -> LeaseStatus {
     let now = clock::now();
-    lease(LeaseState::Held(Held::found(now + Duration::from_secs(36_000), now)), 1)
+    lease(LeaseState::Held(HeldTicket::found(now + Duration::from_secs(36_000), now)), 1)
 }
 
 fn status(leases: Vec<LeaseStatus>) -> Status {

@@ -163,7 +163,7 @@ async fn leases_of_one_login_share_a_directory_and_the_last_one_lets_go_of_it() 
 /// A host keeps several leases of one gMSA: what was counted goes with the last.
 #[tokio::test(start_paused = true)]
 async fn metrics_of_a_gmsa_end_with_its_last_lease() {
-    let world = World::of(Conduct::HOST);
+    let world = World::of(LeasePolicy::HOST);
     let spec = |id: &str| {
         let folder = crate::volume::LeaseFolder::new(&[id, "WebApp01"]).unwrap();
         LeaseSpec { location: Location { folder, ..world.spec("WebApp01").location }, ..world.spec("WebApp01") }
