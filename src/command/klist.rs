@@ -559,7 +559,7 @@ mod tests {
         let whole = webapp();
         let key = std::str::from_utf8(&sample::KEY[4..]).unwrap();
         for place in 0..whole.len() {
-            for byte in (0..16).chain((16..=255).step_by(5)) {
+            for byte in [0, 1, 2, 4, 5, 16, 18, 32, 0x7f, 0x80, 0xfe, 0xff] {
                 let mut bytes = whole.clone();
                 bytes[place] = byte;
                 let cache = read(&bytes);
