@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""measure.py BINARY RUNS: what scripts/bench runs inside the lab.
+"""measure.py BINARY RUNS [BEFORE]: what scripts/bench runs inside the lab. BEFORE is the binary of another version.
 
 Wall and CPU time are medians over RUNS, every command in turn. Everything else is counted from a system call trace of
 one more run: what a client does after it has read an answer is one round trip further on than what that answer was to.
@@ -16,11 +16,12 @@ import sys
 import tempfile
 import time
 
-if {"-h", "--help"} & set(sys.argv) or len(sys.argv) != 3:
+if {"-h", "--help"} & set(sys.argv) or len(sys.argv) not in {3, 4}:
     sys.exit(__doc__)
 
 LAB = {name: value for name, value in os.environ.items() if name.startswith("LAB_")}
 BINARY, RUNS = os.path.abspath(sys.argv[1]), int(sys.argv[2])
+BEFORE = [os.path.abspath(path) for path in sys.argv[3:]]
 ACCOUNT, REALM, DC = LAB["LAB_GMSA"], LAB["LAB_REALM"], LAB["LAB_DC1"]
 INHERITED = {"PATH", "KRB5_CONFIG", "LDAPCONF"}
 SIDECAR = {
@@ -63,7 +64,7 @@ COMMANDS = {
     "`kinit`, `ldapsearch`, `kinit -kt`, the password decoded in no time": bash(LOGIN, READ + " >ldif", TICKET),
     "the same, decoded by `lab/gmsa.py`": bash(LOGIN, READ + " >ldif", DECODE, TICKET),
     "`samba-tool user get-kerberos-ticket`": bash("exec " + SAMBA),
-}
+} | {f"`init` of {path}": [path, "init"] for path in BEFORE}
 INIT = next(iter(COMMANDS))
 LIMIT = 70  # million instructions
 
@@ -192,6 +193,8 @@ def instructions(command):
 
 whole, ad = (instructions(command) for command in list(COMMANDS.values())[:2])
 print(f"\n`init` takes {whole:.0f} million instructions (callgrind), {ad:.0f} million with AD only.")
+for path in [BINARY, *BEFORE] if BEFORE else []:
+    print(f"{path}: {os.path.getsize(path):,} bytes, {instructions([path, 'init']):.0f} million instructions")
 if whole > LIMIT:
     sys.exit(f"`init` may take {LIMIT} million instructions")
 times = "; ".join(f"{wall[name] * 1e3:.0f} ms wall, {cpu[name] * 1e3:.0f} ms CPU: {name}" for name in COMMANDS)
