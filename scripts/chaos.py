@@ -326,6 +326,9 @@ class World:
 
     def close(self):
         self.app.over.set()
+        # It may be asking for /health this moment; a sidecar that ends does not answer.
+        if self.app.is_alive():
+            self.app.join(PATIENCE)
         self.sidecar.process.terminate()
         self.aws.process.terminate()
         run("umount", "-l", self.sidecar.volume)
