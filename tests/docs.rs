@@ -110,9 +110,9 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// Each claim of the threat model has the test that shows it: a test named there exists, where it is said to be.
+/// Each claim of the threat model, and each case from the field, has the test that shows it: a test named there exists.
 #[test]
-fn the_threat_model_names_tests_that_exist() {
+fn documents_name_tests_that_exist() {
     let mut files = Vec::new();
     rust(root().join("src"), &mut files);
     rust(root().join("tests"), &mut files);
@@ -127,6 +127,12 @@ fn the_threat_model_names_tests_that_exist() {
         text.lines().filter_map(line).collect()
     };
     let known: BTreeSet<String> = files.iter().flat_map(|path| names(&read(path))).collect();
+    for page in ["docs/field-cases.md", "docs/reliability.md"] {
+        for name in quoted(&read(page)).filter(|name| name.contains("::")) {
+            let last = name.rsplit("::").next().unwrap();
+            assert!(known.contains(last) || last.ends_with(".."), "{page} names a test that does not exist: {name}");
+        }
+    }
     let mut tests = 0;
     for name in quoted(&read("docs/threat-model.md")) {
         let is_path = name.starts_with("hostile::");

@@ -155,7 +155,7 @@ fn the_image_can_be_built_from_its_context() {
     let export = "printf 'FROM scratch\nCOPY . /\n' | docker buildx build --output type=local,dest=\"$0\" --file - .";
     let output = bash(export).arg(folder).output().expect("bash runs");
     assert!(output.status.success(), "{}", text(output.stderr));
-    for script in ["image-root", "remap-paths", "ca-bundle/Cargo.lock", "ca-bundle/src/main.rs"] {
+    for script in ["image-root", "no-unwinding.ld", "remap-paths", "ca-bundle/Cargo.lock", "ca-bundle/src/main.rs"] {
         assert!(folder.join("scripts").join(script).exists(), "{script}");
     }
     assert!(!folder.join("tests").exists());
