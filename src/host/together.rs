@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::credspec::LoginSource;
-use crate::directory::{Extras, KeptKey, Renewal};
+use crate::directory::{Extras, GmsaCredential, Renewal};
 use crate::fault::{Code, Fault};
 use crate::lease::ports::{Asked, Domains, Renew};
 use crate::name::{Account, Domain, Spn};
@@ -72,7 +72,12 @@ impl Domains for Together {
 struct Member(Arc<Shared>);
 
 impl Renew for Member {
-    fn renew<'a>(&'a self, account: &'a Account, kept: Option<KeptKey>, extras: &'a Extras) -> Asked<'a, Renewal> {
+    fn renew<'a>(
+        &'a self,
+        account: &'a Account,
+        kept: Option<GmsaCredential>,
+        extras: &'a Extras,
+    ) -> Asked<'a, Renewal> {
         let wanted = Wanted {
             account: account.clone(),
             services: extras.services.clone(),
@@ -96,7 +101,7 @@ impl Shared {
     fn join(
         self: &Arc<Self>,
         wanted: Wanted,
-        kept: Option<KeptKey>,
+        kept: Option<GmsaCredential>,
         extras: Extras,
     ) -> watch::Receiver<Option<Outcome>> {
         let mut flights = self.flights();
@@ -149,7 +154,7 @@ mod tests {
     }
 
     impl Renew for SlowDomain {
-        fn renew<'a>(&'a self, account: &'a Account, _: Option<KeptKey>, _: &'a Extras) -> Asked<'a, Renewal> {
+        fn renew<'a>(&'a self, account: &'a Account, _: Option<GmsaCredential>, _: &'a Extras) -> Asked<'a, Renewal> {
             self.0.0.fetch_add(1, Ordering::Relaxed);
             Box::pin(async {
                 tokio::time::sleep(Duration::from_secs(1)).await;

@@ -9,11 +9,11 @@ use zeroize::Zeroizing;
 
 use crate::aws::{Aws, LONGEST_CALL};
 use crate::credspec::{self, CredSpec, LoginSource, Reference};
-use crate::directory::{Directories, Directory, Extras, KeptKey, Renewal};
+use crate::directory::{Directories, Directory, Extras, GmsaCredential, Renewal};
 use crate::fault::Fault;
 use crate::name::{Account, Domain};
 use crate::progress;
-use crate::volume::{KRB5_CONF, Krb5Conf, LeaseFolder, Location, Volume, Watch, Written};
+use crate::volume::{KRB5_CONF, Krb5Conf, LeaseFolder, Location, Volume, VolumeWatch, Written};
 
 /// An answer that takes time.
 pub type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, Fault>> + Send + 'a>>;
@@ -21,7 +21,12 @@ pub type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, Fault>> + Send + '
 /// One domain as one login sees it.
 pub trait Renew: Send + Sync {
     /// Gets fresh tickets for a gMSA, with the key kept from the last time while that is good.
-    fn renew<'a>(&'a self, account: &'a Account, kept: Option<KeptKey>, extras: &'a Extras) -> Asked<'a, Renewal>;
+    fn renew<'a>(
+        &'a self,
+        account: &'a Account,
+        kept: Option<GmsaCredential>,
+        extras: &'a Extras,
+    ) -> Asked<'a, Renewal>;
 }
 
 /// Where a domain and a login lead to.
@@ -44,7 +49,12 @@ pub trait ReadSpecs: Send + Sync {
 }
 
 impl Renew for Directory {
-    fn renew<'a>(&'a self, account: &'a Account, kept: Option<KeptKey>, extras: &'a Extras) -> Asked<'a, Renewal> {
+    fn renew<'a>(
+        &'a self,
+        account: &'a Account,
+        kept: Option<GmsaCredential>,
+        extras: &'a Extras,
+    ) -> Asked<'a, Renewal> {
         Box::pin(self.renew(account, kept, extras))
     }
 }
@@ -73,7 +83,7 @@ impl ReadSpecs for Aws {
 }
 
 /// Where tickets are written. Every call blocks.
-pub trait Files: Send + Sync {
+pub trait TicketFiles: Send + Sync {
     /// Where a lease's ccache lies.
     fn ccache_path(&self, folder: &LeaseFolder) -> PathBuf;
 
@@ -96,13 +106,13 @@ pub trait Files: Send + Sync {
     ///
     /// # Errors
     /// The kernel cannot.
-    fn watch(&self, watch: &Watch, locations: &[Location]) -> std::io::Result<()>;
+    fn watch(&self, watch: &VolumeWatch, locations: &[Location]) -> std::io::Result<()>;
 
     /// Removes what was put, in the root too if it is the lease's there.
     fn remove(&self, what: &Written, at_root: bool) -> Result<(), Fault>;
 }
 
-impl Files for Volume {
+impl TicketFiles for Volume {
     fn ccache_path(&self, folder: &LeaseFolder) -> PathBuf {
         self.ccache_path(folder)
     }
@@ -149,7 +159,7 @@ impl Files for Volume {
         Ok(self.write_krb5_conf(conf)?.then(|| self.path().join(KRB5_CONF)))
     }
 
-    fn watch(&self, watch: &Watch, locations: &[Location]) -> std::io::Result<()> {
+    fn watch(&self, watch: &VolumeWatch, locations: &[Location]) -> std::io::Result<()> {
         watch.follow(self, locations)
     }
 
