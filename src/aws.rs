@@ -37,7 +37,7 @@ use aws_smithy_runtime_api::client::http::HttpConnector;
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_types::body::SdkBody;
 use aws_types::os_shim_internal::Env;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use tracing::{Level, Metadata};
 
@@ -64,7 +64,26 @@ pub struct Aws {
     buckets: Mutex<HashMap<String, String>>,
     /// What was told already.
     told: Mutex<HashSet<String>>,
+    turns: Turns,
 }
+
+/// How many calls of a service are under way: what lies in a bucket, or a label, decides how many there are to be made,
+/// and each takes memory of its own. One service that hangs does not keep the others waiting.
+struct Turns {
+    s3: Semaphore,
+    secrets_manager: Semaphore,
+    other: Semaphore,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        let [s3, secrets_manager, other] = [(); 3].map(|()| Semaphore::new(CALLS));
+        Self { s3, secrets_manager, other }
+    }
+}
+
+/// Calls of one service at a time.
+const CALLS: usize = 16;
 
 impl Aws {
     /// The way that the settings describe; `config-invalid` if they cannot be used.
@@ -88,6 +107,7 @@ impl Aws {
             task_region: OnceCell::new(),
             buckets: Mutex::default(),
             told: Mutex::default(),
+            turns: Turns::default(),
         })
     }
 
@@ -143,6 +163,17 @@ impl Aws {
         }
     }
 
+    /// Waits for the turn to call a service. It is over once it is dropped.
+    pub(crate) async fn turn(&self, service: AwsService) -> Option<SemaphorePermit<'_>> {
+        let turns = match service {
+            AwsService::S3 => &self.turns.s3,
+            AwsService::SecretsManager => &self.turns.secrets_manager,
+            _ => &self.turns.other,
+        };
+        // None is ever closed.
+        turns.acquire().await.ok()
+    }
+
     /// A client for `bucket` of S3 in `region`.
     pub(crate) async fn s3(&self, bucket: &str, region: &str) -> aws_sdk_s3::Client {
         let region = Region::new(region.to_owned());
@@ -176,6 +207,7 @@ impl Aws {
         at: CallTarget<'_>,
         words: AnswerSecrecy,
     ) -> Result<Vec<u8>, Failure> {
+        let _turn = self.turn(service).await;
         let call = async {
             let provider = self.config().await.credentials_provider();
             let provider = provider.ok_or_else(|| Failure::Credentials("no provider".into()))?;

@@ -3,13 +3,14 @@
 //! `json` is one short object a line, `text` is for a terminal. Events of ours have a stable name in the field
 //! `event` (`lease.renewed`) and no free text; the fields of the spans they happen in (`account`, `realm`) are added.
 
+mod flood;
 mod line;
 mod queue;
 
 use std::io::{self, IsTerminal, Write};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -17,6 +18,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
+use self::flood::{Admitted, Floods, WHILE};
 use self::line::{Fields, Line};
 use self::queue::Queue;
 use crate::clock;
@@ -106,8 +108,20 @@ fn unknown() -> MutexGuard<'static, Option<String>> {
 /// The variables that are not known, with what may be meant.
 static UNKNOWN: Mutex<Option<String>> = Mutex::new(None);
 
-/// Logs a fault under the event's name: as an error, as a warning, or for those who look closely (`debug`).
+/// Logs a fault under the event's name: as an error, as a warning, or for those who look closely (`debug`). Of many within
+/// a short time the first.
 pub fn fault(level: Level, event: &'static str, fault: &Fault) {
+    if matches!(level, Level::ERROR | Level::WARN) {
+        match FLOODS.lock().unwrap_or_else(PoisonError::into_inner).admit(event, Instant::now()) {
+            Admitted::Yes => {}
+            Admitted::LastOne => {
+                let seconds = WHILE.as_secs();
+                tracing::warn!(event = "log.left-out", of = event, seconds, "GET /leases has all faults");
+                return;
+            }
+            Admitted::No => return,
+        }
+    }
     let (code, what, why, next) = (fault.code.name(), fault.what.as_str(), fault.why.as_deref(), fault.next());
     let (owner, retry) = (fault.owner().name(), fault.retry().name());
     let next_attempt_at = fault.next_attempt_at.map(clock::rfc3339);
@@ -122,6 +136,8 @@ pub fn fault(level: Level, event: &'static str, fault: &Fault) {
         _ => tracing::debug!(event, code, what, why, next, owner, retry, next_attempt_at),
     }
 }
+
+static FLOODS: Mutex<Floods> = Mutex::new(Floods::new());
 
 /// The form of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -370,16 +386,32 @@ mod tests {
                 let tell = || {
                     let _span = tracing::info_span!("lease", gmsa = "WebApp01", realm = long).entered();
                     let cause = Fault::new(Code::DcUnreachable, long.clone()).because(&long).with_next(&long);
-                    fault(Level::ERROR, "lease.failed", &cause);
+                    fault(Level::DEBUG, "lease.failed", &cause);
                     tracing::info!(event = "dc.site", hosts = ?[&long, &long], display = %long);
                 };
-                for line in logged(Format::Json, "info", tell).lines() {
+                for line in logged(Format::Json, "debug", tell).lines() {
                     let value: serde_json::Value = serde_json::from_str(line).unwrap();
                     assert!(line.len() < LINE && line.contains(CUT) && value["gmsa"] == "WebApp01", "{}", line.len());
                 }
-                let text = logged(Format::Text, "info", tell);
+                let text = logged(Format::Text, "debug", tell);
                 assert!(text.contains(CUT) && text.len() <= 2 * LINE, "{}", text.len());
             }
+        }
+    }
+
+    #[test]
+    fn foreign_text_steers_no_terminal_in_either_form() {
+        // DEL, CSI of C1, right-to-left override, isolate, line separator, zero width space, a tag.
+        let foreign = "a\x7f\u{9b}31m\u{202e}b\u{2066}c\u{2028}d\u{200b}\u{e0041}é";
+        let tell = || {
+            let _span = tracing::info_span!("lease", gmsa = foreign, realm = %foreign).entered();
+            tracing::info!(event = "dc.site", hosts = foreign, site = ?foreign);
+        };
+        for format in [Format::Json, Format::Text] {
+            let line = logged(format, "info", tell);
+            let harmful = line.trim_end().chars().find(|c| c.is_control() || !c.is_ascii() && *c != 'é');
+            assert_eq!(harmful, None, "{line:?}");
+            assert!(line.contains("u{9b}31m") && line.contains("u{202e}b") && line.contains('é'), "{line}");
         }
     }
 

@@ -11,12 +11,14 @@ pub mod secret;
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
+use hmac::{Hmac, KeyInit, Mac};
 use rustix::fs::{CWD, OFlags};
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use self::origin::Origin;
 use self::secret::{Secret, Stage, UserName};
@@ -27,7 +29,7 @@ use crate::fault::{Code, Fault};
 use crate::kerberos::{self, Key, Password, Principal, Proof, keytab};
 use crate::name::Domain;
 use crate::text::shell;
-use crate::{progress, volume};
+use crate::{entropy, progress, volume};
 
 /// A login as it would be proven now.
 pub struct Login {
@@ -49,7 +51,7 @@ pub struct Login {
 
 impl From<Secret> for Login {
     fn from(secret: Secret) -> Self {
-        let Secret { version_id: version, created_at, arn, login } = secret;
+        let Secret { version_id, created_at, arn, login } = secret;
         let keys = format!("keys present: {}", login.keys.join(", "));
         let told = [vec![keys.as_str()], login.notes.clone()].concat().join("; ");
         let principal = match &login.user {
@@ -59,8 +61,9 @@ impl From<Secret> for Login {
         Self {
             principal,
             domain: login.domain,
+            // Two secrets may have versions of one name, and one that is deleted and made again counts from 1.
+            version: fingerprint(&[version_id.as_bytes(), login.password.as_bytes()]),
             proof: Proof::Password(Password::new(login.password)),
-            version,
             created_at,
             told,
             origin: Origin::Secret(Box::new(arn), login.names_domain),
@@ -79,12 +82,28 @@ impl Login {
             principal,
             domain: given.domain.clone(),
             proof: Proof::Password(Password::new(given.password.clone())),
-            version: format!("{:x?}", Sha256::digest(given.password.as_bytes())),
+            version: fingerprint(&[given.password.as_bytes()]),
             created_at: None,
             told: "given with the request".to_owned(),
             origin: Origin::Request,
         }
     }
+}
+
+/// What tells one proof from another without giving a password away: a hash under a key that this process alone has, and
+/// only until it ends.
+fn fingerprint(parts: &[&[u8]]) -> String {
+    static KEY: LazyLock<Zeroizing<[u8; 64]>> = LazyLock::new(|| {
+        let mut key = Zeroizing::new([0; 64]);
+        entropy::system(&mut *key);
+        key
+    });
+    let hash = Hmac::<Sha256>::new(&(**KEY).into());
+    let hash = parts.iter().fold(hash, |hash, part| {
+        let length = u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes();
+        hash.chain_update(length).chain_update(part)
+    });
+    hash.finalize().into_bytes().iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
 fn missing(domain: &Domain) -> Fault {
@@ -229,14 +248,13 @@ impl HostKeytab {
                 principal.to_string().escape_debug()
             ));
         };
-        let digest = keys.iter().fold(Sha256::new(), |digest, key| digest.chain_update(key.octets())).finalize();
         let enctypes: Vec<_> = keys.iter().map(|key| kerberos::enctype_name(key.enctype())).collect();
         Ok(Login {
             told: format!("version {kvno}; keys of {}", enctypes.join(", ")),
             principal,
             domain,
+            version: fingerprint(&keys.iter().map(Key::octets).collect::<Vec<_>>()),
             proof: Proof::Keys(keys),
-            version: format!("{kvno}/{digest:x?}"),
             created_at: None,
             origin: Origin::Keytab(self.path.clone()),
         })
@@ -250,6 +268,34 @@ const READ_DEADLINE: Duration = Duration::from_secs(5);
 mod tests {
     use super::*;
     use crate::clock;
+    use crate::login::secret::SecretLogin as InSecret;
+
+    #[test]
+    fn another_password_is_another_proof_whatever_its_version_is_called() {
+        let domain: Domain = "corp.example.com".parse().unwrap();
+        let of = |version: &str, password: &str| {
+            let text = Zeroizing::new(password.to_owned());
+            let login = InSecret {
+                user: UserName::Plain("svc".to_owned()),
+                domain: domain.clone(),
+                names_domain: false,
+                password: text,
+                keys: Vec::new(),
+                notes: Vec::new(),
+            };
+            let arn = "arn:aws:ssm:eu-central-1:123456789012:parameter/gmsa".parse().unwrap();
+            Login::from(Secret { version_id: version.to_owned(), created_at: None, arn, login }).version
+        };
+        assert_eq!(of("1", "one"), of("1", "one"));
+        assert_ne!(of("1", "one"), of("1", "two"), "a parameter that was deleted and made again");
+        assert_ne!(of("", "one"), of("", "two"), "a service that names no version");
+        assert_ne!(of("1", "one"), of("2", "one"), "a new version of a password is tried once");
+        assert_ne!(fingerprint(&[b"a", b"bc"]), fingerprint(&[b"ab", b"c"]));
+        let plain =
+            <Sha256 as sha2::Digest>::digest(b"one").iter().map(|octet| format!("{octet:02x}")).collect::<String>();
+        let given = GivenLogin { user: "svc".to_owned(), domain, password: Zeroizing::new("one".to_owned()) };
+        assert!(!Login::given(&given).version.contains(&plain), "it is not to be looked up in a list of hashes");
+    }
 
     #[test]
     fn the_newest_keys_of_the_principal_are_the_login() {

@@ -6,6 +6,7 @@ pub use host::host;
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ use crate::lease::schedule::{Backoff, SPREADING, is_login_held, may_pass};
 use crate::lease::status::{LeaseStatus, Order, Status, Statuses};
 use crate::login::Logins;
 use crate::serve::readiness;
-use crate::volume::{Volume, caller};
+use crate::volume::{Mode, Owner, Volume, caller};
 use crate::{clock, log, progress, task};
 
 /// Serves HTTP, gets every ticket and keeps it fresh until `shutdown`.
@@ -52,7 +53,7 @@ pub async fn run(config: Config, refresh: Refresh, shutdown: impl Future<Output 
             log::ready();
         }
     });
-    let sidecar = Sidecar::new(&config, statuses, metrics, refresh, LeasePolicy::RUN).inspect_err(failed)?;
+    let sidecar = Sidecar::new(&config, statuses, metrics, refresh, LeasePolicy::RUN).await.inspect_err(failed)?;
     tokio::select! {
         () = shutdown => {
             tracing::info!(event = "sidecar.stopped");
@@ -104,8 +105,9 @@ fn resolv_conf() -> Vec<String> {
 pub async fn init(config: Config) -> Result<(), Fault> {
     let (statuses, begun) = (Statuses::default(), Instant::now());
     let metrics = Arc::new(Metrics::new());
-    let sidecar =
-        Sidecar::new(&config, statuses.clone(), metrics, Refresh::default(), LeasePolicy::INIT).inspect_err(failed)?;
+    let sidecar = Sidecar::new(&config, statuses.clone(), metrics, Refresh::default(), LeasePolicy::INIT)
+        .await
+        .inspect_err(failed)?;
     tokio::select! {
         verdict = verdict(statuses.watch(), begun, begun + config.init_timeout) => {
             if verdict.is_ok() {
@@ -131,6 +133,16 @@ struct Sidecar {
     manager: Manager,
 }
 
+/// The volume, where looking at it holds nobody up: a neighbour may have left any number of files there, and a file system
+/// on a network may hang.
+async fn open(dir: &Path, owner: Option<Owner>, mode: Mode) -> Result<Volume, Fault> {
+    let dir = dir.to_owned();
+    match tokio::task::spawn_blocking(move || Volume::open(dir, owner, mode)).await {
+        Ok(opened) => opened,
+        Err(error) => Err(Fault::new(Code::InternalBug, "opening the volume ended early").caused_by(&error)),
+    }
+}
+
 /// What leases ask and where they write.
 fn wire(config: &Config, aws: &Arc<Aws>, volume: &Volume) -> (Directories, Arc<Publisher>) {
     let locator = Arc::new(Locator::new(&config.dns_servers, config.domain_controllers.clone(), config.site.clone()));
@@ -141,14 +153,14 @@ fn wire(config: &Config, aws: &Arc<Aws>, volume: &Volume) -> (Directories, Arc<P
 }
 
 impl Sidecar {
-    fn new(
+    async fn new(
         config: &Config,
         statuses: Statuses,
         metrics: Arc<Metrics>,
         refresh: Refresh,
         conduct: LeasePolicy,
     ) -> Result<Self, Fault> {
-        let volume = Volume::open(&config.dir, config.owner, config.mode)?;
+        let volume = open(&config.dir, config.owner, config.mode).await?;
         let aws = Arc::new(Aws::new(config.aws.clone())?);
         let (directories, publisher) = wire(config, &aws, &volume);
         let manager = Manager::new(
@@ -167,10 +179,7 @@ impl Sidecar {
     /// Keeps all leases until a fault ends the process.
     async fn keep(&self) -> Fault {
         let mut status = self.statuses.watch();
-        let ends = |status: &Status| {
-            let ends = |fault: &&Fault| self.conduct.ends_with(fault, status.ever_ready);
-            status.faults().find(ends).cloned()
-        };
+        let ends = |status: &Status| ends_with(self.conduct, status);
         let ended = async {
             loop {
                 let fault = ends(&status.borrow_and_update());
@@ -255,8 +264,17 @@ impl Sidecar {
     }
 }
 
-/// What `init` comes to: every ticket is there; or a fault does not pass and every lease was tried; or time is up, and
-/// a first attempt that is under way has ended.
+/// The fault that ends the process. None does while a login is refused or held, whatever else is wrong: the platform
+/// would start a new process at once, and that would send the next proof.
+fn ends_with(conduct: LeasePolicy, status: &Status) -> Option<Fault> {
+    if status.faults().any(is_login_held) {
+        return None;
+    }
+    status.faults().find(|fault| conduct.ends_with(fault, status.ever_ready)).cloned()
+}
+
+/// What `init` comes to: every ticket is there; or a fault does not pass and every lease was tried, unless a login is
+/// refused or held; or time is up, and a first attempt that is under way has ended.
 async fn verdict(mut status: watch::Receiver<Status>, begun: Instant, deadline: Instant) -> Result<(), Fault> {
     loop {
         let now = Instant::now();
@@ -266,7 +284,7 @@ async fn verdict(mut status: watch::Receiver<Status>, begun: Instant, deadline: 
                 return Ok(());
             }
             let age = now.saturating_duration_since(begun);
-            let lasts = status.faults().any(|fault| !may_pass(fault, age));
+            let lasts = status.faults().any(|fault| !may_pass(fault, age)) && !status.faults().any(is_login_held);
             let tried = |lease: &LeaseStatus| lease.attempts > 0 || lease.state.fault().is_some();
             if let Some(fault) = status.first_fault()
                 && (lasts && status.leases.iter().all(tried) || now >= deadline)

@@ -14,9 +14,26 @@ pub(crate) fn quoted(value: &str) -> String {
     format!("`{}{cut}`", start.escape_debug())
 }
 
-/// A text from outside for a terminal: its control characters are escaped.
+/// A text from outside for a terminal: what could steer it is escaped.
 pub(crate) fn harmless(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+    text.chars().flat_map(|c| if is_harmful(c) { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+}
+
+/// Whether a character steers a terminal, turns the order of what is shown round, or cannot be seen: control characters,
+/// and those of Unicode's category Cf that are in use for it, with the separators of lines and paragraphs.
+pub(crate) fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
 /// `1 CredSpec`, `2 CredSpecs`.

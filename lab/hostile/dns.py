@@ -14,6 +14,8 @@ MODES = {
     "honest": "names the hosts as the only domain controllers",
     "srv=N": "names N domain controllers, by TCP as many as a message holds",
     "addresses=N": "gives each host N addresses where nobody listens, then the true one",
+    "crowd=N": "names N domain controllers, all of them with the first host's address",
+    "repent": "once the LDAP impostor has refused a bind, gives the hosts the true controller's address",
     "long-names": "names 255 controllers with names of 250 characters",
     "cname-loop": "answers each question with an alias that leads back to itself",
     "cname-chain": "answers each question with an alias of another name, without an end",
@@ -40,9 +42,9 @@ def target(host, priority=0, weight=100):
 
 
 class Dns:
-    def __init__(self, hosts, domain, mode):
-        """`hosts`: name -> address, in order of preference."""
-        self.hosts, self.domain = hosts, domain
+    def __init__(self, hosts, domain, mode, upstream=None):
+        """`hosts`: name -> address, in order of preference; `upstream`: the true controller's address."""
+        self.hosts, self.domain, self.upstream, self.repents = hosts, domain, upstream, False
         self.mode, _, self.value = mode.partition("=")
         self.aliases = 0
 
@@ -129,7 +131,7 @@ class Dns:
         if kind == SRV and name == SERVICE + self.domain:
             # A host twice, the second time as another one: so that there is a choice, and with it a site ping.
             found = [target(host, at) for at, host in enumerate(self.hosts)]
-            if self.mode == "srv":
+            if self.mode in ("srv", "crowd"):
                 # The names end in a pointer to the domain in the question.
                 at = 12 + len(labels(SERVICE)) - 1
                 pointer = struct.pack(">H", 0xC000 | at)
@@ -139,8 +141,9 @@ class Dns:
             if self.mode == "long-names":
                 label = "a" * 60
                 found = [target(f"{i:03}{label[3:]}.{label}.{label}.{label[:48]}.{self.domain}") for i in range(255)]
-        elif kind == A and (name in self.hosts or self.mode in ("srv", "long-names")):
-            address = self.hosts.get(name, "127.255.255.254")
+        elif kind == A and (name in self.hosts or self.mode in ("srv", "crowd", "long-names")):
+            nowhere = next(iter(self.hosts.values())) if self.mode == "crowd" else "127.255.255.254"
+            address = self.upstream if self.repents else self.hosts.get(name, nowhere)
             found = [record(A, socket.inet_aton(address))]
             if self.mode == "addresses":
                 dead = (record(A, bytes([127, 255, i >> 8, i & 255])) for i in range(int(self.value)))

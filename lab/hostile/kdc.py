@@ -29,6 +29,7 @@ MODES = {
     "rounds=N": "asks for a proof whose key takes N rounds to derive, again and again",
     "salt=N": "asks for a proof whose key has a salt of N octets",
     "text=N": "refuses with a text of N octets",
+    "flood": "asks for a proof a thousand times, in answer to each request",
     "drip": "one octet in a tenth of a second",
     "silence": "never answers",
 }
@@ -95,6 +96,9 @@ class Kdc:
             while len(inner) < 120 * 1024:
                 inner = b"\x30" + length(len(inner)) + inner
             stream.sendall(struct.pack(">I", len(inner)) + inner)
+        elif self.mode == "flood":
+            answer = krb.preauth_required(self.salt_of(asked.client))
+            stream.sendall((struct.pack(">I", len(answer)) + answer) * 1000)
         elif self.mode == "drip":
             answer = self.relay(asked)
             drip(stream, struct.pack(">I", len(answer)) + answer, 0.1)

@@ -31,6 +31,7 @@ SEALED = {
     "entries": "answers the search with entries, without an end",
     "tiny=N": "answers it with one message of N octets of tiny elements",
     "values=N": "answers it with one entry of N empty values",
+    "long=N": "answers it with entries of N octets, as many as were asked for and more",
     "frame": "says that a sealed frame of 4 GiB follows, and sends without an end",
     "frames": "sends sealed frames of one octet each, without an end",
     "blob=N": "tells a managed password of N octets",
@@ -69,7 +70,8 @@ def password_blob(password):
 
 class Ldap:
     def __init__(self, mode, sealed, domain, upstream, password, account=None, account_password=None, ping=None,
-                 certificate=None):
+                 certificate=None, refused=lambda: None):
+        self.refused = refused
         self.mode, _, self.value = mode.partition("=")
         self.sealed, _, self.sealed_value = (sealed or "").partition("=")
         self.domain, self.upstream, self.password, self.ping = domain, upstream, password, ping
@@ -138,6 +140,7 @@ class Ldap:
             answer = acceptor.accept(credentials)
         except ValueError as error:
             say("bind-refused", host=host, why=str(error))
+            self.refused()
             stream.sendall(message(identity, result(0x61, 49, "80090308: AcceptSecurityContext error, data 52e")))
             return None
         say("bound", host=host, client=acceptor.client, service=acceptor.service)
@@ -222,6 +225,12 @@ class Ldap:
             stream.sendall(seal(message(identity, tiny(int(value)))))
         elif mode == "values":
             stream.sendall(seal(message(identity, entry("", tlv(0x30, octets("a"), tlv(0x31, octets("") * int(value)))))))
+        elif mode == "long":
+            long = message(identity, entry("", attribute("sAMAccountName", bytes(int(value)))))
+            while True:
+                # A frame holds a megabyte at most.
+                for at in range(0, len(long), 500_000):
+                    stream.sendall(seal(long[at:at + 500_000]))
         elif mode == "frame":
             stream.sendall(b"\xff\xff\xff\xff")
             endless(stream, bytes(1024), "ldap")

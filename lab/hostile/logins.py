@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "parts"))
 import ldb  # noqa: E402
 from directory import Directory  # noqa: E402
 
-LOGINS = ["slow", "late", "silent", "swallowed", "dropped", "refused", "init", "error"]
+LOGINS = ["slow", "late", "silent", "swallowed", "dropped", "refused", "init", "error", "spelled"]
 
 d = Directory()
 names = [name for name in (f"svc-hostile-{name}" for name in LOGINS) if not d.find(name)]

@@ -1,6 +1,7 @@
 """An HTTP server that answers as no server should: in the place of S3, Secrets Manager, SSM, ECS or the ECS agent."""
 
 import gzip
+import json
 import os
 import ssl
 import time
@@ -30,6 +31,9 @@ MODES = {
     "records=N": "N octets of XML: a list of S3 with empty entries",
     "attributes=N": "N octets of XML: one tag with attributes",
     "labels=N": "task metadata in which a label names CredSpecs in N octets, at every container",
+    "task=N": "task metadata in which one label names N CredSpecs, and never a word to all that asks for them",
+    "task-refused=N": "the same, and an error of S3 to all that asks for them",
+    "task-many=N": "task metadata that names a list; the list names N objects, of which each is a CredSpec with 60 gMSAs",
     "silence": "never a word",
     "file=PATH": "what is in the file, with status 200",
     "close": "closes the connection",
@@ -65,8 +69,22 @@ class Web:
         say("http", request=lines[0], target=target)
         return lines[0]
 
+    @staticmethod
+    def many_accounts(request):
+        """A CredSpec with sixty gMSAs of its own."""
+        number = request.split(" ")[1].rpartition("/")[2].partition(".")[0]
+        accounts = [{"Name": f"a{number}-{at}", "Scope": "example.com"} for at in range(60)]
+        secret = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:gmsa/login"
+        return json.dumps({
+            "DomainJoinConfig": {"DnsName": "example.com"},
+            "ActiveDirectoryConfig": {
+                "GroupManagedServiceAccounts": accounts,
+                "HostAccountConfig": {"PluginInput": {"CredentialArn": f"{secret}-{number}"}},
+            },
+        }).encode()
+
     def connection(self, stream):
-        self.request(stream)
+        request = self.request(stream)
         mode, value = self.mode, self.value
         text = lambda body: OK + b"Content-Length: %d\r\n\r\n" % len(body) + body
         if mode in ("body", "error-body"):
@@ -127,10 +145,26 @@ class Web:
             listed = b"<ListBucketResult" + b" a=''" * (int(value) // 5) + b"/>"
             stream.sendall(text(listed).replace(b"application/json", b"application/xml", 1))
         elif mode == "labels":
-            names = b" ".join(b"arn:aws:s3:::b/%d" % at for at in range(int(value) // 20))
+            names = b" ".join(b"arn:aws:s3:::bkt/%d" % at for at in range(int(value) // 20))
             label = b'{"Name":"app","Labels":{"gmsa-sidecar.credential-specs":"' + names + b'"}}'
             count = max(1, 900_000 // len(label))
             stream.sendall(text(b'{"Containers":[' + b",".join([label] * count) + b"]}"))
+        elif mode in ("task", "task-refused", "task-many"):
+            names = " ".join(f"arn:aws:s3:::bkt/{at}" for at in range(int(value)))
+            label = {"gmsa-sidecar.credential-specs": "s3://many/" if mode == "task-many" else names}
+            if "/v4/" in request:
+                stream.sendall(text(json.dumps({"Name": "app", "Labels": label}).encode()))
+            elif mode == "task":
+                silence(stream)
+            elif mode == "task-refused":
+                refusal = text(b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>")
+                stream.sendall(refusal.replace(b"200 OK", b"403 Forbidden", 1))
+            elif "list-type" in request:
+                keys = "".join(f"<Contents><Key>{at}.json</Key></Contents>" for at in range(int(value)))
+                listed = f"<ListBucketResult><KeyCount>{value}</KeyCount>{keys}</ListBucketResult>"
+                stream.sendall(text(listed.encode()).replace(b"application/json", b"application/xml", 1))
+            else:
+                stream.sendall(text(self.many_accounts(request)))
         elif mode == "silence":
             silence(stream)
         elif mode == "file":

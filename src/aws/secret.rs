@@ -70,6 +70,7 @@ async fn from_secrets_manager(
     place: CallTarget<'_>,
     named_by: &str,
 ) -> Result<Raw, Fault> {
+    let _turn = aws.turn(AwsService::SecretsManager).await;
     let client = aws.secrets_manager(place.region).await;
     let request = client.get_secret_value().secret_id(&arn.arn);
     let (label, request) = match (stage, &arn.stage, &arn.version) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::reference::{Object, Parameter, Reference, ReferenceError, SpecList, SpecLocation};
+use super::reference::{MOST_LISTED, Object, Parameter, Reference, ReferenceError, SpecList, SpecLocation};
 use super::{CredSpec, Draft, LIMIT, LoginSource, looks_like_netbios, too_large};
 use crate::aws::secret::{self, Stage};
 use crate::aws::{AnswerSecrecy, Aws, AwsService, Call, CallTarget, Codes, Failure};
@@ -105,8 +105,6 @@ pub async fn list(reference: &Reference, aws: &Aws) -> Result<Vec<Reference>, Fa
     Ok(found)
 }
 
-/// Objects and parameters in one list.
-const MOST_LISTED: usize = 500;
 /// Answers for one list: most of a bucket may be something else.
 const MOST_PAGES: usize = 60;
 
@@ -123,6 +121,7 @@ async fn objects(bucket: &str, prefix: &str, list: &Reference, aws: &Aws) -> Res
     let resource = format!("arn:aws:s3:::{bucket}");
     let (mut found, mut next, mut moved) = (Vec::new(), None::<String>, false);
     for _ in 0..MOST_PAGES {
+        let _turn = aws.turn(AwsService::S3).await;
         let request = aws.s3(bucket, &region).await.list_objects_v2().bucket(bucket).prefix(prefix).max_keys(500);
         let page = match request.set_continuation_token(next.take()).send().await {
             Ok(page) => page,
@@ -252,6 +251,7 @@ impl Object {
     }
 
     async fn read_in(&self, region: &str, aws: &Aws) -> Result<Vec<u8>, ReadFailure> {
+        let _turn = aws.turn(AwsService::S3).await;
         let request = aws.s3(&self.bucket, region).await.get_object().bucket(&self.bucket).key(&self.key);
         let sent =
             request.send().await.map_err(|error| ReadFailure::Failed(Failure::of(&error, AnswerSecrecy::Free)))?;

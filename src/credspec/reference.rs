@@ -264,6 +264,17 @@ pub struct ReferenceError {
     why: String,
 }
 
+impl ReferenceError {
+    /// A task or a list names more than [`MOST_LISTED`].
+    pub(super) fn too_many(first: &Reference, count: usize) -> Self {
+        let why = format!("is one of {count} CredSpecs, and a task may name {MOST_LISTED} at most");
+        Self { text: first.to_string().chars().take(300).collect(), why }
+    }
+}
+
+/// CredSpecs that a task or a list may name.
+pub(super) const MOST_LISTED: usize = 500;
+
 /// Reads `GMSA_CREDENTIAL_SPECS`: references separated by white space or commas; or a JSON array of them, so that
 /// keys may hold both; or one document. What is named twice is one. All errors are told.
 pub fn parse_references(text: &str) -> Result<Vec<Reference>, Vec<ReferenceError>> {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::aws::arn::Arn;
 use crate::aws::{AnswerSecrecy, Aws, AwsService, Call, CallTarget, Codes};
-use crate::credspec::reference::fits;
+use crate::credspec::reference::{MOST_LISTED, fits};
 use crate::credspec::{Reference, ReferenceError, parse_label};
 use crate::fault::{Code, Fault};
 use crate::text::{json_reason, quoted};
@@ -122,7 +122,8 @@ pub async fn discover(aws: &Aws) -> Result<Vec<Reference>, Fault> {
     let task = Task::parse(&container, &aws.metadata("/task").await?)?;
     if let Some(label) = task.own_labels.get(LABEL) {
         let origin = "the label of the sidecar's own container";
-        return parse_label(label).map(|found| named(found, origin)).map_err(|errors| label_fault(origin, errors));
+        let found = parse_label(label).and_then(not_too_many).map(|found| named(found, origin));
+        return found.map_err(|errors| label_fault(origin, errors));
     }
     // The containers' labels may differ: every app may name its own. ECS lists a container only once it is created.
     let (mut found, mut octets) = (Vec::new(), 0);
@@ -135,7 +136,7 @@ pub async fn discover(aws: &Aws) -> Result<Vec<Reference>, Fault> {
         }
     }
     if !found.is_empty() {
-        return Ok(unique(found));
+        return not_too_many(unique(found)).map_err(|errors| label_fault("the labels of the containers", errors));
     }
     if !task.credential_specs.is_empty() {
         let found = union(&task.credential_specs, one).map_err(definition_fault)?;
@@ -231,7 +232,16 @@ fn union<T: AsRef<str>>(
             Err(found) => errors.extend(found),
         }
     }
-    if errors.is_empty() { Ok(unique(references)) } else { Err(errors) }
+    if errors.is_empty() { not_too_many(unique(references)) } else { Err(errors) }
+}
+
+/// As many as a list may name.
+fn not_too_many(references: Vec<Reference>) -> Result<Vec<Reference>, Vec<ReferenceError>> {
+    let count = references.len();
+    match references.first() {
+        Some(first) if count > MOST_LISTED => Err(vec![ReferenceError::too_many(first, count)]),
+        _ => Ok(references),
+    }
 }
 
 fn label_fault(origin: &str, errors: Vec<ReferenceError>) -> Fault {
@@ -362,7 +372,7 @@ mod tests {
             names.join(" ")
         };
         let of = |count: usize| container(json!({LABEL: names(count)}));
-        assert_eq!(discover_from(vec![ok(of(2_000)), ok("{}")]).await.unwrap().len(), 2_000);
+        assert_eq!(discover_from(vec![ok(of(500)), ok("{}")]).await.unwrap().len(), 500);
         let many = json!({"Containers": vec![of(1_000); 3]});
         let specs = json!({"Containers": [{"CredentialSpecs": names(3_000).split(' ').collect::<Vec<_>>()}]});
         for (container, task, code) in [
@@ -415,6 +425,29 @@ mod tests {
           next: add to the sidecar's container in the task definition: "dockerLabels": {"gmsa-sidecar.credential-specs": "credentialspecdomainless:arn:aws:s3:::BUCKET/KEY"} with the ARN of your CredSpec
           more: gmsa-sidecar explain task-definition-denied
         "#);
+    }
+
+    #[tokio::test]
+    async fn a_task_names_500_credspecs_at_most_wherever_it_names_them() {
+        let arns = |from: usize, to: usize| (from..to).map(|at| format!("arn:aws:s3:::bkt/{at}")).collect::<Vec<_>>();
+        let labelled = |from, to| container(json!({LABEL: arns(from, to).join(" ")}));
+        let task = |containers: &[Value]| ok(json!({"Containers": containers}));
+        for (count, places) in [
+            (500, vec![ok(labelled(0, 500)), ok("{}")]),
+            (501, vec![ok(labelled(0, 501)), ok("{}")]),
+            (500, vec![ok("{}"), task(&[labelled(0, 250), labelled(250, 500), labelled(0, 9)])]),
+            (501, vec![ok("{}"), task(&[labelled(0, 250), labelled(250, 501)])]),
+            (501, vec![ok("{}"), ok(json!({"credentialSpecs": arns(0, 501)}))]),
+        ] {
+            let found = discover_from(places).await;
+            match found {
+                Ok(found) => assert_eq!((found.len(), count), (500, 500)),
+                Err(fault) => {
+                    assert_eq!(count, 501, "{fault}");
+                    assert!(fault.why.clone().unwrap().contains("500 at most"), "{fault}");
+                }
+            }
+        }
     }
 
     #[tokio::test]

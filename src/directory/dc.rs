@@ -253,6 +253,15 @@ impl Locator {
         memory.own_names.insert(host.clone(), own.clone());
     }
 
+    /// Forgets it again: under that name it did not serve. It was nobody's word but the host's, and an alias may lead
+    /// elsewhere by now.
+    pub(super) fn is_not_called(&self, host: &Host, own: &Host) {
+        let mut memory = self.memory();
+        if memory.own_names.get(host) == Some(own) {
+            memory.own_names.remove(host);
+        }
+    }
+
     /// Whether somebody named the domain controllers of this domain.
     pub fn is_configured(&self, domain: &Domain) -> bool {
         !self.configured.of(domain).is_empty()
@@ -539,6 +548,43 @@ mod tests {
         assert!((700..800).contains(&first["heavy"]), "{first:?}");
         assert!((200..300).contains(&first["light"]), "{first:?}");
         assert!(first.get("never").copied().unwrap_or(0) < 30, "{first:?}");
+    }
+
+    fn locator() -> Locator {
+        Locator::new(&[], DomainControllers::default(), Site::Off)
+    }
+
+    /// Whoever answers DNS may name other hosts each time.
+    #[test]
+    fn what_is_remembered_of_hosts_does_not_pile_up() {
+        let locator = locator();
+        let fault = Fault::new(Code::DcUnreachable, "no");
+        for at in 0..5 * REMEMBERED {
+            let host: Host = format!("dc{at}.example.com").parse().unwrap();
+            locator.in_trouble(&host, DcService::Ldap, &fault);
+            locator.avoid(&host, DcService::Kdc);
+            locator.is_called(&host, &"dc1.example.com".parse().unwrap());
+            locator.memory().make_room();
+            locator.memory().addresses.insert(host, Vec::new());
+        }
+        let memory = locator.memory();
+        let kept = [memory.troubled.len(), memory.addresses.len(), memory.own_names.len(), memory.answered.len()];
+        assert!(kept.iter().all(|kept| *kept <= REMEMBERED + 1), "{kept:?}");
+        assert!(memory.troubled.len() > 1, "the latest counts");
+    }
+
+    #[test]
+    fn a_name_under_which_a_host_did_not_serve_is_forgotten() {
+        let locator = locator();
+        let [alias, one, two]: [Host; 3] =
+            ["dc", "dc1", "dc2"].map(|name| format!("{name}.example.com").parse().unwrap());
+        assert_eq!(locator.own_name(&alias), alias);
+        locator.is_called(&alias, &one);
+        assert_eq!(locator.own_name(&alias), one);
+        locator.is_not_called(&alias, &two);
+        assert_eq!(locator.own_name(&alias), one, "it was another name that did not serve");
+        locator.is_not_called(&alias, &one);
+        assert_eq!(locator.own_name(&alias), alias);
     }
 
     #[test]

@@ -200,15 +200,23 @@ where
             attrs: attributes.iter().map(ToString::to_string).collect(),
         });
         let mut answer = self.ask(request).await?;
-        let mut entries = Vec::new();
-        // A server that goes on for ever is stopped by the number of its messages, each of which is bounded.
+        let (mut entries, mut octets) = (Vec::new(), 0);
+        // A server that goes on for ever is stopped by the number of its messages, and one of many long entries by what
+        // is kept of them: each message alone is bounded already.
         let most = usize::try_from(limit).unwrap_or(0);
         for _message in 0..most + REFERENCES {
             match answer {
                 LdapOp::SearchResultEntry(_) if entries.len() == most => break,
                 LdapOp::SearchResultEntry(entry) => {
                     let attributes = entry.attributes.into_iter().map(|given| (given.atype, given.vals)).collect();
-                    entries.push(SearchEntry { attributes });
+                    let entry = SearchEntry { attributes };
+                    octets += entry.size();
+                    if octets > AFTER_THE_BIND.octets {
+                        let why =
+                            format!("the server answers with entries of more than {} bytes", AFTER_THE_BIND.octets);
+                        return Err(LdapError::Protocol(why));
+                    }
+                    entries.push(entry);
                 }
                 LdapOp::SearchResultReference(_) => {}
                 LdapOp::SearchResultDone(result) if result.code == LdapResultCode::Success => return Ok(entries),
@@ -305,6 +313,15 @@ pub struct SearchEntry {
 }
 
 impl SearchEntry {
+    /// What it takes of memory, about.
+    fn size(&self) -> usize {
+        let attributes = self
+            .attributes
+            .iter()
+            .map(|(name, values)| VALUE + name.len() + values.iter().map(|value| VALUE + value.len()).sum::<usize>());
+        attributes.sum()
+    }
+
     /// The first value of an attribute; attribute names compare without case.
     pub fn value(&self, attribute: &str) -> Option<&[u8]> {
         self.values(attribute).next()
@@ -459,8 +476,11 @@ fn decode(codec: &mut LdapCodec, source: &mut BytesMut, limits: Limits) -> io::R
 
 /// Anybody may answer before the bind: an LDAP ping and an answer to a bind are far smaller.
 const BEFORE_THE_BIND: Limits = Limits { octets: 64 << 10, elements: 1024 };
-/// No answer to our one search comes near it: a blob is under a kilobyte, and twenty are read together.
+/// No answer to our one search comes near it: a blob is under a kilobyte, and twenty are read together. All entries of an
+/// answer together may take as many octets as one message.
 const AFTER_THE_BIND: Limits = Limits { octets: 1 << 20, elements: 16 << 10 };
+/// What a value takes besides its octets.
+const VALUE: usize = 48;
 /// How many references to other domains an answer may hold besides its entries.
 const REFERENCES: usize = 64;
 

@@ -133,6 +133,9 @@ impl Directory {
             progress::during("gmsa", peer, gmsa::LDAP_DEADLINE, gmsa::bind(connection, &ticket, host, &name)),
             witness(&proven, account, &self.domain, kdc, &self.lockout)
         );
+        if ldap.is_err() {
+            self.locator.is_not_called(host, &self.locator.own_name(host));
+        }
         let session = Session::new(host.clone(), name, proven, ldap?);
         session.keep_witness(account, witness?);
         Ok(session)

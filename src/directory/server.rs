@@ -48,12 +48,13 @@ impl Server<'_> {
     ) -> Result<(LdapTicket, Proven), TicketRefusal> {
         let name = self.locator.own_name(self.host);
         let refusal = match self.ticket_for(login, &name).await {
-            Err(refusal) if refusal.code() == Some(KdcError::SERVICE_UNKNOWN) && name == *self.host => refusal,
+            Err(refusal) if refusal.code() == Some(KdcError::SERVICE_UNKNOWN) => refusal,
             outcome => return outcome,
         };
+        self.locator.is_not_called(self.host, &name);
         let asked = timeout(gmsa::LDAP_DEADLINE, connection.netlogon(self.domain)).await;
         let Ok(Ok(Some(own))) = asked.map(|told| told.map(|told| told.host)) else { return Err(refusal) };
-        if own == *self.host {
+        if own == *self.host || own == name {
             return Err(refusal);
         }
         let proven = self.ticket_for(login, &own).await?;

@@ -9,6 +9,8 @@
 //!
 //! All of this blocks: call it from `spawn_blocking`.
 
+mod remove;
+
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -159,7 +161,7 @@ impl Tree {
         let dir = self.dir.join(id.as_str());
         let _ = fs::remove_file(dir.join(format!("{id}{}", metadata::SUFFIX)));
         for path in [dir, self.private.join(id.as_str())] {
-            match fs::remove_dir_all(&path) {
+            match remove::all(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&path, &error)),
                 _ => {}
             }
@@ -199,7 +201,7 @@ impl Tree {
         }
         for id in children(&self.private) {
             if id.parse::<LeaseId>().is_ok_and(|id| !self.dir.join(id.as_str()).exists()) {
-                let _ = fs::remove_dir_all(self.private.join(id));
+                let _ = remove::all(&self.private.join(id));
             }
         }
         leases

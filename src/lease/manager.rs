@@ -92,22 +92,32 @@ pub struct LeasePolicy {
     /// A login that comes in place of another is proven at the next renewal, although the kept key would do: whoever
     /// brought it waits for the answer.
     pub proves_logins: bool,
+    /// How many leases there may be. A list of CredSpecs is as long as whoever writes to its bucket likes.
+    pub most_leases: usize,
 }
 
 impl LeasePolicy {
     /// That of `run`.
-    pub const RUN: Self = Self { warm_start: true, config_ends: true, longest_wait: None, proves_logins: false };
+    pub const RUN: Self = Self {
+        warm_start: true,
+        config_ends: true,
+        longest_wait: None,
+        proves_logins: false,
+        most_leases: MOST_OF_A_TASK,
+    };
     /// That of `init`, which has little time and always asks the directory.
-    pub const INIT: Self =
-        Self { warm_start: false, config_ends: true, longest_wait: Some(Duration::from_secs(5)), proves_logins: false };
+    pub const INIT: Self = Self { warm_start: false, longest_wait: Some(Duration::from_secs(5)), ..Self::RUN };
     /// That of a process that serves many: no lease ends it.
-    pub const HOST: Self = Self { warm_start: true, config_ends: false, longest_wait: None, proves_logins: true };
+    pub const HOST: Self = Self { config_ends: false, proves_logins: true, most_leases: usize::MAX, ..Self::RUN };
 
     /// Whether a fault ends the process.
     pub fn ends_with(self, fault: &Fault, ever_ready: bool) -> bool {
         self.config_ends && !ever_ready && fault.code.is_config()
     }
 }
+
+/// gMSAs of one task. Each takes about 70 KiB, and what runs with 64 MiB must not be ended by a list.
+const MOST_OF_A_TASK: usize = 512;
 
 /// What all leases share. Clones are one and the same.
 #[derive(Clone)]
@@ -179,7 +189,8 @@ impl Manager {
     /// Begins a lease. Its ticket comes later: see [`wait`](Self::wait) and [`outcome`](Self::outcome).
     ///
     /// # Errors
-    /// `config-account-twice` if another lease writes to the same folder.
+    /// `config-account-twice` if another lease writes to the same folder, `credspec-too-large` if there are as many as
+    /// there may be.
     pub fn add(&self, spec: LeaseSpec) -> Result<LeaseKey, Fault> {
         self.begin(spec, None)
     }
@@ -199,6 +210,12 @@ impl Manager {
                 self.end(&mut leases, key, false)
             }
         };
+        let most = self.0.conduct.most_leases;
+        if leases.running.len() >= most {
+            let what = format!("no lease is begun for the gMSA `{}`: the CredSpecs name too many", spec.account);
+            let fault = Fault::new(Code::CredSpecTooLarge, what).because(format!("a task may have {most} gMSAs"));
+            return Err(fault.with_next(format!("remove gMSAs that no container needs from {}", spec.named_by)));
+        }
         let key = leases.next_key();
         let identity = spec.identity(&self.0.publisher);
         self.0.metrics.began(&identity);

@@ -9,7 +9,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Level, Metadata};
 
 use super::Format;
-use crate::text::harmless;
+use crate::text::{harmless, is_harmful};
 
 /// The fields of an event or a span in the order they were written; one without a value is null, never missing.
 #[derive(Clone)]
@@ -38,7 +38,7 @@ impl Fields {
 
 impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.set(field, cut(value, LINE));
+        self.set(field, visible(cut(value, LINE)));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
@@ -61,7 +61,7 @@ impl Visit for Fields {
         let mut text = BoundedText::default();
         // It fails once there is enough.
         let whole = write!(text, "{value:?}").is_ok();
-        self.set(field, if whole { text.0 } else { text.0 + CUT });
+        self.set(field, visible(if whole { text.0 } else { text.0 + CUT }));
     }
 }
 
@@ -157,6 +157,15 @@ fn shown(value: &Value) -> String {
         other => other.to_string(),
     };
     harmless(&text)
+}
+
+/// A value for whichever form: JSON escapes control characters below 0x20 itself, and no others.
+fn visible(text: String) -> String {
+    let raw = |c: char| !c.is_ascii_control() && is_harmful(c) || c == '\x7f';
+    if !text.contains(raw) {
+        return text;
+    }
+    text.chars().flat_map(|c| if raw(c) { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
 }
 
 fn hue(level: Level) -> &'static str {

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use super::{died, failed, renew_when_the_clock_is_set, wire};
+use super::{died, failed, open, renew_when_the_clock_is_set, wire};
 use crate::aws::Aws;
 use crate::config::{Config, HostConfig};
 use crate::fault::Fault;
@@ -13,7 +13,6 @@ use crate::lease::metrics::Metrics;
 use crate::lease::refresh::Refresh;
 use crate::lease::status::Statuses;
 use crate::serve::readiness;
-use crate::volume::Volume;
 
 /// Serves the ECS agent and HTTP, and keeps the tickets of all leases fresh, until `shutdown`.
 ///
@@ -32,7 +31,7 @@ pub async fn host(
     let server = tokio::spawn(readiness::serve(listener, state));
     let dir = host::prepare(&config.dir).inspect_err(failed)?;
     // Whose a lease's files are is a matter of each lease: the folders around them are the daemon's own.
-    let volume = Volume::open(&dir, None, config.mode).inspect_err(failed)?;
+    let volume = open(&dir, None, config.mode).await.inspect_err(failed)?;
     let aws = Arc::new(Aws::new(config.aws.clone()).inspect_err(failed)?);
     let (directories, publisher) = wire(&config, &aws, &volume);
     let manager = Manager::new(
@@ -45,7 +44,7 @@ pub async fn host(
     );
     statuses.discovered();
     let keeper = Kept::new(manager, statuses.watch(), config.aws.clone());
-    let files = Files { owner: host.owner, mode: config.mode, keytab: config.keytab, services: Vec::new() };
+    let files = TicketFiles { owner: host.owner, mode: config.mode, keytab: config.keytab, services: Vec::new() };
     let settings = host::Settings {
         dir,
         socket: config.host_socket.clone(),

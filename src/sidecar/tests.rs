@@ -66,6 +66,12 @@ async fn init_ends_at_once_on_what_lasts_and_waits_for_what_may_pass() {
     assert_eq!(judged(vec![untried(), failed(Code::GmsaNotFound)]).await, Some((Err(Code::GmsaNotFound), 60)));
     let both = vec![failed(Code::DcUnreachable), failed(Code::GmsaNotFound)];
     assert_eq!(judged(both).await, Some((Err(Code::DcUnreachable), 0)));
+    // An end at once would bring the next proof, whatever else is wrong.
+    for held in [Code::TicketLoginRefused, Code::TicketLoginHeld] {
+        for other in [Code::GmsaNotFound, Code::ConfigAccountTwice, Code::CredSpecMalformed] {
+            assert_eq!(judged(vec![failed(other), failed(held)]).await, Some((Err(other), 60)), "{held}");
+        }
+    }
     // A first attempt that is under way when time is up is waited for.
     assert_eq!(judged(vec![untried()]).await, None);
     assert_eq!(judged(vec![]).await, Some((Err(Code::TaskStartTimeout), 60)));
@@ -81,6 +87,18 @@ async fn init_is_done_when_the_last_ticket_is_there() {
     };
     let (verdict, ()) = tokio::join!(verdict(receiver, begun, begun + Duration::from_secs(60)), late);
     assert_eq!((verdict, begun.elapsed().as_secs()), (Ok(()), 20));
+}
+
+#[test]
+fn a_fault_of_the_configuration_ends_run_but_not_while_a_login_is_refused() {
+    let ends = |leases| ends_with(LeasePolicy::RUN, &status(leases)).map(|fault| fault.code);
+    let config = || failed(Code::ConfigAccountTwice);
+    assert_eq!(ends(vec![failed(Code::DcUnreachable), config()]), Some(Code::ConfigAccountTwice));
+    for code in [Code::TicketLoginRefused, Code::TicketLoginHeld] {
+        assert_eq!(ends(vec![config(), failed(code)]), None, "a new process sends the next proof");
+    }
+    assert_eq!(ends_with(LeasePolicy::RUN, &Status { ever_ready: true, ..status(vec![config()]) }), None);
+    assert_eq!(ends_with(LeasePolicy::HOST, &status(vec![config()])), None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::agent::{Agent, python};
 use crate::always::count_failures_of;
+use crate::hostile::Peer;
 use crate::support::{
     Ended, Running, Sidecar, assert_no_secret, attribute, count, cred_spec, inode, lab, put_object, root, samba_tool,
     secret_arn, write,
@@ -201,6 +202,54 @@ fn a_wrong_password_costs_one_proof_and_delays_nobody() {
     ] {
         let answer = agent.call(&add_spec(&spec(account), user, lab(password)));
         assert_eq!((answer["code"].as_str(), answer["attempts"].as_u64()), (Some(code), Some(1)), "{answer}");
+    }
+}
+
+/// Whoever may call tries one wrong password under each name that the account has.
+#[test]
+fn one_wrong_password_under_many_names_costs_one_proof() {
+    let user = "svc-host-spelled";
+    samba_tool(&["user", "create", user, "Right-Passw0rd-1"]);
+    count_failures_of(user);
+    let host = Host::new();
+    let (_running, mut agent) = host.start();
+    let names = [
+        user.to_owned(),
+        user.to_uppercase(),
+        format!("{user}@{}", lab("LAB_DOMAIN")),
+        format!("EXAMPLE\\{user}"),
+        format!("another:{user}"),
+        format!("{user}@EXAMPLE.COM"),
+    ];
+    let calls: Vec<_> = names.iter().map(|name| add_spec(&spec("WebApp01"), name, "Wrong-Passw0rd-1")).collect();
+    for answer in agent.call(&json!({"at_once": calls})).as_array().unwrap() {
+        assert_eq!(answer["code"], "UNAUTHENTICATED", "{answer}");
+    }
+    for call in &calls {
+        assert_eq!(agent.call(call)["code"], "UNAUTHENTICATED");
+    }
+    assert_eq!(attribute(user, "badPwdCount"), "1");
+    // Other wrong passwords are other proofs: two in half an hour.
+    for at in 2..6 {
+        agent.call(&add_spec(&spec("WebApp01"), user, &format!("Wrong-Passw0rd-{at}")));
+    }
+    assert_eq!(attribute(user, "badPwdCount"), "2");
+    assert_eq!(host.0.json("/leases")["leases"], json!([]));
+}
+
+/// The proof of a caller who goes is under way all the same: it counts, and nobody sends the next one meanwhile.
+#[test]
+fn callers_who_go_do_not_take_their_counts_along() {
+    let peer = Peer::domain(&[lab("LAB_DC1"), lab("LAB_RODC")], &["--kdc=proof-hang"]);
+    let host = Host::new().with("GMSA_DNS_SERVERS", &peer.address.to_string());
+    let (_running, mut agent) = host.start();
+    for at in 0..16 {
+        let mut call = add("WebApp01");
+        call["cancel_after"] = json!(1.5);
+        agent.call(&call);
+        // The first one is waited for ten seconds.
+        let most = if at < 5 { 1 } else { 2 };
+        assert!((1..=most).contains(&peer.proofs().len()), "{at}: {:#?}", peer.proofs());
     }
 }
 

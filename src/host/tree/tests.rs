@@ -44,3 +44,30 @@ fn removing_follows_no_link() {
     assert!(folder.path().join("precious/file").exists());
     assert!(!folder.path().join("krbdir/a").exists());
 }
+
+/// Whoever owns the folder of an account may put folders within folders into it, deeper than there are file descriptors or
+/// than a stack is.
+#[test]
+fn however_deep_a_container_nests_folders_its_lease_can_be_removed() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let folder = tempfile::tempdir().unwrap();
+    let tree = Tree::open(folder.path().join("krbdir")).unwrap();
+    let (id, account): (LeaseId, Folder) = ("a".parse().unwrap(), "WebApp01".parse().unwrap());
+    tree.begin(&id, [&account].into_iter()).unwrap();
+    let mut inner = fs::File::open(tree.folder(&id, &account)).unwrap();
+    for _ in 0..3000 {
+        os::mkdirat(&inner, "d", Bits::RWXU).unwrap();
+        os::mkdirat(&inner, "beside it", Bits::RWXU).unwrap();
+        inner = os::openat(&inner, "d", OFlags::DIRECTORY, Bits::empty()).unwrap().into();
+    }
+    os::mkdirat(&inner, "closed", Bits::empty()).unwrap();
+    drop(inner);
+    let before = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(64), ..before }).unwrap();
+    let small = std::thread::Builder::new().stack_size(128 * 1024);
+    let removed = small.spawn(move || tree.remove(&id).map_err(|fault| fault.to_string())).unwrap().join().unwrap();
+    setrlimit(Resource::Nofile, before).unwrap();
+    assert_eq!(removed, Ok(()));
+    assert!(!folder.path().join("krbdir/a").exists());
+}

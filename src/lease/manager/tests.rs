@@ -36,6 +36,20 @@ async fn a_folder_is_one_lease_s_whatever_the_case_of_its_name() {
     world.until(&["WebApp01: held"]).await;
 }
 
+/// Whoever writes to the bucket of a list decides how many gMSAs it names.
+#[tokio::test(start_paused = true)]
+async fn there_are_as_many_leases_as_there_may_be_and_one_that_ends_makes_room() {
+    let world = World::of(LeasePolicy { most_leases: 2, ..LeasePolicy::RUN });
+    let one = world.add("WebApp01");
+    world.add("WebApp02");
+    let fault = world.manager.add(world.spec("WebApp03")).unwrap_err();
+    assert_eq!(fault.code, Code::CredSpecTooLarge);
+    assert!(!LeasePolicy::RUN.ends_with(&fault, false), "the others go on");
+    world.manager.remove(one).wait().await;
+    world.add("WebApp03");
+    world.until(&["WebApp02: held", "WebApp03: held"]).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_nothing_names_gives_way_and_its_files_stay_until_they_are_written_again() {
     let world = World::new();

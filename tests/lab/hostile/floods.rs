@@ -88,6 +88,7 @@ domains! {
     kdc_all_rounds: "2^32 rounds", "--kdc=rounds=0", "kdc";
     kdc_salt: "a salt of 100 KiB", "--kdc=salt=100000", "kdc";
     kdc_text: "a refusal with a text of 100 KiB", "--kdc=text=100000", "kdc";
+    kdc_flood: "a thousand requests for a proof, in answer to one", "--kdc=flood", "kdc";
     kdc_drip: "an octet in a tenth of a second", "--kdc=drip", "kdc";
     kdc_silence: "nothing", "--kdc=silence", "kdc";
 
@@ -138,6 +139,7 @@ sealed! {
     sealed_entries: "search entries without an end, after the bind", "entries";
     sealed_tiny: "one message of 1 MB of tiny elements, after the bind", "tiny=1000000";
     sealed_values: "one entry with 500,000 empty values, after the bind", "values=500000";
+    sealed_long: "entries of 1 MB each, after the bind", "long=1000000";
     sealed_frame: "a sealed frame of 4 GiB", "frame";
     sealed_frames: "sealed frames of one octet, without an end", "frames";
     sealed_blob: "a managed password of 900 KB", "blob=900000";
@@ -170,11 +172,27 @@ fn ten_leases_sealed_values() {
 }
 
 #[test]
+fn ten_leases_sealed_long() {
+    sealed("ten_leases_sealed_long", "entries of 1 MB each, to ten leases", "long=1000000", ten);
+}
+
+#[test]
 fn ten_leases_controllers() {
     let peer = Peer::domain(&controllers(), &["--dns=srv=2500"]);
     row("ten_leases_controllers", "2,500 domain controllers, to ten leases", ten(peer.sidecar()), || {
         peer.count("dns") > 0
     });
+}
+
+/// Names by the hundred, and behind each a server that answers and that no KDC knows.
+#[test]
+fn dns_crowd() {
+    let names = "--dns=crowd=256";
+    let peer = Peer::impostor("evil", &[names]);
+    let cost = row("dns_crowd", "256 controllers, of which each is an impostor", peer.sidecar(), || {
+        peer.count("ldap-request") > 40
+    });
+    assert_no_ticket(&cost);
 }
 
 /// 50 KB of `/ready` were that.
@@ -200,6 +218,8 @@ enum Asked {
     Ssm,
     Ecs,
     Metadata,
+    /// The metadata, and everything else.
+    Task,
     Credentials,
 }
 
@@ -224,6 +244,7 @@ impl Asked {
                 in_task(&task(&format!("hostile-{row}"), &container, &document)).with("AWS_ENDPOINT_URL_ECS", &url)
             }
             Self::Metadata => in_task(&format!("{url}/v4/hostile")),
+            Self::Task => in_task(&format!("{url}/v4/hostile")).with("AWS_ENDPOINT_URL", &url),
             Self::Credentials => inline()
                 .without("AWS_ACCESS_KEY_ID")
                 .without("AWS_SECRET_ACCESS_KEY")
@@ -292,6 +313,11 @@ web! {
     metadata_few_maps: "an array of 9,000 objects, in 64 KB", Metadata, "maps=65000";
     metadata_labels: "45,000 CredSpecs in one label", Metadata, "labels=900000";
     metadata_many_labels: "3,000 CredSpecs in a label of each container", Metadata, "labels=60000";
+    metadata_task: "2,900 CredSpecs in one label, and no word of S3", Task, "task=2900";
+    metadata_task_most: "500 CredSpecs in one label, and no word of S3", Task, "task=500";
+    metadata_task_refused: "2,900 CredSpecs in one label, which S3 denies", Task, "task-refused=2900";
+    metadata_task_most_refused: "500 CredSpecs in one label, which S3 denies", Task, "task-refused=500";
+    metadata_task_many: "a list of 400 CredSpecs with 60 gMSAs each", Task, "task-many=400";
     metadata_nested: "900,000 arrays within arrays", Metadata, "nested=900000";
     metadata_redirect: "redirects without an end", Metadata, "redirect";
     credentials_body: "a body without an end", Credentials, "body";

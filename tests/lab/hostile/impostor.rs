@@ -1,3 +1,5 @@
+use std::time::{Duration, Instant};
+
 use super::Peer;
 use crate::support::{Ended, Sidecar, lab};
 
@@ -111,6 +113,23 @@ fn a_name_from_the_ping_proves_nothing() {
     assert!(peer.proofs().len() <= 2, "{:#?}", peer.proofs());
     assert_ne!(ended.code, Some(0), "{ended:#?}");
     assert!(ended.fault().contains(HOST), "{ended:#?}");
+}
+
+/// What it told is forgotten once the bind under that name has failed: behind the alias the true controller, which has
+/// another name, is found when the impostor has gone. A denial is tried again after half a minute.
+#[test]
+fn a_name_from_the_ping_does_not_outlast_the_impostor() {
+    let ping = format!("--ping={}", lab("LAB_RODC"));
+    let (_peer, sidecar) = impostor("evil", &[&ping, "--kdc=relay", "--dns=repent"]);
+    let sidecar = sidecar.with("GMSA_DOMAIN_CONTROLLERS", HOST);
+    let running = sidecar.run();
+    running.wait_fault("gmsa-bind-refused");
+    let start = Instant::now();
+    let has_ticket = || sidecar.path("krb5cc").exists();
+    while !has_ticket() && start.elapsed() < Duration::from_secs(75) {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!(has_ticket(), "the alias leads to a true controller again:\n{}", running.text());
 }
 
 /// The second door: an administrator gave it the name that domain controllers have. The KDC's ticket for the gMSA does

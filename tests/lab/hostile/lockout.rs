@@ -3,11 +3,11 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Peer;
 use crate::always::secret;
-use crate::support::{Running, Sidecar, attribute, cred_spec, lab};
+use crate::support::{Running, Sidecar, attribute, cred_spec, lab, put_secret, write};
 
 /// Three domain controllers whose names the KDC knows.
 fn three(kdc: &str) -> Peer {
@@ -17,6 +17,12 @@ fn three(kdc: &str) -> Peer {
 
 /// A login of the test alone; the secret has its password, or a wrong one.
 fn sidecar(peer: &Peer, name: &str, right: bool) -> Sidecar {
+    forgive(name);
+    let arn = secret(name, if right { "Right-Passw0rd-1" } else { "Wrong-Passw0rd-1" });
+    peer.sidecar().with("GMSA_CREDENTIAL_SPECS", &cred_spec("WebApp01", lab("LAB_DOMAIN"), &arn))
+}
+
+fn forgive(name: &str) {
     // Whatever an earlier run left (MS-ADTS 3.1.1.5.3.1.1.2: no lockout time, no count of failures).
     let user = attribute(name, "distinguishedName");
     let change = format!("dn: {user}\nchangetype: modify\nreplace: lockoutTime\nlockoutTime: 0\n");
@@ -24,8 +30,6 @@ fn sidecar(peer: &Peer, name: &str, right: bool) -> Sidecar {
     modify.stdin.take().unwrap().write_all(change.as_bytes()).unwrap();
     assert!(modify.wait().unwrap().success());
     assert_eq!(failures(name), 0);
-    let arn = secret(name, if right { "Right-Passw0rd-1" } else { "Wrong-Passw0rd-1" });
-    peer.sidecar().with("GMSA_CREDENTIAL_SPECS", &cred_spec("WebApp01", lab("LAB_DOMAIN"), &arn))
 }
 
 /// A proof goes only over a connection on which that KDC has just answered the request without one, or on which the same
@@ -153,6 +157,63 @@ fn init_waits_where_the_login_is_refused() {
     let ended = sidecar.init_with("GMSA_INIT_TIMEOUT", "6s");
     assert_eq!(ended.code, Some(77), "{ended:#?}");
     assert!(start.elapsed() > Duration::from_millis(5500), "it ended after {:?}", start.elapsed());
+    assert_eq!((peer.proofs().len(), failures(name)), (1, 1), "{:#?}", peer.proofs());
+}
+
+/// Several leases of one process whose secrets name one account in as many ways, with a wrong password each.
+#[test]
+fn spellings_of_one_login_share_their_counts() {
+    let name = "svc-hostile-spelled";
+    forgive(name);
+    let peer = three("relay");
+    let sidecar = peer.sidecar();
+    let folder = sidecar.volume.path().join(".specs");
+    std::fs::create_dir(&folder).unwrap();
+    let domain = lab("LAB_DOMAIN");
+    let spelled = [
+        name.to_owned(),
+        name.to_uppercase(),
+        format!("{name}@{domain}"),
+        format!("EXAMPLE\\{name}"),
+        format!("x:{name}"),
+    ];
+    let references = spelled.iter().enumerate().map(|(at, user)| {
+        let login = json!({"username": user, "password": format!("Wrong-Passw0rd-{at}"), "domainName": domain});
+        let arn = put_secret(&format!("gmsa/{name}-{at}"), &login.to_string());
+        let path = folder.join(format!("{at}.json"));
+        write(&path, &cred_spec(&format!("Hostile{at}"), domain, &arn));
+        format!("file://{}", path.display())
+    });
+    let references = references.collect::<Vec<_>>().join(" ");
+    let sidecar = sidecar.with("GMSA_CREDENTIAL_SPECS", &references);
+    let running = sidecar.run();
+    running.wait("all leases to be told why not", || {
+        let held = running.log().iter().filter(|line| line["event"] == "lease.pending").count();
+        held == spelled.len()
+    });
+    assert_eq!((peer.proofs().len(), failures(name)), (2, 2), "{:#?}", peer.proofs());
+    assert!(told(&running, "ticket-login-held"), "{}", running.text());
+    assert_asked_first(&peer);
+}
+
+/// Whatever else is wrong, a login that is refused keeps `init` and `run` from ending: a new process sends the next proof.
+#[test]
+fn another_fault_does_not_end_a_process_whose_login_is_refused() {
+    let name = "svc-hostile-init";
+    let peer = three("relay");
+    let sidecar = sidecar(&peer, name, false);
+    let folder = sidecar.volume.path().join(".specs");
+    std::fs::create_dir(&folder).unwrap();
+    let arn = secret(name, "Wrong-Passw0rd-1");
+    write(&folder.join("refused.json"), &cred_spec("WebApp01", lab("LAB_DOMAIN"), &arn));
+    write(&folder.join("broken.json"), "{}");
+    let references =
+        ["refused", "broken"].map(|file| format!("file://{}", folder.join(file).display()) + ".json").join(" ");
+    let sidecar = sidecar.with("GMSA_CREDENTIAL_SPECS", &references);
+    let start = Instant::now();
+    let ended = sidecar.init_with("GMSA_INIT_TIMEOUT", "6s");
+    assert_ne!(ended.code, Some(0), "{ended:#?}");
+    assert!(start.elapsed() > Duration::from_millis(5500), "it ended after {:?}: {ended:#?}", start.elapsed());
     assert_eq!((peer.proofs().len(), failures(name)), (1, 1), "{:#?}", peer.proofs());
 }
 

@@ -111,6 +111,21 @@ fn slow_a_large_mess_on_the_volume_is_not_watched() {
     mess(150_000);
 }
 
+/// Files without number are there before the sidecar starts.
+#[test]
+fn slow_a_start_on_a_full_volume_does_not_hold_up_health() {
+    let sidecar = Sidecar::of("webapp01.json");
+    for at in 0..300_000 {
+        std::fs::File::create_new(sidecar.path(&format!("{at}"))).unwrap();
+    }
+    let running = sidecar.run();
+    let pulse = Pulse::of(&sidecar);
+    running.wait_ready();
+    let beats = pulse.stop();
+    assert_eq!(beats.failed, 0);
+    assert!(beats.asked > 0 && beats.slowest < Duration::from_secs(1), "{beats:?}");
+}
+
 /// What a neighbour takes away again and again is not told again and again.
 #[test]
 fn files_that_vanish_again_and_again_are_told_now_and_then() {

@@ -96,6 +96,48 @@ fn no_text_of_a_secret_is_logged() {
     }
 }
 
+/// The role's keys, and a login in a parameter: in answers that are read and in ones that cannot be.
+#[test]
+fn no_keys_of_the_role_and_no_parameter_are_logged() {
+    let marker = "MarkOfTheKeys1";
+    let keys = serde_json::json!({"AccessKeyId": marker, "SecretAccessKey": marker, "Token": marker,
+        "Expiration": "2099-01-01T00:00:00Z"});
+    let login = serde_json::json!({"username": "svc-fetcher", "password": marker, "domainName": "nowhere.test"});
+    let parameter = serde_json::json!({"Parameters": [{"Value": login.to_string(), "Version": 1}]}).to_string();
+    let folder = tempfile::TempDir::new().unwrap();
+    for (at, text) in
+        [keys.to_string(), keys.to_string()[..60].to_owned(), format!("{marker} is no JSON")].iter().enumerate()
+    {
+        let answer = folder.path().join(format!("keys-{at}"));
+        crate::support::write(&answer, text);
+        let peer = Peer::http(&format!("file={}", answer.display()), &[]);
+        let sidecar = Sidecar::inline("WebApp01", "gmsa/login")
+            .without("AWS_ACCESS_KEY_ID")
+            .without("AWS_SECRET_ACCESS_KEY")
+            .with("AWS_CONTAINER_CREDENTIALS_FULL_URI", &format!("http://{}:5000/credentials", peer.address))
+            .with("GMSA_LOG", ALL);
+        let ended = sidecar.init_with("GMSA_INIT_TIMEOUT", "1s");
+        assert!(peer.count("http") > 0, "{ended:#?}");
+        assert_unmarked(&ended.stderr, marker);
+    }
+    for (at, text) in
+        [parameter.clone(), parameter[..80].to_owned(), parameter.replace("username", "user")].iter().enumerate()
+    {
+        let answer = folder.path().join(format!("parameter-{at}"));
+        crate::support::write(&answer, text);
+        let peer = Peer::http(&format!("file={}", answer.display()), &[]);
+        let arn = format!("arn:aws:ssm:{}:{}:parameter/gmsa/marked", lab("LAB_AWS_REGION"), lab("LAB_AWS_ACCOUNT"));
+        let sidecar = Sidecar::new()
+            .with("GMSA_CREDENTIAL_SPECS", &cred_spec("WebApp01", lab("LAB_DOMAIN"), &arn))
+            .with("AWS_ENDPOINT_URL_SSM", &format!("http://{}:5000", peer.address))
+            .with("GMSA_LOG", ALL);
+        let ended = sidecar.init_with("GMSA_INIT_TIMEOUT", "1s");
+        assert!(peer.count("http") > 0, "{ended:#?}");
+        assert_ne!(ended.code, Some(0));
+        assert_unmarked(&ended.stderr, marker);
+    }
+}
+
 /// Foreign text in a fault is short, and stays in its line.
 #[test]
 fn foreign_text_stays_short_and_in_its_line() {
