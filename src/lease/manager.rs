@@ -92,16 +92,25 @@ pub struct Conduct {
     /// A login that comes in place of another is proven at the next renewal, although the kept key would do: whoever
     /// brought it waits for the answer.
     pub proves_logins: bool,
+    /// Whoever asks for a renewal gets one also after a failure, unless that is seconds old: then it is the answer.
+    pub answers: bool,
 }
 
 impl Conduct {
     /// That of `run`.
-    pub const RUN: Self = Self { warm_start: true, config_ends: true, longest_wait: None, proves_logins: false };
+    pub const RUN: Self =
+        Self { warm_start: true, config_ends: true, longest_wait: None, proves_logins: false, answers: false };
     /// That of `init`, which has little time and always asks the directory.
-    pub const INIT: Self =
-        Self { warm_start: false, config_ends: true, longest_wait: Some(Duration::from_secs(5)), proves_logins: false };
+    pub const INIT: Self = Self {
+        warm_start: false,
+        config_ends: true,
+        longest_wait: Some(Duration::from_secs(5)),
+        proves_logins: false,
+        answers: false,
+    };
     /// That of a process that serves many: no lease ends it.
-    pub const HOST: Self = Self { warm_start: true, config_ends: false, longest_wait: None, proves_logins: true };
+    pub const HOST: Self =
+        Self { warm_start: true, config_ends: false, longest_wait: None, proves_logins: true, answers: true };
 
     /// Whether a fault ends the process.
     pub fn ends_with(self, fault: &Fault, ever_ready: bool) -> bool {
@@ -278,7 +287,7 @@ impl Manager {
         self.leases().running.get(&key).map(|running| Arc::clone(&running.spec.borrow()))
     }
 
-    /// Asks a lease to renew now; not past a back-off. Several requests before it does are one.
+    /// Asks a lease to renew now; past a back-off only where whoever asks is answered ([`Conduct::answers`]). Several requests before it does are one.
     pub fn renew(&self, key: LeaseKey) {
         if let Some(running) = self.leases().running.get(&key) {
             running.asked.notify_one();
