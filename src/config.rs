@@ -4,10 +4,12 @@
 //! messages are made. Values that cannot be used are all told at once, in one fault.
 
 mod command_line;
+mod files;
 mod host;
 mod settings;
 
-pub use host::HostConfig;
+pub use files::{ECS_CONFIG, FileSeen, HOST_CONF};
+pub use host::{HostConfig, HostSeen};
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -60,6 +62,8 @@ pub enum Command {
         config: Config,
         /// What of it cannot be used.
         fault: Option<Fault>,
+        /// What is looked at on a host, for `--host`.
+        host: Option<Box<HostSeen>>,
         /// For programs.
         json: bool,
     },
@@ -158,6 +162,7 @@ impl Invocation {
         let (name, matches) = matches.subcommand().unwrap_or((RUN, &matches));
         let mut values = Values::new(matches, environment);
         let log = values.log();
+        let mut unknown = unknown(environment);
         let command = match name {
             HEALTH => {
                 let mut values = Values::new(matches, environment);
@@ -173,15 +178,21 @@ impl Invocation {
                 let code = matches.get_one::<String>(CODE).cloned();
                 Command::Explain { code, json: matches.get_flag(JSON) }
             }
+            CHECK if matches.get_flag(HOST) => {
+                let (environment, files) = environment.with_files_of_host();
+                unknown = self::unknown(&environment);
+                let (config, host, fault) = Values::new(matches, &environment).host_seen(files);
+                Command::Check { config, fault, host: Some(Box::new(host)), json: matches.get_flag(JSON) }
+            }
             CHECK => {
                 let (config, fault) = values.read();
-                Command::Check { config, fault, json: matches.get_flag(JSON) }
+                Command::Check { config, fault, host: None, json: matches.get_flag(JSON) }
             }
             INIT => Command::Init(values.config()),
             HOST => Command::Host(values.host().map(Box::new)),
             _ => Command::Run(values.config()),
         };
-        Ok(Self { command, log, unknown: unknown(environment) })
+        Ok(Self { command, log, unknown })
     }
 }
 

@@ -11,6 +11,7 @@ mod document;
 mod grpc;
 mod keeper;
 mod kept;
+pub mod look;
 mod metadata;
 mod mounts;
 mod name;

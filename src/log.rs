@@ -108,19 +108,22 @@ fn unknown() -> MutexGuard<'static, Option<String>> {
 /// The variables that are not known, with what may be meant.
 static UNKNOWN: Mutex<Option<String>> = Mutex::new(None);
 
+/// Whether one more line of an event is logged that others decide how often it happens. Says once that further ones are
+/// left out.
+pub fn admits(event: &'static str) -> bool {
+    let admitted = FLOODS.lock().unwrap_or_else(PoisonError::into_inner).admit(event, Instant::now());
+    if admitted == Admitted::LastOne {
+        let seconds = WHILE.as_secs();
+        tracing::warn!(event = "log.left-out", of = event, seconds, "GET /leases has all of them");
+    }
+    admitted == Admitted::Yes
+}
+
 /// Logs a fault under the event's name: as an error, as a warning, or for those who look closely (`debug`). Of many within
 /// a short time the first.
 pub fn fault(level: Level, event: &'static str, fault: &Fault) {
-    if matches!(level, Level::ERROR | Level::WARN) {
-        match FLOODS.lock().unwrap_or_else(PoisonError::into_inner).admit(event, Instant::now()) {
-            Admitted::Yes => {}
-            Admitted::LastOne => {
-                let seconds = WHILE.as_secs();
-                tracing::warn!(event = "log.left-out", of = event, seconds, "GET /leases has all faults");
-                return;
-            }
-            Admitted::No => return,
-        }
+    if matches!(level, Level::ERROR | Level::WARN) && !admits(event) {
+        return;
     }
     let (code, what, why, next) = (fault.code.name(), fault.what.as_str(), fault.why.as_deref(), fault.next());
     let (owner, retry) = (fault.owner().name(), fault.retry().name());

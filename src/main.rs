@@ -73,13 +73,13 @@ async fn obey(invocation: Invocation) -> Result<ExitCode, Fault> {
             gmsa_sidecar::host_daemon(config, host, refresh, shutdown).await?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Check { config, fault, json } => {
+        Command::Check { config, fault, host, json } => {
             let style = match io::stdout().is_terminal() {
                 _ if json => OutputFormat::Json,
                 true => OutputFormat::Terminal { colour: invocation.log.colour },
                 false => OutputFormat::Plain,
             };
-            let given = Configured { config, fault, unknown: invocation.unknown };
+            let given = Configured { config, fault, unknown: invocation.unknown, host: host.map(|host| *host) };
             let report = check(given, Screen::new(&mut io::stdout().lock(), style)).await;
             Ok(report.exit().into())
         }

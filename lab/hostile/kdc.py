@@ -12,6 +12,7 @@ MODES = {
     "relay": "passes everything on to the true KDC",
     "forge": "the same, but answers the gMSA's AS-REQ with a ticket made with the LDAP impostor's password",
     "forge-refuse=N": "the same, and refuses tickets to the gMSA itself with error N",
+    "refuse-gmsa=N": "passes everything on, but refuses tickets to the gMSA itself with error N",
     "skew=SECONDS": "says once for each client that its clock is ahead by so much (KRB_AP_ERR_SKEW), then relays",
     "skew-first=SECONDS": "the same, in the answer that asks for a proof (PREAUTH_REQUIRED)",
     "proof-delay=SECONDS": "relays, but holds answers to proofs of the login back",
@@ -118,7 +119,7 @@ class Kdc:
         login, salted = self.is_login(asked), self.salt_of(asked.client)
         if mode.startswith("forge") and asked.is_as and not login:
             return self.forged(asked)
-        if mode == "forge-refuse" and asked.server.lower().rstrip("$").endswith("webapp01"):
+        if mode in ("forge-refuse", "refuse-gmsa") and asked.server.lower().rstrip("$").endswith("webapp01"):
             return krb.krb_error(int(value), self.realm)
         if mode == "skew" and asked.client not in self.told:
             self.told.add(asked.client)

@@ -46,6 +46,7 @@ pub(super) fn parser() -> Parser {
                 .about("Try each step and show what works, without writing a ticket")
                 .long_about(ABOUT_CHECK)
                 .arg(Arg::new(JSON).long(JSON).action(ArgAction::SetTrue).help("Print JSON"))
+                .arg(Arg::new(HOST).long(HOST).action(ArgAction::SetTrue).help("Check the set-up of the host daemon"))
                 .args(every()),
         )
         .subcommand(
@@ -132,6 +133,11 @@ Run it in the sidecar's container, or anywhere with the same settings: it reads 
 CredSpec and secret, asks DNS, every domain controller and its clock, logs in once, reads each managed password, gets \
 a ticket and throws it away, and tries the volume. It continues after a failure where possible, and shows for each step \
 what failed, why, and what to do next. It can run alongside the sidecar.
+
+With --host it checks an EC2 instance on which `host` runs or is to run: /etc/ecs/ecs.config and /etc/gmsa-sidecar/host.conf, \
+the units, the socket and whether the ECS agent has it, the folders and leases, the login of a joined host, DNS and the \
+domain controllers of all domains that are in use. CredSpecs are checked too if GMSA_CREDENTIAL_SPECS names them. Run it \
+as root.
 
 Exit codes: 0 nothing failed, else that of the first step that failed, as `help init` lists them.";
 

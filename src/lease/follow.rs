@@ -478,12 +478,16 @@ impl FollowedList {
             // Who has a list serves several apps, each of which mounts its own folder.
             let both = ConfAt::Both;
             let followed = Followed::new(reference, reader, &self.manager, settings, order, at_root, both);
-            tracing::info!(event = "credspec.found", spec = name, "the list names a CredSpec");
+            if log::admits("credspec.found") {
+                tracing::info!(event = "credspec.found", spec = name, "the list names a CredSpec");
+            }
             let task = tokio::spawn(Arc::clone(&followed).follow());
             self.items.insert(name, ListedSpec { followed, task: AbortOnDrop(task.abort_handle()) });
         }
         for (spec, ListedSpec { followed, task }) in gone {
-            tracing::info!(event = "credspec.gone", spec, "the list does not name this CredSpec any more");
+            if log::admits("credspec.gone") {
+                tracing::info!(event = "credspec.gone", spec, "the list does not name this CredSpec any more");
+            }
             drop(task);
             followed.end();
         }

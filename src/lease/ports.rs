@@ -11,6 +11,7 @@ use crate::aws::{Aws, LONGEST_CALL};
 use crate::credspec::{self, CredSpec, LoginSource, Reference};
 use crate::directory::{Directories, Directory, Extras, GmsaCredential, Renewal};
 use crate::fault::Fault;
+use crate::kerberos::GmsaTgt;
 use crate::name::{Account, Domain};
 use crate::progress;
 use crate::volume::{KRB5_CONF, Krb5Conf, LeaseFolder, Location, Volume, VolumeWatch, Written};
@@ -27,7 +28,14 @@ pub trait Renew: Send + Sync {
         kept: Option<GmsaCredential>,
         extras: &'a Extras,
     ) -> Asked<'a, Renewal>;
+
+    /// Gets a renewable TGT with the key of the last renewal, once nobody waits for a ticket. None if there is none to be
+    /// had: without it all is well, until a restart.
+    fn bridge<'a>(&'a self, account: &'a Account, kept: GmsaCredential) -> Bridge<'a>;
 }
+
+/// A renewable TGT, in time.
+pub type Bridge<'a> = Pin<Box<dyn Future<Output = Option<Arc<GmsaTgt>>> + Send + 'a>>;
 
 /// Where a domain and a login lead to.
 pub trait Domains: Send + Sync {
@@ -56,6 +64,10 @@ impl Renew for Directory {
         extras: &'a Extras,
     ) -> Asked<'a, Renewal> {
         Box::pin(self.renew(account, kept, extras))
+    }
+
+    fn bridge<'a>(&'a self, account: &'a Account, kept: GmsaCredential) -> Bridge<'a> {
+        Box::pin(async move { self.bridge(account, &kept).await })
     }
 }
 

@@ -31,7 +31,7 @@ pub async fn host(
     let server = tokio::spawn(readiness::serve(listener, state));
     let dir = host::prepare(&config.dir).inspect_err(failed)?;
     // Whose a lease's files are is a matter of each lease: the folders around them are the daemon's own.
-    let volume = open(&dir, None, config.mode).await.inspect_err(failed)?;
+    let volume = open(&dir, None, config.mode).await.inspect_err(failed)?.unsynced();
     let aws = Arc::new(Aws::new(config.aws.clone()).inspect_err(failed)?);
     let (directories, publisher) = wire(&config, &aws, &volume);
     let manager = Manager::new(
@@ -44,7 +44,7 @@ pub async fn host(
     );
     statuses.discovered();
     let keeper = Kept::new(manager, statuses.watch(), config.aws.clone());
-    let files = TicketFiles { owner: host.owner, mode: config.mode, keytab: config.keytab, services: Vec::new() };
+    let files = Files { owner: host.owner, mode: config.mode, keytab: config.keytab, services: Vec::new() };
     let settings = host::Settings {
         dir,
         socket: config.host_socket.clone(),

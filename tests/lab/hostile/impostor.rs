@@ -147,6 +147,53 @@ fn a_domain_controllers_name_alone_gives_nothing() {
     }
 }
 
+/// The same in `run`, in `check` and over TLS.
+#[test]
+fn the_second_proof_is_asked_for_everywhere() {
+    const HOST: &str = "evil-dc.example.com";
+    let (peer, sidecar) = impostor("evil-dc", &[]);
+    {
+        let running = sidecar.run();
+        running.wait_fault("gmsa-server-unproven");
+        assert!(running.text().contains(HOST));
+    }
+    assert_nothing_written(&sidecar);
+    assert_first_door_passed(&peer);
+
+    let ended = sidecar.call(&["check", "--json"]);
+    assert_nothing_written(&sidecar);
+    let report: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(report["fault"]["code"], "gmsa-server-unproven", "{report:#}");
+    assert!(report["fault"].to_string().contains(HOST), "{report:#}");
+    drop(peer);
+
+    let forged = crate::ldaps::Forged::new(HOST, 2100);
+    let (certificate, key) = (forged.path("pem"), forged.path("key"));
+    let arguments =
+        [format!("--certificate={}", certificate.display()), format!("--certificate-key={}", key.display())];
+    let (peer, sidecar) = impostor("evil-dc", &[&arguments[0], &arguments[1]]);
+    let sidecar = sidecar.with("GMSA_LDAP", "ldaps").with("GMSA_LDAP_CA_FILE", lab("LAB_CA"));
+    let ended = sidecar.init();
+    assert_nothing_written(&sidecar);
+    assert_first_door_passed(&peer);
+    assert_named(&ended, HOST);
+}
+
+/// A KDC that gives no ticket for the gMSA, and an honest directory: the app gets its ticket, and the log says once that
+/// nothing confirms the password.
+#[test]
+fn without_the_second_proof_a_ticket_is_written_and_it_is_told_once() {
+    for error in ["7", "27"] {
+        let peer = Peer::domain(&[lab("LAB_DC1")], &[&format!("--kdc=refuse-gmsa={error}")]);
+        let sidecar = peer.sidecar();
+        let running = sidecar.run();
+        running.wait_ready();
+        let told: Vec<_> = running.log().into_iter().filter(|line| line["event"] == "gmsa.unconfirmed").collect();
+        assert_eq!(told.len(), 1, "{}", running.text());
+        assert_eq!(told[0]["level"], "INFO");
+    }
+}
+
 /// It forges that the KDC gives no ticket for the gMSA: a keytab is not written without that proof.
 #[test]
 fn a_forged_refusal_of_the_second_proof_gives_no_keytab() {
