@@ -570,7 +570,10 @@ mod tests {
         let memory = locator.memory();
         let kept = [memory.troubled.len(), memory.addresses.len(), memory.own_names.len(), memory.answered.len()];
         assert!(kept.iter().all(|kept| *kept <= REMEMBERED + 1), "{kept:?}");
-        assert!(memory.troubled.len() > 1, "the latest counts");
+        drop(memory);
+        let last: Host = "dc.example.com".parse().unwrap();
+        locator.avoid(&last, Service::Ldap);
+        assert!(locator.is_troubled(&last, Service::Ldap), "the latest counts");
     }
 
     #[test]
