@@ -28,6 +28,7 @@ PASSWORD = "Bench-Passw0rd-1"
 LOGINS = [f"svc-hostbench{number}" for number in range(10)]
 GMSAS = [f"HostBench{number:03}" for number in range(1, 101)]
 RELAY = "127.72.0.1"
+SAMBA = ("samba", "smbd", "winbindd")
 
 
 def logins():
@@ -37,12 +38,17 @@ def logins():
         subprocess.run(["samba-tool", "group", "addmembers", LAB["LAB_GROUP"], name, *database], capture_output=True)
 
 
+def set_password(name, password):
+    command = ["samba-tool", "user", "setpassword", name, f"--newpassword={password}", "-H", LAB["LAB_SAMDB"], "-s", LAB["LAB_SMB_CONF"]]
+    subprocess.run(command, check=True, capture_output=True)
+
+
 class Relay(threading.Thread):
     """Stands before dc1 and counts what a client asks."""
 
     def __init__(self):
         super().__init__(daemon=True)
-        self.counts, self.ready = {}, threading.Event()
+        self.counts, self.ready, self.down = {}, threading.Event(), False
         self.start()
         self.ready.wait()
 
@@ -59,6 +65,9 @@ class Relay(threading.Thread):
         self.counts[what] = self.counts.get(what, 0) + 1
 
     async def relay(self, reader, writer, port):
+        if self.down:
+            writer.close()
+            return
         up, down = await asyncio.open_connection(LAB["LAB_DC1_IP"], port)
         self.count("connections")
 
@@ -82,8 +91,34 @@ class Relay(threading.Thread):
         await asyncio.gather(pump(reader, down, asked), pump(up, writer, lambda _: None))
 
 
+    def quiet(self):
+        """Waits until nobody has asked anything for a second."""
+        before = None
+        while before != self.counts:
+            before = dict(self.counts)
+            time.sleep(1)
+
+
+def ticks(process):
+    """The processor time of a process and of its children that have ended."""
+    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return sum(map(int, fields[11:15]))
+
+
+def controllers():
+    """The processor time of the lab's domain controllers: all processes of Samba in this network namespace."""
+    total, here = 0, os.readlink("/proc/self/ns/net")
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.path.basename(os.readlink(folder / "exe")) in SAMBA and os.readlink(folder / "ns/net") == here:
+                total += ticks(folder.name)
+        except OSError:
+            pass  # it has ended
+    return total
+
+
 class Daemon:
-    def __init__(self, binary, controller=None):
+    def __init__(self, binary, controller=None, lifetime=None):
         self.folder = tempfile.mkdtemp()
         self.socket = f"{self.folder}/socket/cf.sock"
         environment = {
@@ -91,14 +126,16 @@ class Daemon:
             "GMSA_LOG": "warn", "AWS_REGION": LAB["LAB_AWS_REGION"], "GMSA_SITE": "off",
         }  # fmt: skip
         environment["GMSA_DOMAIN_CONTROLLERS"] = controller or LAB["LAB_DC1"]
+        if lifetime:
+            environment["GMSA_TICKET_LIFETIME"] = lifetime
         self.process = subprocess.Popen([binary, "host"], env=environment, stderr=subprocess.DEVNULL)
         while not os.path.exists(self.socket):
             time.sleep(0.01)
         self.agent = Agent(self.socket, 20.0)
 
     def cpu(self):
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Of the daemon, of the domain controllers, and of the caller, which share the machine."""
+        return [count / os.sysconf("SC_CLK_TCK") for count in (ticks(self.process.pid), controllers(), ticks("self"))]
 
     def resident(self, what="VmRSS"):
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
@@ -112,7 +149,19 @@ class Daemon:
         if bad:
             sys.exit(f"host_bench.py: {bad[0]}")
         times = sorted(answer["seconds"] for answer in answers)
-        return times, time.monotonic() - begun, self.cpu() - cpu
+        took = time.monotonic() - begun
+        return times, took, [after - before for before, after in zip(cpu, self.cpu(), strict=True)]
+
+    def one_by_one(self, calls):
+        begun, cpu = time.monotonic(), self.cpu()
+        times = []
+        for call in calls:
+            answer = self.agent.call(call)
+            if answer["code"] != "OK":
+                sys.exit(f"host_bench.py: {answer}")
+            times.append(answer["seconds"])
+        took = time.monotonic() - begun
+        return sorted(times), took, [after - before for before, after in zip(cpu, self.cpu(), strict=True)]
 
     def end(self):
         self.process.send_signal(signal.SIGTERM)
@@ -132,52 +181,97 @@ def add(gmsa, login):
     return {"method": "AddNonDomainJoinedKerberosLease", "request": request}
 
 
-def renew(login, lease=None):
-    request = {"username": login, "password": PASSWORD, "domain": LAB["LAB_DOMAIN"]}
+def renew(login, password=PASSWORD):
+    request = {"username": login, "password": password, "domain": LAB["LAB_DOMAIN"]}
     return {"method": "RenewNonDomainJoinedKerberosLease", "request": request}
 
 
 HUNDRED = [add(gmsa, LOGINS[number % 10]) for number, gmsa in enumerate(GMSAS)]
 # A hundred tasks of ten services that share one secret.
 TASKS = [add(GMSAS[number % 10], LOGINS[0]) for number in range(100)]
+RENEWALS = [renew(LOGINS[0])] * 100
+HEALTH = [{"method": "HealthCheck", "request": {"service": "x"}}] * 100
+# The shortest that there is. Half of it is over after a minute and a half.
+LIFETIME, HALF = "3m", 90
 
 
-def row(name, times, total, cpu, more):
-    median, late = statistics.median(times), times[int(len(times) * 0.99)]
-    print(f"| {name} | {median * 1000:.0f} ms | {late * 1000:.0f} ms | {total:.2f} s | {cpu * 1000:.0f} ms | {more} |", flush=True)
+def row(name, measured, asked="", later=""):
+    times, total, cpu = measured
+    figures = [statistics.median(times) * 1000, times[int(len(times) * 0.99)] * 1000, total * 1000, *(part * 1000 for part in cpu)]
+    print(f"| {name} | " + " | ".join(f"{figure:.0f}" for figure in figures) + f" | {asked} | {later} |", flush=True)
 
 
-def counted(relay, daemon, calls):
-    relay.counts = {}
-    daemon.at_once(calls)
+def told(counts):
     kinds = ("AS-REQ", "TGS-REQ", "LDAP messages")
-    return ", ".join(f"{relay.counts.get(kind, 0)} {kind}" for kind in kinds)
+    return ", ".join(f"{counts[kind]} {kind}" for kind in kinds if counts.get(kind)) or "nothing"
+
+
+def counted(relay, calls):
+    """What is asked until all have their answers, and what after that."""
+    relay.quiet()
+    relay.counts = {}
+    measured = calls()
+    asked = dict(relay.counts)
+    relay.quiet()
+    later = {kind: count - asked.get(kind, 0) for kind, count in relay.counts.items()}
+    return measured, told(asked), told(later)
+
+
+def due(relay, binary):
+    """A hundred tasks of one secret whose tickets have less than half of their life, since the domain controller was away."""
+    daemon = Daemon(binary, RELAY, LIFETIME)
+    daemon.at_once(TASKS)
+    half = time.monotonic() + HALF
+    relay.quiet()
+    relay.down = True
+    time.sleep(max(0, half - time.monotonic()) + 1)
+    relay.down = False
+    return daemon
 
 
 def main():
     binary = sys.argv[1]
     logins()
     relay = Relay()
-    print("| calls at once | median | p99 | all | CPU of the daemon | asked of the domain controller |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    behind = Daemon(binary, RELAY)
-    asked = counted(relay, behind, HUNDRED)
-    behind.end()
+    print("| a hundred calls | median | p99 | all | CPU: daemon | controllers | caller | asked meanwhile | and later |")
+    print("| --- | --: | --: | --: | --: | --: | --: | --- | --- |")
     daemon = Daemon(binary)
-    daemon.agent.call({"method": "HealthCheck", "request": {"service": "x"}})
+    daemon.at_once(HEALTH[:1])
     empty = daemon.resident()
-    row("100 Adds, 10 logins, 100 gMSAs", *daemon.at_once(HUNDRED), asked)
-    full = daemon.resident()
+    row("HealthCheck, at once", daemon.at_once(HEALTH))
     daemon.end()
     behind = Daemon(binary, RELAY)
-    asked = counted(relay, behind, TASKS)
-    fresh = counted(relay, behind, [renew(LOGINS[0])] * 100)
+    _, *asked = counted(relay, lambda: behind.at_once(HUNDRED))
     behind.end()
-    daemon = Daemon(binary)
-    row("100 Adds, 1 login, 10 gMSAs", *daemon.at_once(TASKS), asked)
-    row("100 Renews, all tickets fresh", *daemon.at_once([renew(LOGINS[0])] * 100), fresh)
-    daemon.end()
-    print(f"\nResident: {empty} KiB without leases, {full} KiB with 100: {(full - empty) / 100:.0f} KiB a lease.")
+    full = []
+    for _ in range(3):
+        daemon = Daemon(binary)
+        row("Add, at once, 10 logins, 100 gMSAs", daemon.at_once(HUNDRED), *asked)
+        time.sleep(15)
+        full.append(daemon.resident())
+        daemon.end()
+    behind = Daemon(binary, RELAY)
+    measured, *asked = counted(relay, lambda: behind.at_once(TASKS))
+    row("Add, at once, 1 login, 10 gMSAs", measured, *asked)
+    for name, calls in [("at once", behind.at_once), ("one by one", behind.one_by_one)]:
+        measured, *asked = counted(relay, lambda calls=calls: calls(RENEWALS))
+        row(f"Renew, {name}, tickets fresh", measured, *asked)
+    behind.end()
+    behind = due(relay, binary)
+    measured, *asked = counted(relay, lambda: behind.at_once(RENEWALS))
+    row("Renew, at once, tickets due", measured, *asked)
+    behind.end()
+    behind = due(relay, binary)
+    other = f"{PASSWORD}-new"
+    set_password(LOGINS[0], other)
+    try:
+        measured, *asked = counted(relay, lambda: behind.at_once([renew(LOGINS[0], other)] * 100))
+    finally:
+        set_password(LOGINS[0], PASSWORD)
+    row("Renew, at once, tickets due, password new", measured, *asked)
+    behind.end()
+    most = max(full)
+    print(f"\nResident: {empty} KiB without leases, {most} KiB with 100, 15 s later. The bound is {12 * 1024 + 3200} KiB.")
 
 
 if __name__ == "__main__":

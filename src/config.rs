@@ -3,10 +3,12 @@
 //! Every `GMSA_` variable is one row of `settings::SETTINGS`, from which its flag, its help and its name in
 //! messages are made. Values that cannot be used are all told at once, in one fault.
 
+mod files;
 mod host;
 mod settings;
 
-pub use host::HostConfig;
+pub use files::{ECS_CONFIG, FileSeen, HOST_CONF};
+pub use host::{HostConfig, HostSeen};
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -58,6 +60,8 @@ pub enum Command {
         config: Config,
         /// What of it cannot be used.
         fault: Option<Fault>,
+        /// What is looked at on a host, for `--host`.
+        host: Option<Box<HostSeen>>,
         /// For programs.
         json: bool,
     },
@@ -156,6 +160,7 @@ impl Invocation {
         let (name, matches) = matches.subcommand().unwrap_or((RUN, &matches));
         let mut values = Values::new(matches, environment);
         let log = values.log();
+        let mut unknown = unknown(environment);
         let command = match name {
             HEALTH => {
                 let mut values = Values::new(matches, environment);
@@ -171,15 +176,21 @@ impl Invocation {
                 let code = matches.get_one::<String>(CODE).cloned();
                 Command::Explain { code, json: matches.get_flag(JSON) }
             }
+            CHECK if matches.get_flag(HOST) => {
+                let (environment, files) = environment.with_files_of_host();
+                unknown = self::unknown(&environment);
+                let (config, host, fault) = Values::new(matches, &environment).host_seen(files);
+                Command::Check { config, fault, host: Some(Box::new(host)), json: matches.get_flag(JSON) }
+            }
             CHECK => {
                 let (config, fault) = values.read();
-                Command::Check { config, fault, json: matches.get_flag(JSON) }
+                Command::Check { config, fault, host: None, json: matches.get_flag(JSON) }
             }
             INIT => Command::Init(values.config()),
             HOST => Command::Host(values.host().map(Box::new)),
             _ => Command::Run(values.config()),
         };
-        Ok(Self { command, log, unknown: unknown(environment) })
+        Ok(Self { command, log, unknown })
     }
 }
 
@@ -223,6 +234,7 @@ fn parser() -> Parser {
                 .about("Try each step and show what works, without writing a ticket")
                 .long_about(ABOUT_CHECK)
                 .arg(Arg::new(JSON).long(JSON).action(ArgAction::SetTrue).help("Print JSON"))
+                .arg(Arg::new(HOST).long(HOST).action(ArgAction::SetTrue).help("Check the set-up of the host daemon"))
                 .args(every()),
         )
         .subcommand(
@@ -309,6 +321,11 @@ Run it in the sidecar's container, or anywhere with the same settings: it reads 
 CredSpec and secret, asks DNS, every domain controller and its clock, logs in once, reads each managed password, gets \
 a ticket and throws it away, and tries the volume. It continues after a failure where possible, and shows for each step \
 what failed, why, and what to do next. It can run alongside the sidecar.
+
+With --host it checks an EC2 instance on which `host` runs or is to run: /etc/ecs/ecs.config and /etc/gmsa-sidecar/host.conf, \
+the units, the socket and whether the ECS agent has it, the folders and leases, the login of a joined host, DNS and the \
+domain controllers of all domains that are in use. CredSpecs are checked too if GMSA_CREDENTIAL_SPECS names them. Run it \
+as root.
 
 Exit codes: 0 nothing failed, else that of the first step that failed, as `help init` lists them.";
 

@@ -152,7 +152,7 @@ pub struct Renewal {
     pub twins: Vec<(Spn, Option<ServiceTicket>)>,
     /// A keytab, if one is wanted and the managed password was read.
     pub keytab: Option<Arc<KeytabImage>>,
-    /// A renewable ticket, if one is wanted and the KDC gives such.
+    /// The renewable ticket that it was got with, if it was: see [`Directory::bridge`].
     pub bridge: Option<Arc<GmsaTgt>>,
     /// The key it was got with, for the next time.
     pub key: KeptKey,
@@ -235,9 +235,6 @@ impl Directory {
         let connection = self.kdc().await.map_err(|fault| self.with_document(fault, account))?;
         let renewed = self.renew_tgt(account, kept, wanted.keytab, &connection).await;
         let mut renewal = renewed.map_err(|fault| self.with_document(fault, account))?;
-        if wanted.bridge.is_some() && renewal.bridge.is_none() {
-            renewal.bridge = self.bridge(account, &renewal.key, &connection).await;
-        }
         for spn in &wanted.services {
             let granted = self.service_ticket(&connection.kdc, &renewal.ticket, spn).await;
             renewal.services.push((spn.clone(), granted));
@@ -364,10 +361,14 @@ impl Directory {
     }
 
     /// A ticket that can be renewed, by the key that the last one was got with. Without it all is well, until a restart.
-    async fn bridge(&self, account: &Account, kept: &KeptKey, via: &Connected) -> Option<Arc<GmsaTgt>> {
+    pub async fn bridge(&self, account: &Account, kept: &KeptKey) -> Option<Arc<GmsaTgt>> {
         let Kept::Key(key) = &kept.key else { return None };
-        let proof = Proof::Key(key.clone());
-        match self.gmsa_ticket(&via.kdc, account, &kept.principal, proof, true).await {
+        let (proof, via) = (Proof::Key(key.clone()), self.kdc().await);
+        let got = match &via {
+            Ok(via) => self.gmsa_ticket(&via.kdc, account, &kept.principal, proof, true).await,
+            Err(fault) => Err(Refusal::Unreachable(fault.clone())),
+        };
+        match got {
             Ok((ticket, _)) => ticket.renewable_until().is_some().then(|| Arc::new(ticket)),
             Err(refusal) => {
                 tracing::info!(event = "gmsa.no-renewable-ticket", why = %refusal);

@@ -53,9 +53,9 @@ use crate::clock;
 use crate::credspec::LoginSource;
 use crate::directory::KeptKey;
 use crate::fault::{Code, Fault};
-use crate::kerberos::ServiceTicket;
+use crate::kerberos::{GmsaTgt, ServiceTicket};
 use crate::log;
-use crate::name::{Domain, Host, Spn};
+use crate::name::{Account, Domain, Host, Spn};
 
 /// One lease at work: what it was told, whom it asks and where it tells what came of it.
 struct Lease {
@@ -97,16 +97,30 @@ impl Lease {
     /// another. Another login is used at once only where the last attempt failed: it may be the remedy.
     async fn wait(&mut self, spec: &LeaseSpec, wake: SystemTime, carried: &mut Carried, backoff: &mut Backoff) {
         let mut spec = spec.clone();
+        let Self { key, identity, spec: specs, asked, publisher, outcome, conduct, .. } = self;
+        let begun = Instant::now();
         loop {
+            let unbridged = carried.unbridged;
             tokio::select! {
                 () = backoff.pause(wake) => return,
-                () = self.asked.notified(), if !backoff.has_failed() => return,
-                changed = self.spec.changed() => {
+                () = bridge(publisher, *key, &identity.account, &spec, carried), if unbridged => carried.unbridged = false,
+                () = asked.notified() => match backoff.has_failed() {
+                    false => return,
+                    // Whoever brought a login waits for an answer: another attempt, or what the last one just found.
+                    true if conduct.answers => {
+                        if begun.elapsed() >= ASKED_AGAIN {
+                            return;
+                        }
+                        outcome.send_modify(|_| ());
+                    }
+                    true => {}
+                },
+                changed = specs.changed() => {
                     if changed.is_err() {
                         // The manager is gone, and with it who could change anything.
                         return backoff.pause(wake).await;
                     }
-                    let now = Arc::clone(&self.spec.borrow());
+                    let now = Arc::clone(&specs.borrow());
                     if now.writes_otherwise(&spec) || backoff.has_failed() && now.asks_otherwise(&spec) {
                         backoff.succeeded();
                         return;
@@ -229,6 +243,8 @@ impl Lease {
         if proves && self.conduct.proves_logins {
             carried.proven = Some(spec.login.clone());
         }
+        carried.unbridged = spec.extras.bridge.is_some();
+        carried.renewed = renewal.bridge.take();
         // Carried although the tickets may not reach the volume: the next attempt then costs the least.
         carried.key = Some(renewal.key.clone());
         let granted = std::mem::take(&mut renewal.services);
@@ -258,6 +274,19 @@ impl Lease {
     }
 }
 
+/// Gets the ticket that bridges a restart. Nobody waits for it, nor does it hold up the next renewal.
+async fn bridge(publisher: &Publisher, key: LeaseKey, account: &Account, spec: &LeaseSpec, carried: &Carried) {
+    let (Some((.., directory)), Some(kept)) = (&carried.directory, &carried.key) else { return };
+    let ticket = match &carried.renewed {
+        Some(ticket) => Some(Arc::clone(ticket)),
+        None => directory.bridge(account, kept.clone()).await,
+    };
+    let Some(ticket) = ticket else { return };
+    if let Err(fault) = publisher.publish_bridge(key, spec, ticket).await {
+        log::fault(Level::WARN, "lease.not-bridged", &fault);
+    }
+}
+
 /// What an attempt came to.
 struct Attempted {
     now: SystemTime,
@@ -272,6 +301,9 @@ struct Attempted {
 struct Carried {
     key: Option<KeptKey>,
     services: Vec<ServiceTicket>,
+    /// Whether the ticket that bridges a restart is to be written still, and that ticket if it is there already.
+    unbridged: bool,
+    renewed: Option<Arc<GmsaTgt>>,
     directory: Option<(Domain, LoginSource, Arc<dyn Renew>)>,
     /// The login that was at hand at the last attempt, and the last one that proved itself.
     tried: Option<LoginSource>,
@@ -356,6 +388,9 @@ fn tell_clock(before: Option<&Held>, now: &Held) {
         tracing::warn!(event = "dc.clock", offset_seconds = now, "the KDC's clock differs from ours");
     }
 }
+
+/// How old a failure is that is not the answer to whoever asks.
+const ASKED_AGAIN: Duration = Duration::from_secs(5);
 
 /// S3 answers in a tenth of it.
 const SOURCE_PATIENCE: Duration = Duration::from_secs(1);

@@ -40,6 +40,8 @@ pub struct Volume {
     ownership: Ownership,
     /// The uids our files have, as the file system tells them: on creation, and once given away.
     ours: [u32; 2],
+    /// Whether what was written outlives a power cut.
+    synced: bool,
 }
 
 impl Volume {
@@ -54,6 +56,13 @@ impl Volume {
         let (volume, root) = Self::prove(path.into(), owner, mode)?;
         volume.sweep(&root, 0);
         Ok(volume)
+    }
+
+    /// What is written then outlives the process, but not a power cut: for a host, whose containers end with it. A disk
+    /// takes milliseconds for each file.
+    #[must_use]
+    pub fn unsynced(self) -> Self {
+        Self { synced: false, ..self }
     }
 
     /// The same proof beside a sidecar at work, whose half-done files stay; then looks at what there is.
@@ -82,7 +91,7 @@ impl Volume {
 
     fn prove(path: PathBuf, owner: Option<Owner>, mode: Mode) -> Result<(Self, Folder), Fault> {
         let creator = rustix::process::geteuid().as_raw();
-        let mut volume = Self { path, ownership: Ownership { owner, mode }, ours: [creator; 2] };
+        let mut volume = Self { path, ownership: Ownership { owner, mode }, ours: [creator; 2], synced: true };
         let root = volume.root().map_err(|error| volume.not_writable(error))?;
         volume.ours = volume.probe(&root)?;
         Ok((volume, root))
@@ -260,7 +269,8 @@ impl Volume {
     fn replace(&self, folder: &Folder, name: &str, bytes: &[u8], ownership: Ownership) -> Result<(), Fault> {
         let path = folder.path.join(name);
         let temporary = temporary();
-        create(folder, &temporary, bytes, ownership).map_err(|error| self.not_given(&path, ownership, error))?;
+        create(folder, &temporary, bytes, ownership, self.synced)
+            .map_err(|error| self.not_given(&path, ownership, error))?;
         if let Err(error) = os::renameat(&folder.fd, &temporary, &folder.fd, name) {
             let _ = os::unlinkat(&folder.fd, &temporary, AtFlags::empty());
             return Err(match error {
@@ -271,7 +281,9 @@ impl Volume {
             });
         }
         // The new file is in place. Only a power cut could undo that, and it takes the task with it.
-        let _ = os::fsync(&folder.fd);
+        if self.synced {
+            let _ = os::fsync(&folder.fd);
+        }
         Ok(())
     }
 
@@ -323,7 +335,7 @@ impl Volume {
         let of_folder = Ownership { mode: self.ownership.mode.of_folder(), ..self.ownership };
         dress(&folder.fd, of_folder)?;
         let file = temporary();
-        create(&folder, &file, b"", self.ownership)?;
+        create(&folder, &file, b"", self.ownership, self.synced)?;
         os::unlinkat(&folder.fd, &file, AtFlags::empty())?;
         Ok([creator, os::fstat(&folder.fd)?.st_uid])
     }
@@ -342,13 +354,13 @@ impl Volume {
 }
 
 /// A complete new file, or none.
-fn create(folder: &Folder, name: &str, bytes: &[u8], ownership: Ownership) -> io::Result<()> {
+fn create(folder: &Folder, name: &str, bytes: &[u8], ownership: Ownership, synced: bool) -> io::Result<()> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = os::openat(&folder.fd, name, flags, Bits::empty())?;
     let written = dress(&fd, ownership).map_err(io::Error::from).and_then(|()| {
         let mut file = File::from(fd);
         file.write_all(bytes)?;
-        file.sync_all()
+        if synced { file.sync_all() } else { Ok(()) }
     });
     if written.is_err() {
         let _ = os::unlinkat(&folder.fd, name, AtFlags::empty());
@@ -417,7 +429,7 @@ pub(crate) fn read(dir: impl AsFd, name: impl Arg, links: OFlags) -> io::Result<
 }
 
 /// Writes the tickets that are for this process's successor alone into a folder that no container sees. The folder is
-/// there, or its lease has ended. Blocks.
+/// there, or its lease has ended. A power cut ends the containers that it is for. Blocks.
 pub fn write_private(folder: &Path, image: &CacheImage) -> Result<(), Fault> {
     let failed = |error: io::Error| failed(&folder.join(BRIDGE), error);
     let fd = match os::openat(CWD, folder, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Bits::empty()) {
@@ -425,7 +437,7 @@ pub fn write_private(folder: &Path, image: &CacheImage) -> Result<(), Fault> {
         opened => opened.map_err(|error| failed(error.into()))?,
     };
     let (folder, temporary) = (Folder { fd, path: folder.to_owned() }, temporary());
-    create(&folder, &temporary, image.bytes(), Ownership::default()).map_err(failed)?;
+    create(&folder, &temporary, image.bytes(), Ownership::default(), false).map_err(failed)?;
     os::renameat(&folder.fd, &temporary, &folder.fd, BRIDGE).map_err(|error| {
         let _ = os::unlinkat(&folder.fd, &temporary, AtFlags::empty());
         failed(error.into())

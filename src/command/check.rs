@@ -5,6 +5,7 @@
 
 mod account;
 mod domain;
+mod host;
 mod own;
 mod report;
 mod twins;
@@ -19,11 +20,12 @@ use tokio::time::Instant;
 
 use self::domain::Reach;
 use crate::aws::Aws;
-use crate::config::{Config, Unknown};
+use crate::config::{Config, HostSeen, Unknown};
 use crate::credspec::{self, CredSpec, LoginSource, Reference};
 use crate::directory::dc::Locator;
 use crate::directory::{Directories, Extras};
 use crate::fault::{Code, Fault};
+use crate::host::Mounts;
 use crate::lease::follow::Settings;
 use crate::lease::ports::ReadSpecs;
 use crate::login::{Login, Logins};
@@ -39,12 +41,19 @@ pub struct Given {
     pub fault: Option<Fault>,
     /// Variables that are not settings.
     pub unknown: Vec<Unknown>,
+    /// What is looked at on a host instead of in a task.
+    pub host: Option<HostSeen>,
 }
 
 /// Tries every step in the order of `run`, shows each as it ends, and returns them all.
 pub async fn check(given: Given, screen: Screen<'_>) -> Report {
-    let Given { config, fault, unknown } = given;
+    let Given { config, fault, unknown, host } = given;
     let mut walk = Walk { config: &config, screen, report: Report::default() };
+    if let Some(host) = host {
+        walk.host(fault, &unknown, &host).await;
+        walk.screen.end(&walk.report);
+        return walk.report;
+    }
     let usable = walk.configuration(fault, &unknown).await;
     walk.volume().await;
     walk.listen().await;
@@ -110,6 +119,21 @@ impl Walk<'_, '_> {
     fn skip_all(&mut self, names: &[&'static str], subject: &str, stopped_by: &str) {
         for name in names {
             self.skip(name, subject, format!("`{stopped_by}` failed"));
+        }
+    }
+
+    /// What `host` needs; with CredSpecs that are named, also the chain.
+    async fn host(&mut self, fault: Option<Fault>, unknown: &[Unknown], host: &HostSeen) {
+        self.host_configuration(fault, unknown, host).await;
+        let mounts = tokio::task::spawn_blocking(Mounts::of_host).await.ok().flatten().map(Arc::new);
+        self.host_socket(host, mounts.as_deref()).await;
+        let leases = self.host_folders(host, mounts.as_ref()).await;
+        self.listen().await;
+        let Ok(aws) = Aws::new(self.config.aws.clone()) else { return };
+        let aws = Arc::new(aws);
+        self.host_domains(&aws, host, &leases).await;
+        if self.config.cred_specs.as_ref().is_some_and(|specs| !specs.is_empty()) {
+            self.chain(&aws, true).await;
         }
     }
 

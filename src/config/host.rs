@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Config, Values};
+use super::{Config, FileSeen, Values};
 use crate::fault::Fault;
 use crate::login::HostKeytab;
 use crate::text::quoted;
@@ -24,9 +24,43 @@ pub struct HostConfig {
     pub watchdog: Option<Duration>,
 }
 
+/// What `check --host` is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostSeen {
+    /// As far as it can be used.
+    pub host: HostConfig,
+    /// The files that were read for it.
+    pub files: Vec<FileSeen>,
+    /// `ECS_GMSA_SUPPORTED`: whether the agent looks for the socket.
+    pub supported: Option<String>,
+    /// `CREDENTIALS_FETCHER_HOST`: where it looks.
+    pub agent_looks_at: Option<String>,
+    /// `GMSA_LOGIN_KEYTAB` was set.
+    pub keytab_is_set: bool,
+}
+
 impl Values<'_> {
     /// The configuration of `host`, which is told its CredSpecs by the ECS agent.
     pub(super) fn host(mut self) -> Result<(Config, HostConfig), Fault> {
+        let read = self.read_host();
+        self.sound(read)
+    }
+
+    /// The same for `check`: what can be used of it, and what cannot.
+    pub(super) fn host_seen(mut self, files: Vec<FileSeen>) -> (Config, HostSeen, Option<Fault>) {
+        let (config, host) = self.read_host();
+        let set = |name: &str| self.environment.get(name).map(str::to_owned);
+        let seen = HostSeen {
+            host,
+            files,
+            supported: set("ECS_GMSA_SUPPORTED"),
+            agent_looks_at: set("CREDENTIALS_FETCHER_HOST"),
+            keytab_is_set: self.text("GMSA_LOGIN_KEYTAB").is_some(),
+        };
+        (config, seen, self.sound(()).err())
+    }
+
+    fn read_host(&mut self) -> (Config, HostConfig) {
         self.of_host = true;
         let group = self.parsed("GMSA_HOST_GROUP", |text| match text.parse() {
             Ok(gid) if gid != u32::MAX && !text.starts_with('+') => Ok(gid),
@@ -47,7 +81,7 @@ impl Values<'_> {
         // What `net ads join` and `realm join` write.
         let keytab = || HostKeytab { path: Path::new("/etc/krb5.keytab").to_owned(), principal: None };
         config.login_keytab.get_or_insert_with(keytab);
-        self.sound((config, HostConfig { group, owner, secret, notify_socket, watchdog }))
+        (config, HostConfig { group, owner, secret, notify_socket, watchdog })
     }
 }
 

@@ -38,6 +38,11 @@ impl DomainControllers {
     pub fn of(&self, domain: &Domain) -> &[Host] {
         self.by_domain.get(domain).unwrap_or(&self.any)
     }
+
+    /// The domains that are named.
+    pub fn domains(&self) -> impl Iterator<Item = &Domain> {
+        self.by_domain.keys()
+    }
 }
 
 impl FromStr for DomainControllers {

@@ -24,6 +24,8 @@ struct Mount {
     root: PathBuf,
     /// Where.
     point: PathBuf,
+    /// `ext4`, `overlay`, ...
+    kind: String,
 }
 
 impl Mounts {
@@ -69,14 +71,64 @@ impl Mounts {
 
     /// Whether a folder, named without links, or one in it is mounted somewhere.
     pub fn has(&self, folder: &Path) -> bool {
-        // The last of the deepest: later mounts cover earlier ones.
-        let depth = |mount: &&Mount| mount.point.components().count();
-        let Some(mount) = self.own.iter().filter(|mount| folder.starts_with(&mount.point)).max_by_key(depth) else {
-            return true; // out of sight: nothing is known
-        };
-        let Ok(inner) = folder.strip_prefix(&mount.point) else { return true };
-        let root = mount.root.join(inner);
+        // Out of sight: nothing is known.
+        let Some((mount, root)) = place(&self.own, folder) else { return true };
         self.roots.iter().any(|(device, mounted)| *device == mount.device && mounted.starts_with(&root))
+    }
+
+    /// Whether a file itself is mounted somewhere.
+    pub fn has_file(&self, file: &Path) -> bool {
+        place(&self.own, file).is_some_and(|(mount, root)| self.roots.contains(&(mount.device.clone(), root)))
+    }
+
+    /// Whether a file that stood at this path before, and was removed, is mounted somewhere: the kernel says so behind its
+    /// name.
+    pub fn has_former(&self, file: &Path) -> bool {
+        place(&self.own, file).is_some_and(|(mount, root)| {
+            let former = PathBuf::from(format!("{}//deleted", root.display()));
+            self.roots.contains(&(mount.device.clone(), former))
+        })
+    }
+}
+
+/// The mount that a path lies on, and where it is in that file system.
+fn place<'a>(mounts: &'a [Mount], path: &Path) -> Option<(&'a Mount, PathBuf)> {
+    // The last of the deepest: later mounts cover earlier ones.
+    let depth = |mount: &&Mount| mount.point.components().count();
+    let mount = mounts.iter().filter(|mount| path.starts_with(&mount.point)).max_by_key(depth)?;
+    let inner = path.strip_prefix(&mount.point).ok()?;
+    // A file that is mounted is the root itself.
+    let root = if inner.as_os_str().is_empty() { mount.root.clone() } else { mount.root.join(inner) };
+    Some((mount, root))
+}
+
+/// Where a folder lies, seen from a process that may be in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Whereabouts {
+    /// On the host, at the same path as far as can be seen.
+    OfHost,
+    /// In a file system that ends with the container.
+    OwnOfContainer,
+    /// On the host, at another path.
+    Elsewhere(PathBuf),
+}
+
+impl Whereabouts {
+    /// By the text of `/proc/self/mountinfo`.
+    pub(super) fn of(path: &Path, text: &str) -> Self {
+        let mounts = parse(text.as_bytes());
+        let root = mounts.iter().rev().find(|mount| mount.point == Path::new("/"));
+        if root.is_none_or(|root| root.kind != "overlay") {
+            return Self::OfHost; // no container
+        }
+        match place(&mounts, path) {
+            Some((mount, _)) if mount.kind == "overlay" => Self::OwnOfContainer,
+            // The folder may be in a file system of its own on the host: then the end of its path is what is known.
+            Some((mount, root)) if !mount.point.ends_with(mount.root.strip_prefix("/").unwrap_or(&mount.root)) => {
+                Self::Elsewhere(root)
+            }
+            _ => Self::OfHost,
+        }
     }
 }
 
@@ -89,7 +141,9 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|b| *b == b' ').skip(2);
     let device = String::from_utf8(fields.next()?.to_vec()).ok()?;
     let (root, point) = (path(fields.next()?), path(fields.next()?));
-    Some(Mount { device, root, point })
+    let kind = fields.skip_while(|field| *field != b"-").nth(1).unwrap_or_default();
+    let kind = String::from_utf8_lossy(kind).into_owned();
+    Some(Mount { device, root, point, kind })
 }
 
 /// White space and backslashes are written as three octal digits.
@@ -137,6 +191,40 @@ mod tests {
         assert!(!has("/var/credentials-fetcher/krbdir/abc/My App/x"));
         assert!(!has("/var/credentials-fetcher/krbdir/def"), "on another device");
         assert!(!has("/var/credentials-fetcher/krbdir/ghi/WebApp01"));
+    }
+
+    #[test]
+    fn a_socket_is_seen_in_a_container_and_so_is_one_that_is_gone() {
+        let socket = Path::new("/var/credentials-fetcher/socket/cf.sock");
+        let container = |root: &str| {
+            format!("501 500 259:3 {root} /var/credentials-fetcher/socket/cf.sock rw - ext4 /dev/nvme1n1 rw\n")
+        };
+        let own = OWN.replace("259:3 /var /var", "259:3 /lib /var");
+        let seen = |root: &str| {
+            let mounts = Mounts::of(&own, &[&container(root)]);
+            (mounts.has_file(socket), mounts.has_former(socket))
+        };
+        assert_eq!(seen("/lib/credentials-fetcher/socket/cf.sock"), (true, false));
+        assert_eq!(seen("/lib/credentials-fetcher/socket/cf.sock//deleted"), (false, true));
+        assert_eq!(seen("/lib/credentials-fetcher/socket"), (false, false));
+        assert_eq!(seen("/credentials-fetcher/socket/cf.sock"), (false, false));
+    }
+
+    #[test]
+    fn a_folder_of_a_container_is_told_from_one_of_the_host() {
+        let of = |mounts: &str| {
+            let text = format!("1 0 0:50 / / rw - overlay overlay rw\n{mounts}");
+            Whereabouts::of(Path::new("/var/credentials-fetcher/krbdir"), &text)
+        };
+        let mount = |root: &str| {
+            format!("2 1 259:1 {root} /var/credentials-fetcher rw,relatime shared:1 - xfs /dev/nvme0n1p1 rw\n")
+        };
+        assert_eq!(of(""), Whereabouts::OwnOfContainer);
+        assert_eq!(of(&mount("/var/credentials-fetcher")), Whereabouts::OfHost);
+        assert_eq!(of(&mount("/credentials-fetcher")), Whereabouts::OfHost, "/var is a file system of its own");
+        assert_eq!(of(&mount("/")), Whereabouts::OfHost, "and so is the folder");
+        assert_eq!(of(&mount("/data/gmsa")), Whereabouts::Elsewhere("/data/gmsa/krbdir".into()));
+        assert_eq!(Whereabouts::of(Path::new("/x"), OWN), Whereabouts::OfHost, "no container");
     }
 
     #[test]

@@ -5,25 +5,33 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::credspec::LoginSource;
 use crate::directory::{Extras, KeptKey, Renewal};
 use crate::fault::{Code, Fault};
-use crate::lease::ports::{Asked, Domains, Renew};
+use crate::kerberos::GmsaTgt;
+use crate::lease::ports::{Asked, Bridge, Domains, Renew};
 use crate::name::{Account, Domain, Spn};
 
 /// Domains whose renewals are shared while they are under way.
 pub struct Together {
     domains: Arc<dyn Domains>,
     known: Mutex<HashMap<(Domain, LoginSource), Weak<Shared>>>,
+    /// How many renewals are under way.
+    busy: watch::Sender<usize>,
 }
 
 /// One domain as one login sees it.
 struct Shared {
     domain: Arc<dyn Renew>,
     flights: Mutex<HashMap<Wanted, watch::Receiver<Option<Outcome>>>>,
+    bridges: Mutex<HashMap<Account, watch::Receiver<Option<Bridged>>>>,
+    busy: watch::Sender<usize>,
 }
+
+/// The renewable ticket, if there is one to be had.
+type Bridged = Option<Arc<GmsaTgt>>;
 
 type Outcome = Result<Renewal, Fault>;
 
@@ -33,7 +41,6 @@ struct Wanted {
     account: Account,
     services: Vec<Spn>,
     keytab: bool,
-    bridge: bool,
     /// Without a key the login is proven.
     by_key: bool,
 }
@@ -41,7 +48,7 @@ struct Wanted {
 impl Together {
     /// Nothing is asked yet.
     pub fn new(domains: Arc<dyn Domains>) -> Self {
-        Self { domains, known: Mutex::default() }
+        Self { domains, known: Mutex::default(), busy: watch::Sender::new(0) }
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<(Domain, LoginSource), Weak<Shared>>> {
@@ -57,7 +64,8 @@ impl Domains for Together {
         if let Some(shared) = known.get(&key).and_then(Weak::upgrade) {
             return Ok(Arc::new(Member(shared)));
         }
-        let shared = Arc::new(Shared { domain: inner, flights: Mutex::default() });
+        let (flights, bridges) = (Mutex::default(), Mutex::default());
+        let shared = Arc::new(Shared { domain: inner, flights, bridges, busy: self.busy.clone() });
         known.insert(key, Arc::downgrade(&shared));
         Ok(Arc::new(Member(shared)))
     }
@@ -77,7 +85,6 @@ impl Renew for Member {
             account: account.clone(),
             services: extras.services.clone(),
             keytab: extras.keytab,
-            bridge: extras.bridge.is_some(),
             by_key: kept.is_some(),
         };
         let mut results = self.0.join(wanted, kept, extras.clone());
@@ -88,6 +95,13 @@ impl Renew for Member {
                 Err(_closed) => Err(died()),
             }
         })
+    }
+
+    /// One for all leases of the gMSA. It gives way to who waits for a ticket: of a hundred calls at once the last one
+    /// does not wait for the bridges of the first.
+    fn bridge<'a>(&'a self, account: &'a Account, kept: KeptKey) -> Bridge<'a> {
+        let mut bridged = self.0.cross(account, kept);
+        Box::pin(async move { bridged.wait_for(Option::is_some).await.ok()?.clone()? })
     }
 }
 
@@ -107,7 +121,9 @@ impl Shared {
         flights.insert(wanted.clone(), results.clone());
         drop(flights);
         let this = Arc::clone(self);
+        let busy = Busy::begin(&self.busy);
         tokio::spawn(async move {
+            let _busy = busy;
             let renewed = timeout(DEADLINE, this.domain.renew(&wanted.account, kept, &extras)).await;
             this.flights().remove(&wanted);
             let late = |_| {
@@ -119,10 +135,59 @@ impl Shared {
         results
     }
 
+    /// The same for the bridge.
+    fn cross(self: &Arc<Self>, account: &Account, kept: KeptKey) -> watch::Receiver<Option<Bridged>> {
+        let mut bridges = self.bridges.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bridged) = bridges.get(account) {
+            return bridged.clone();
+        }
+        let (done, bridged) = watch::channel(None);
+        bridges.insert(account.clone(), bridged.clone());
+        drop(bridges);
+        let (this, account) = (Arc::clone(self), account.clone());
+        tokio::spawn(async move {
+            let _ = timeout(GIVES_WAY, calm(this.busy.subscribe())).await;
+            let ticket = timeout(DEADLINE, this.domain.bridge(&account, kept)).await;
+            this.bridges.lock().unwrap_or_else(PoisonError::into_inner).remove(&account);
+            let _ = done.send(Some(ticket.ok().flatten()));
+        });
+        bridged
+    }
+
     fn flights(&self) -> MutexGuard<'_, HashMap<Wanted, watch::Receiver<Option<Outcome>>>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// A renewal that is under way.
+struct Busy(watch::Sender<usize>);
+
+impl Busy {
+    fn begin(busy: &watch::Sender<usize>) -> Self {
+        busy.send_modify(|count| *count += 1);
+        Self(busy.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+/// Waits until no renewal is under way, nor begins at once after the last one.
+async fn calm(mut busy: watch::Receiver<usize>) {
+    while busy.wait_for(|count| *count == 0).await.is_ok() {
+        sleep(CALM).await;
+        if *busy.borrow() == 0 {
+            return;
+        }
+    }
+}
+
+const CALM: Duration = Duration::from_millis(50);
+/// Where calls do not end a bridge is got all the same.
+const GIVES_WAY: Duration = Duration::from_secs(20);
 
 /// As long as a lease waits.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -134,9 +199,9 @@ mod tests {
 
     use super::*;
 
-    /// Counts what is asked, and takes a second for it.
+    /// Counts renewals, which take a second, and bridges.
     #[derive(Default)]
-    struct Slow(AtomicUsize);
+    struct Slow(AtomicUsize, AtomicUsize);
 
     struct SlowDomain(Arc<Slow>, Domain);
 
@@ -156,6 +221,12 @@ mod tests {
                 let end = SystemTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000);
                 Ok(Renewal::sample(account, &self.1, end, end))
             })
+        }
+
+        fn bridge<'a>(&'a self, account: &'a Account, _: KeptKey) -> Bridge<'a> {
+            self.0.1.fetch_add(1, Ordering::Relaxed);
+            let end = SystemTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000);
+            Box::pin(std::future::ready(Some(Arc::new(GmsaTgt::sample(account, &self.1, end)))))
         }
     }
 
@@ -191,5 +262,41 @@ mod tests {
         drop((members, other));
         together.tidy();
         assert!(together.known().is_empty(), "nothing is kept that no lease uses");
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_bridge_is_got_once_for_all_leases_and_when_nobody_waits_for_a_ticket() {
+        let slow = Arc::new(Slow::default());
+        let together = Together::new(Arc::new(Arc::clone(&slow)));
+        let domain: Domain = "corp.example.com".parse().unwrap();
+        let (one, other) = (LoginSource::DomainJoined, LoginSource::Absent);
+        let (one, other) = (together.of(&domain, &one).unwrap(), together.of(&domain, &other).unwrap());
+        let (account, next): (Account, Account) = ("WebApp01".parse().unwrap(), "WebApp02".parse().unwrap());
+        let plain = Extras::default();
+        let key = one.renew(&account, None, &plain).await.unwrap().key;
+        let begun = tokio::time::Instant::now();
+        let bridged = || slow.1.load(Ordering::Relaxed);
+        let bridges = futures_util::future::join_all((0..100).map(|_| one.bridge(&account, key.clone())));
+        let renewals = async {
+            // Also one that another login begins right after the first.
+            other.renew(&next, None, &plain).await.unwrap();
+            one.renew(&next, None, &plain).await.unwrap();
+            assert_eq!(bridged(), 0, "somebody waits for a ticket");
+        };
+        let (bridges, ()) = tokio::join!(bridges, renewals);
+        assert!(bridges.iter().all(Option::is_some));
+        assert_eq!(bridged(), 1);
+        assert!(begun.elapsed() < Duration::from_secs(3));
+        // Where renewals never end it comes all the same.
+        let busy = async {
+            loop {
+                one.renew(&next, None, &plain).await.unwrap();
+            }
+        };
+        let begun = tokio::time::Instant::now();
+        tokio::select! {
+            () = busy => {}
+            bridge = other.bridge(&account, key.clone()) => assert!(bridge.is_some()),
+        }
+        assert!(begun.elapsed() <= GIVES_WAY + CALM);
     }
 }

@@ -97,9 +97,6 @@ impl Tree {
     pub(super) fn open(dir: impl Into<PathBuf>) -> Result<Self, Fault> {
         let dir = dir.into();
         let private = dir.parent().unwrap_or(&dir).join(PRIVATE);
-        let unusable = |path: &Path, error: io::Error| {
-            Fault::new(Code::VolumeNotWritable, format!("cannot use the folder `{}`", path.display())).caused_by(&error)
-        };
         // Whatever the mask is: containers go through these.
         for folder in dir.ancestors().take_while(|folder| !folder.exists()).collect::<Vec<_>>().into_iter().rev() {
             make(folder, 0o755)?;
@@ -107,13 +104,15 @@ impl Tree {
         match fs::DirBuilder::new().mode(0o700).create(&private) {
             Ok(()) => replace(&private, MARK, b"What gmsa-sidecar host remembers of its leases.\n", 0o600)?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                only_ours(&private).map_err(|error| unusable(&private, error))?;
+                is_ours(&private)
+                    .and_then(|()| os::chmod(&private, Bits::RWXU).map_err(io::Error::from))
+                    .map_err(|error| unusable(&private, &error))?;
             }
-            Err(error) => return Err(unusable(&private, error)),
+            Err(error) => return Err(unusable(&private, &error)),
         }
         // What containers mount is compared with what mounts show: without links.
-        let dir = fs::canonicalize(&dir).map_err(|error| unusable(&dir, error))?;
-        let private = fs::canonicalize(&private).map_err(|error| unusable(&private, error))?;
+        let dir = fs::canonicalize(&dir).map_err(|error| unusable(&dir, &error))?;
+        let private = fs::canonicalize(&private).map_err(|error| unusable(&private, &error))?;
         Ok(Self { dir, private })
     }
 
@@ -207,6 +206,14 @@ impl Tree {
         leases
     }
 
+    /// The leases in a folder, for those who change nothing.
+    pub(super) fn look(dir: &Path) -> Vec<Stored> {
+        let Ok(dir) = fs::canonicalize(dir) else { return Vec::new() };
+        let tree = Self { private: dir.parent().unwrap_or(&dir).join(PRIVATE), dir };
+        let ids = children(&tree.dir).into_iter().filter_map(|id| id.parse().ok());
+        ids.filter_map(|id| tree.read(&id)).collect()
+    }
+
     fn read(&self, id: &LeaseId) -> Option<Stored> {
         let dir = self.dir.join(id.as_str());
         let name = format!("{id}{}", metadata::SUFFIX);
@@ -283,7 +290,7 @@ fn make(path: &Path, mode: u32) -> Result<(), Fault> {
 
 /// What holds renewable tickets is entered by its owner alone. A folder of somebody else who chose the same name is not
 /// touched.
-fn only_ours(path: &Path) -> io::Result<()> {
+fn is_ours(path: &Path) -> io::Result<()> {
     let stat = fs::symlink_metadata(path)?;
     if !path.join(MARK).is_file() && fs::read_dir(path)?.next().is_some() {
         return Err(io::Error::other(format!("it is not made by gmsa-sidecar: it has no file `{MARK}`")));
@@ -291,7 +298,20 @@ fn only_ours(path: &Path) -> io::Result<()> {
     if !stat.is_dir() || stat.uid() != rustix::process::geteuid().as_raw() {
         return Err(io::Error::other("it is not a folder of this user"));
     }
-    os::chmod(path, Bits::RWXU).map_err(io::Error::from)
+    Ok(())
+}
+
+/// Whether the folder beside `dir` is ours, or not there yet.
+pub(super) fn look_private(dir: &Path) -> Result<(), Fault> {
+    let private = dir.parent().unwrap_or(dir).join(PRIVATE);
+    match is_ours(&private) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unusable(&private, &error)),
+        _ => Ok(()),
+    }
+}
+
+fn unusable(path: &Path, error: &io::Error) -> Fault {
+    Fault::new(Code::VolumeNotWritable, format!("cannot use the folder `{}`", path.display())).caused_by(error)
 }
 
 /// A file appears whole. It has to outlive the process, not the machine, whose containers are gone then too: it is not

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::manager::{Conduct, ConfAt, LeaseSpec, Manager};
 use super::metrics::Metrics;
-use super::ports::{Asked, Domains, Files, ReadSpecs, Renew};
+use super::ports::{Asked, Bridge, Domains, Files, ReadSpecs, Renew};
 use super::publisher::Publisher;
 use super::refresh::Refresh;
 use super::status::{LeaseKey, LeaseState, Order, Status, Statuses};
@@ -19,7 +19,7 @@ use crate::clock;
 use crate::credspec::{CredSpec, LoginSource, Reference};
 use crate::directory::{Extras, KeptKey, Renewal, twin};
 use crate::fault::{Code, Fault};
-use crate::kerberos::ServiceTicket;
+use crate::kerberos::{GmsaTgt, ServiceTicket};
 use crate::name::{Account, Domain};
 use crate::volume::{Krb5Conf, LeaseFolder, Location, Ownership, Watch, Written};
 
@@ -55,6 +55,7 @@ pub(crate) struct Asking {
 struct Directory {
     script: HashMap<String, VecDeque<Answer>>,
     asked: Vec<Asking>,
+    bridged: Vec<String>,
     silent: bool,
     count: usize,
     known: Vec<Weak<FakeDomain>>,
@@ -86,6 +87,11 @@ impl FakeDomains {
     /// When the renewals of an account were.
     pub(crate) fn times(&self, account: &str) -> Vec<u64> {
         self.asked().into_iter().filter(|asked| asked.account == account).map(|asked| asked.at).collect()
+    }
+
+    /// For which accounts a renewable ticket was got.
+    pub(crate) fn bridged(&self) -> Vec<String> {
+        self.state.lock().unwrap().bridged.clone()
     }
 
     /// Renewals are counted only: there will be many.
@@ -176,6 +182,12 @@ impl Renew for FakeDomain {
             }));
             Ok(renewal)
         })
+    }
+
+    fn bridge<'a>(&'a self, account: &'a Account, _: KeptKey) -> Bridge<'a> {
+        self.state.lock().unwrap().bridged.push(account.to_string());
+        let ticket = GmsaTgt::sample(account, &self.domain, clock::now() + TEN_HOURS);
+        Box::pin(std::future::ready(Some(Arc::new(ticket))))
     }
 }
 

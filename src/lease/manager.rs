@@ -94,6 +94,8 @@ pub struct Conduct {
     pub proves_logins: bool,
     /// How many leases there may be. A list of CredSpecs is as long as whoever writes to its bucket likes.
     pub most_leases: usize,
+    /// Whoever asks for a renewal gets one also after a failure, unless that is seconds old: then it is the answer.
+    pub answers: bool,
 }
 
 impl Conduct {
@@ -103,12 +105,14 @@ impl Conduct {
         config_ends: true,
         longest_wait: None,
         proves_logins: false,
+        answers: false,
         most_leases: MOST_OF_A_TASK,
     };
     /// That of `init`, which has little time and always asks the directory.
     pub const INIT: Self = Self { warm_start: false, longest_wait: Some(Duration::from_secs(5)), ..Self::RUN };
     /// That of a process that serves many: no lease ends it.
-    pub const HOST: Self = Self { config_ends: false, proves_logins: true, most_leases: usize::MAX, ..Self::RUN };
+    pub const HOST: Self =
+        Self { config_ends: false, proves_logins: true, answers: true, most_leases: usize::MAX, ..Self::RUN };
 
     /// Whether a fault ends the process.
     pub fn ends_with(self, fault: &Fault, ever_ready: bool) -> bool {
@@ -295,7 +299,7 @@ impl Manager {
         self.leases().running.get(&key).map(|running| Arc::clone(&running.spec.borrow()))
     }
 
-    /// Asks a lease to renew now; not past a back-off. Several requests before it does are one.
+    /// Asks a lease to renew now; past a back-off only where whoever asks is answered ([`Conduct::answers`]). Several requests before it does are one.
     pub fn renew(&self, key: LeaseKey) {
         if let Some(running) = self.leases().running.get(&key) {
             running.asked.notify_one();

@@ -11,6 +11,7 @@ use crate::aws::{Aws, LONGEST_CALL};
 use crate::credspec::{self, CredSpec, LoginSource, Reference};
 use crate::directory::{Directories, Directory, Extras, KeptKey, Renewal};
 use crate::fault::Fault;
+use crate::kerberos::GmsaTgt;
 use crate::name::{Account, Domain};
 use crate::progress;
 use crate::volume::{KRB5_CONF, Krb5Conf, LeaseFolder, Location, Volume, Watch, Written};
@@ -22,7 +23,14 @@ pub type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, Fault>> + Send + '
 pub trait Renew: Send + Sync {
     /// Gets fresh tickets for a gMSA, with the key kept from the last time while that is good.
     fn renew<'a>(&'a self, account: &'a Account, kept: Option<KeptKey>, extras: &'a Extras) -> Asked<'a, Renewal>;
+
+    /// Gets a renewable TGT with the key of the last renewal, once nobody waits for a ticket. None if there is none to be
+    /// had: without it all is well, until a restart.
+    fn bridge<'a>(&'a self, account: &'a Account, kept: KeptKey) -> Bridge<'a>;
 }
+
+/// A renewable TGT, in time.
+pub type Bridge<'a> = Pin<Box<dyn Future<Output = Option<Arc<GmsaTgt>>> + Send + 'a>>;
 
 /// Where a domain and a login lead to.
 pub trait Domains: Send + Sync {
@@ -46,6 +54,10 @@ pub trait ReadSpecs: Send + Sync {
 impl Renew for Directory {
     fn renew<'a>(&'a self, account: &'a Account, kept: Option<KeptKey>, extras: &'a Extras) -> Asked<'a, Renewal> {
         Box::pin(self.renew(account, kept, extras))
+    }
+
+    fn bridge<'a>(&'a self, account: &'a Account, kept: KeptKey) -> Bridge<'a> {
+        Box::pin(async move { self.bridge(account, &kept).await })
     }
 }
 

@@ -17,7 +17,7 @@ use crate::clock;
 use crate::directory::dc::Locator;
 use crate::directory::{KeptKey, Renewal};
 use crate::fault::{Code, Fault};
-use crate::kerberos::{ServiceTicket, renewable, warm};
+use crate::kerberos::{GmsaTgt, ServiceTicket, renewable, warm};
 use crate::lease::manager::{ConfAt, LeaseSpec};
 use crate::lease::ports::Files;
 use crate::lease::status::{Held, LeaseKey, Order, ServiceHeld};
@@ -145,14 +145,10 @@ impl Publisher {
         };
         let (this, location) = (Arc::clone(self), spec.location.clone());
         let (keytab, with_keytab) = (renewal.keytab.clone(), spec.extras.keytab);
-        let bridge = spec.extras.bridge.clone().zip(renewal.bridge.clone());
         blocking(move || {
             let mut written = slot.written.lock().unwrap_or_else(PoisonError::into_inner);
             if slot.gone.load(Ordering::Acquire) {
                 return Ok(());
-            }
-            if let Some((folder, ticket)) = &bridge {
-                write_private(folder, &ticket.ccache([]))?;
             }
             this.write_conf()?;
             let _root = location.at_root.then(|| this.root.lock().unwrap_or_else(PoisonError::into_inner));
@@ -164,6 +160,18 @@ impl Publisher {
             let done = this.files.put(&what);
             *written = Some(what);
             done
+        })
+        .await
+    }
+
+    /// Writes the renewable ticket that bridges a restart, where no container sees it.
+    pub async fn publish_bridge(&self, key: LeaseKey, spec: &LeaseSpec, ticket: Arc<GmsaTgt>) -> Result<(), Fault> {
+        let slot = self.put().leases.get(&key).map(|kept| Arc::clone(&kept.slot));
+        let (Some(slot), Some(folder)) = (slot, spec.extras.bridge.clone()) else { return Ok(()) };
+        blocking(move || {
+            // A lease that ends waits for it, and nothing is written after that.
+            let _writing = slot.written.lock().unwrap_or_else(PoisonError::into_inner);
+            if slot.gone.load(Ordering::Acquire) { Ok(()) } else { write_private(&folder, &ticket.ccache([])) }
         })
         .await
     }

@@ -392,3 +392,44 @@ async fn a_login_that_replaces_another_proves_itself_and_the_key_serves_if_it_ca
     assert_eq!(by_key(), [false, false, false, true]);
     assert_eq!(world.domains.asked()[3].login, login("good"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_bridge_to_the_next_process_comes_after_the_ticket_and_is_written_apart() {
+    let world = World::of(Conduct::HOST);
+    let private = tempfile::tempdir().unwrap();
+    let mut spec = world.spec("WebApp01");
+    spec.extras.bridge = Some(private.path().to_owned());
+    let key = world.manager.add(spec).unwrap();
+    world.add("WebApp02");
+    world.until(&["WebApp01: held", "WebApp02: held"]).await;
+    world.wait(|_| crate::volume::read_private(private.path()).is_some()).await;
+    assert_eq!(world.domains.bridged(), ["WebApp01"], "who asks for none gets none");
+    // With each ticket there is another one.
+    world.manager.renew(key);
+    world.wait(|world| world.domains.bridged().len() == 2).await;
+    assert_eq!(world.domains.times("WebApp01").len(), 2);
+    // What a lease leaves is nobody else's to remove, but nothing comes to it later.
+    world.manager.remove(key).wait().await;
+    std::fs::remove_file(private.path().join("krbtgt")).unwrap();
+    world.pass(3600).await;
+    assert!(crate::volume::read_private(private.path()).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_brings_a_login_to_a_host_is_answered_also_in_a_back_off() {
+    let world = World::of(Conduct::HOST);
+    world.domains.script("WebApp01", [Answer::Fault(Code::GmsaReadDenied)]);
+    let key = world.add("WebApp01");
+    world.until(&["WebApp01: pending gmsa-read-denied"]).await;
+    // What was just found is the answer ..
+    let mut outcome = world.manager.outcome(key).unwrap();
+    outcome.mark_unchanged();
+    world.manager.renew(key);
+    tokio::time::timeout(Duration::from_millis(10), outcome.changed()).await.unwrap().unwrap();
+    assert_eq!(world.domains.count(), 1);
+    // .. and what is older is looked for again.
+    tokio::time::sleep(ASKED_AGAIN).await;
+    world.manager.renew(key);
+    world.until(&["WebApp01: held"]).await;
+    assert!(clock::fake::elapsed() < Duration::from_secs(15), "that is the least back-off after a denial");
+}

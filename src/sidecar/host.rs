@@ -25,24 +25,25 @@ pub async fn host(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Fault> {
     let listener = readiness::bind(config.listen).inspect_err(failed)?;
-    let (statuses, metrics) = (Statuses::default(), Arc::new(Metrics::new()));
+    let (statuses, metrics) = (Statuses::default(), Arc::new(Metrics::new().of_host()));
     let state = readiness::State { status: statuses.watch(), metrics: Arc::clone(&metrics), refresh: refresh.clone() };
     let server = tokio::spawn(readiness::serve(listener, state));
     let dir = host::prepare(&config.dir).inspect_err(failed)?;
     // Whose a lease's files are is a matter of each lease: the folders around them are the daemon's own.
-    let volume = open(&dir, None, config.mode).await.inspect_err(failed)?;
+    let volume = open(&dir, None, config.mode).await.inspect_err(failed)?.unsynced();
     let aws = Arc::new(Aws::new(config.aws.clone()).inspect_err(failed)?);
     let (directories, publisher) = wire(&config, &aws, &volume);
     let manager = Manager::new(
         Arc::new(Together::new(Arc::new(directories))),
         Arc::clone(&publisher),
         statuses.clone(),
-        metrics,
+        Arc::clone(&metrics),
         refresh.clone(),
         Conduct::HOST,
     );
     statuses.discovered();
-    let keeper = Kept::new(manager, statuses.watch(), config.aws.clone());
+    statuses.of_host();
+    let keeper = Kept::new(manager, statuses.watch(), config.aws.clone(), metrics);
     let files = Files { owner: host.owner, mode: config.mode, keytab: config.keytab, services: Vec::new() };
     let settings = host::Settings {
         dir,

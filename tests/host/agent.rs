@@ -17,8 +17,19 @@ pub struct Agent {
 impl Agent {
     /// A process that makes the calls.
     pub fn start(mut command: Command, socket: &Path) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host/agent.py");
-        let mut process = command.arg(script).arg(socket).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host/agent.py"));
+        Self::of(command, socket)
+    }
+
+    /// The one in Go, with the library that the agent uses.
+    pub fn in_go(socket: &Path) -> Self {
+        let built = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host/go")).output().unwrap();
+        assert!(built.status.success(), "agent.go: {}", String::from_utf8_lossy(&built.stderr));
+        Self::of(Command::new(String::from_utf8(built.stdout).unwrap().trim()), socket)
+    }
+
+    fn of(mut command: Command, socket: &Path) -> Self {
+        let mut process = command.arg(socket).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (calls, answers) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
         Self { process, calls, answers: BufReader::new(answers) }
     }

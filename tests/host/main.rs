@@ -63,6 +63,36 @@ fn paths(answer: &Value, field: &str) -> Vec<String> {
 fn all_seven_methods() {
     let bench = Bench::start(None);
     let mut agent = bench.agent();
+    all_seven(&bench, &mut agent);
+}
+
+/// Its build takes a minute.
+#[test]
+fn slow_all_seven_methods_by_grpc_go() {
+    let bench = Bench::start(None);
+    let mut agent = Agent::in_go(&bench.socket());
+    all_seven(&bench, &mut agent);
+    for (account, code) in [
+        ("Denied", "PERMISSION_DENIED"),
+        ("Nobody", "NOT_FOUND"),
+        ("Held", "FAILED_PRECONDITION"),
+        ("Down", "UNAVAILABLE"),
+    ] {
+        let answer = agent.call(&add(account, "svc", "right"));
+        assert_eq!(answer["code"], code, "{answer}");
+        assert!(answer["text"].as_str().unwrap().contains("Next: "), "{answer}");
+    }
+    let wrong = agent.call(&add("WebApp01", "svc", "wrong-pa55"));
+    assert_eq!(wrong["code"], "UNAUTHENTICATED", "{wrong}");
+    // It answers before the library gives up.
+    let mut hung = add("Hang", "svc", "right");
+    hung["deadline"] = json!(2.0);
+    let hung = agent.call(&hung);
+    assert_eq!(hung["code"], "UNAVAILABLE", "{hung}");
+    assert_eq!(bench.leases(), Vec::<String>::new());
+}
+
+fn all_seven(bench: &Bench, agent: &mut Agent) {
     let health = agent.call(&json!({"method": "HealthCheck", "request": {"service": "credentials-fetcher"}}));
     assert_eq!((&health["code"], &health["reply"]["status"]), (&json!("OK"), &json!("OK")), "{health}");
 

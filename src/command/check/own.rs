@@ -18,7 +18,13 @@ impl Walk<'_, '_> {
             None => "the ECS task is asked for its CredSpecs".to_owned(),
         };
         let usable = fault.is_none();
-        let read = async { fault.map_or_else(|| passed((), specs), Err) };
+        self.configuration_is(fault, unknown, specs).await;
+        usable
+    }
+
+    /// Its fault, or what was seen of it; and the variables that mean nothing.
+    pub(super) async fn configuration_is(&mut self, fault: Option<Fault>, unknown: &[Unknown], seen: String) {
+        let read = async { fault.map_or_else(|| passed((), seen), Err) };
         self.step("configuration", "", read).await;
         for Unknown { variable, nearest } in unknown {
             let what = format!("the variable {variable} is not a setting of gmsa-sidecar and has no effect");
@@ -26,7 +32,6 @@ impl Walk<'_, '_> {
             let fault = Fault::new(Code::ConfigInvalid, what).with_next(next);
             self.warn("configuration", variable, fault, Duration::ZERO);
         }
-        usable
     }
 
     pub(super) async fn volume(&mut self) {
