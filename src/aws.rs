@@ -43,8 +43,8 @@ use tracing::{Level, Metadata};
 
 pub(crate) use self::advice::Call;
 use self::arn::Arn;
-pub(crate) use self::endpoint::{Place, Service};
-pub(crate) use self::failure::{Codes, Failure, Kind, Refusal, Words};
+pub(crate) use self::endpoint::{AwsService, CallTarget};
+pub(crate) use self::failure::{AnswerSecrecy, AwsRefusal, Codes, Failure, RefusalKind};
 use self::http::{
     ATTEMPT_DEADLINE, CONNECT_DEADLINE, METADATA_DEADLINE, Network, OPERATION_DEADLINE, READ_DEADLINE, Router,
     Unanswered, answer,
@@ -164,10 +164,10 @@ impl Aws {
     }
 
     /// Waits for the turn to call a service. It is over once it is dropped.
-    pub(crate) async fn turn(&self, service: Service) -> Option<SemaphorePermit<'_>> {
+    pub(crate) async fn turn(&self, service: AwsService) -> Option<SemaphorePermit<'_>> {
         let turns = match service {
-            Service::S3 => &self.turns.s3,
-            Service::SecretsManager => &self.turns.secrets_manager,
+            AwsService::S3 => &self.turns.s3,
+            AwsService::SecretsManager => &self.turns.secrets_manager,
             _ => &self.turns.other,
         };
         // None is ever closed.
@@ -201,11 +201,11 @@ impl Aws {
     /// Calls `action` of a service (JSON 1.1 under SigV4) and returns the body of its answer.
     pub(crate) async fn call(
         &self,
-        service: Service,
+        service: AwsService,
         action: &str,
         body: String,
-        at: Place<'_>,
-        words: Words,
+        at: CallTarget<'_>,
+        words: AnswerSecrecy,
     ) -> Result<Vec<u8>, Failure> {
         let _turn = self.turn(service).await;
         let call = async {
@@ -235,20 +235,20 @@ impl Aws {
         if name.is_none() && !matches!(status, 403 | 404 | 429 | 500..) {
             return Err(Failure::Strange(status, None));
         }
-        Err(Failure::Refused(Box::new(Refusal::new(status, name, message, words).told_by(&head))))
+        Err(Failure::Refused(Box::new(AwsRefusal::new(status, name, message, words).told_by(&head))))
     }
 
     fn request(
         &self,
-        service: Service,
+        service: AwsService,
         action: &str,
         body: String,
-        at: Place<'_>,
+        at: CallTarget<'_>,
         credentials: Credentials,
     ) -> Result<HttpRequest, Box<dyn Error + Send + Sync>> {
         let name = service.name();
         let target = match service {
-            Service::Ssm => "AmazonSSM",
+            AwsService::Ssm => "AmazonSSM",
             _ => "AmazonEC2ContainerServiceV20141113",
         };
         let uri = format!("{}/", service.url(at, &self.settings));

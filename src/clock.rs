@@ -69,12 +69,12 @@ pub fn rfc3339(time: SystemTime) -> String {
 }
 
 /// Tells when the wall clock was set: it then moves in another way than the monotonic one.
-pub struct Watch {
+pub struct ClockWatch {
     wall: SystemTime,
     monotonic: Instant,
 }
 
-impl Watch {
+impl ClockWatch {
     /// Both clocks as they are now.
     pub fn start(wall: SystemTime, monotonic: Instant) -> Self {
         Self { wall, monotonic }
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn a_clock_that_is_set_is_noticed_once() {
         let (wall, monotonic) = (from_unix(1_000_000), Instant::now());
-        let mut watch = Watch::start(wall, monotonic);
+        let mut watch = ClockWatch::start(wall, monotonic);
         let mut at =
             |wall_seconds, seconds| watch.step(shifted(wall, wall_seconds), monotonic + Duration::from_secs(seconds));
         assert_eq!(at(60, 60), None, "time goes by");

@@ -40,9 +40,9 @@ pub struct Invocation {
     /// The command, with all it needs.
     pub command: Command,
     /// What is logged; the defaults stand in for values that cannot be used.
-    pub log: log::Settings,
+    pub log: log::LogSettings,
     /// `GMSA_` variables that mean nothing: misspelt, as a rule.
-    pub unknown: Vec<Unknown>,
+    pub unknown: Vec<UnknownVariable>,
 }
 
 /// The commands. Each tells the faults of its configuration in its own way.
@@ -143,7 +143,7 @@ pub struct ServiceTickets(Vec<(Option<Account>, Spn)>);
 
 /// A `GMSA_` variable that means nothing.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Unknown {
+pub struct UnknownVariable {
     /// As it is set.
     pub variable: String,
     /// The one that looks most like it.
@@ -386,7 +386,9 @@ impl<'a> Values<'a> {
             let why = "neither GMSA_CREDENTIAL_SPECS nor ECS_CONTAINER_METADATA_URI_V4 is set";
             let misspelt = unknown(self.environment).into_iter().find(|known| known.nearest == "GMSA_CREDENTIAL_SPECS");
             let next = match misspelt {
-                Some(Unknown { variable, .. }) => format!("rename the variable {variable} to GMSA_CREDENTIAL_SPECS"),
+                Some(UnknownVariable { variable, .. }) => {
+                    format!("rename the variable {variable} to GMSA_CREDENTIAL_SPECS")
+                }
                 None => {
                     "set GMSA_CREDENTIAL_SPECS=credentialspecdomainless:arn:aws:s3:::BUCKET/KEY with the ARN of your \
                          CredSpec"
@@ -455,8 +457,8 @@ impl<'a> Values<'a> {
         if ldaps { Transport::Tls(tls.unwrap_or_default()) } else { Transport::Sasl }
     }
 
-    fn log(&mut self) -> log::Settings {
-        log::Settings {
+    fn log(&mut self) -> log::LogSettings {
+        log::LogSettings {
             filter: self.parsed("GMSA_LOG", str::parse).unwrap_or_default(),
             format: self.parsed("GMSA_LOG_FORMAT", str::parse),
             colour: self.environment.get("NO_COLOR").is_none(),
@@ -643,7 +645,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// The `GMSA_` variables in the environment that this version does not know.
-fn unknown(environment: &Environment) -> Vec<Unknown> {
+fn unknown(environment: &Environment) -> Vec<UnknownVariable> {
     let known = |name: &str| settings::SETTINGS.iter().any(|setting| setting.variable == name);
     let ours = environment.0.keys().filter(|name| name.starts_with("GMSA_") && !known(name));
     let nearest = |name: &str| {
@@ -654,7 +656,7 @@ fn unknown(environment: &Environment) -> Vec<Unknown> {
             (!known.starts_with(name), distance(name, known) + 2 * (64 - begun_alike(known).min(64)))
         })
     };
-    ours.filter_map(|name| Some(Unknown { variable: name.clone(), nearest: nearest(name)? })).collect()
+    ours.filter_map(|name| Some(UnknownVariable { variable: name.clone(), nearest: nearest(name)? })).collect()
 }
 
 /// The environment of the process. It may hold credentials: only names are ever shown.

@@ -187,7 +187,7 @@ fn looks_like_netbios(name: &str) -> Fault {
 
 /// The DNS name of the domain, where `DnsName` has none: a `Scope`, or the root of the tree if it begins with that
 /// name. Nothing else in the document is certain to be this domain's.
-fn dns_domain<'a>(dns_name: &'a str, tree: Option<&'a str>, entries: &'a [Entry]) -> Option<&'a str> {
+fn dns_domain<'a>(dns_name: &'a str, tree: Option<&'a str>, entries: &'a [GmsaElement]) -> Option<&'a str> {
     if dns_name.contains('.') {
         return None;
     }
@@ -237,13 +237,13 @@ fn of_another_type(name: &str, value: &Value, expected: &str) -> Fault {
 }
 
 /// An element of `GroupManagedServiceAccounts`.
-struct Entry {
+struct GmsaElement {
     name: Account,
     scope: Option<String>,
 }
 
 /// PowerShell writes a list of one as the element itself.
-fn entries(list: Option<Value>) -> Result<Vec<Entry>, Fault> {
+fn entries(list: Option<Value>) -> Result<Vec<GmsaElement>, Fault> {
     let list = match list {
         None => return Err(malformed(format!("`{ACCOUNTS}` is missing"))),
         Some(Value::Array(entries)) => entries,
@@ -261,16 +261,16 @@ fn entries(list: Option<Value>) -> Result<Vec<Entry>, Fault> {
         let name = text(get("Name")?.unwrap_or(&Value::Null), &path)?;
         let name = name.parse().map_err(|error| malformed(format!("`{path}`: {error}")))?;
         let scope = get("Scope")?.and_then(Value::as_str).map(str::to_owned);
-        entries.push(Entry { name, scope });
+        entries.push(GmsaElement { name, scope });
     }
     if entries.is_empty() { Err(malformed(format!("`{ACCOUNTS}` is empty"))) } else { Ok(entries) }
 }
 
 /// One account is usually listed twice, with the domain's NetBIOS name and its DNS name as `Scope`. A `Scope` that is
 /// the DNS name of another domain is where the account is.
-fn accounts(entries: Vec<Entry>, domain: &Domain) -> Result<Vec<(Account, Domain)>, Fault> {
+fn accounts(entries: Vec<GmsaElement>, domain: &Domain) -> Result<Vec<(Account, Domain)>, Fault> {
     let mut accounts: Vec<(Account, Option<Domain>)> = Vec::new();
-    for Entry { name, scope } in entries {
+    for GmsaElement { name, scope } in entries {
         let scope = scope.filter(|scope| scope.contains('.')).and_then(|scope| scope.parse::<Domain>().ok());
         match accounts.iter_mut().find(|(known, _)| known.same_as(name.as_str())) {
             None => accounts.push((name, scope)),

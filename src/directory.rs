@@ -66,25 +66,25 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Mutex;
 
-use self::error::{DirectoryError, Kind};
+use self::error::{DirectoryError, FailureKind};
 use self::gmsa::{Gmsa, ManagedPassword};
 use self::kdc::{Kdc, authenticate, grant, renew};
 use self::key_versions::{InUse, versions};
 use self::referral::follow;
-use self::refusal::Refusal;
+use self::refusal::TicketRefusal;
 use self::server::{Confirmed, Server, unproven, witness};
-use self::session::{Proven, Session, Witness};
+use self::session::{GmsaKeyProof, Proven, Session};
 use self::twin::NoTwins;
 use crate::clock;
 use crate::credspec::LoginSource;
-use crate::directory::dc::{Locator, Service, peers};
-use crate::directory::ldap::{Connection, Plain, Transport};
+use crate::directory::dc::{DcService, Locator, peers};
+use crate::directory::ldap::{LdapConnection, Plain, Transport};
 use crate::fault::{Code, Fault};
 use crate::kerberos::{
     self, ClientKey, ExchangeError, GmsaTgt, Granted, KeytabImage, LdapTicket, Principal, Proof, ServiceTicket,
     TicketOptions,
 };
-use crate::login::lockout::{Key, Lockout};
+use crate::login::lockout::{AccountKey, Lockout};
 use crate::login::{Login, Logins};
 use crate::name::{Account, Domain, Host, Spn};
 use crate::progress;
@@ -107,25 +107,25 @@ pub struct Directory {
 
 /// A gMSA's key, or a ticket that can be renewed, kept between renewals: with it a renewal asks nobody but a KDC.
 #[derive(Clone)]
-pub struct KeptKey {
+pub struct GmsaCredential {
     principal: Principal,
-    key: Kept,
+    key: CredentialForm,
     kvno: Option<u32>,
     /// When the managed password should be read again (its `QueryPasswordInterval`).
     pub due: SystemTime,
 }
 
 #[derive(Clone)]
-enum Kept {
+enum CredentialForm {
     Key(ClientKey),
     Ticket(Arc<GmsaTgt>),
 }
 
-impl KeptKey {
+impl GmsaCredential {
     /// A ticket that an earlier process left, to go on with until a login is at hand. None if it cannot be renewed.
     pub fn of_ticket(tgt: GmsaTgt) -> Option<Self> {
         let due = tgt.renewable_until()?;
-        Some(Self { principal: tgt.client().clone(), key: Kept::Ticket(Arc::new(tgt)), kvno: None, due })
+        Some(Self { principal: tgt.client().clone(), key: CredentialForm::Ticket(Arc::new(tgt)), kvno: None, due })
     }
 }
 
@@ -155,7 +155,7 @@ pub struct Renewal {
     /// The renewable ticket that it was got with, if it was: see [`Directory::bridge`].
     pub bridge: Option<Arc<GmsaTgt>>,
     /// The key it was got with, for the next time.
-    pub key: KeptKey,
+    pub key: GmsaCredential,
     /// The KDC that gave it.
     pub dc: Option<Host>,
     /// The version of the managed password, where the directory told.
@@ -231,7 +231,12 @@ impl Directories {
 
 impl Directory {
     /// Gets fresh tickets for a gMSA: its TGT, and with that those for services.
-    pub async fn renew(&self, account: &Account, kept: Option<KeptKey>, wanted: &Extras) -> Result<Renewal, Fault> {
+    pub async fn renew(
+        &self,
+        account: &Account,
+        kept: Option<GmsaCredential>,
+        wanted: &Extras,
+    ) -> Result<Renewal, Fault> {
         let connection = self.kdc().await.map_err(|fault| self.with_document(fault, account))?;
         let renewed = self.renew_tgt(account, kept, wanted.keytab, &connection).await;
         let mut renewal = renewed.map_err(|fault| self.with_document(fault, account))?;
@@ -278,19 +283,19 @@ impl Directory {
     async fn renew_tgt(
         &self,
         account: &Account,
-        kept: Option<KeptKey>,
+        kept: Option<GmsaCredential>,
         keytab: bool,
         via: &Connected,
     ) -> Result<Renewal, Fault> {
         let Some(mut kept) = kept else {
             return self.renew_by_password(account, keytab, via).await.map_err(fault_of);
         };
-        let by_ticket = matches!(kept.key, Kept::Ticket(_));
+        let by_ticket = matches!(kept.key, CredentialForm::Ticket(_));
         let has_login = self.login != LoginSource::Absent;
         if by_ticket && !has_login {
             return match self.renew_by_key(account, &kept, via).await {
                 // It says what is needed now: a login.
-                Err(Refusal::Exchange(_, error)) => {
+                Err(TicketRefusal::Exchange(_, error)) => {
                     tracing::info!(event = "gmsa.ticket-not-renewed", why = %error);
                     self.renew_by_password(account, keytab, via).await.map_err(fault_of)
                 }
@@ -324,14 +329,19 @@ impl Directory {
         }
     }
 
-    async fn renew_by_key(&self, account: &Account, kept: &KeptKey, via: &Connected) -> Result<Renewal, Refusal> {
+    async fn renew_by_key(
+        &self,
+        account: &Account,
+        kept: &GmsaCredential,
+        via: &Connected,
+    ) -> Result<Renewal, TicketRefusal> {
         let key = match &kept.key {
-            Kept::Key(key) => key.clone(),
-            Kept::Ticket(tgt) => return self.renew_by_ticket(account, tgt, kept, via).await,
+            CredentialForm::Key(key) => key.clone(),
+            CredentialForm::Ticket(tgt) => return self.renew_by_ticket(account, tgt, kept, via).await,
         };
         let proof = Proof::Key(key);
         let (ticket, key) = self.gmsa_ticket(&via.kdc, account, &kept.principal, proof, false).await?;
-        Ok(self.renewal(ticket, KeptKey { key: Kept::Key(key), ..kept.clone() }, via).await)
+        Ok(self.renewal(ticket, GmsaCredential { key: CredentialForm::Key(key), ..kept.clone() }, via).await)
     }
 
     /// Renews the ticket that is kept, and gets with it one for the app, which cannot be renewed.
@@ -339,9 +349,9 @@ impl Directory {
         &self,
         account: &Account,
         tgt: &GmsaTgt,
-        kept: &KeptKey,
+        kept: &GmsaCredential,
         via: &Connected,
-    ) -> Result<Renewal, Refusal> {
+    ) -> Result<Renewal, TicketRefusal> {
         let mut kdc = via.kdc.lock().await;
         let renewed = renew(&mut kdc, tgt.as_ticket()).await?;
         let renewed = renewed.into_gmsa_tgt(account).map_err(|error| kdc.refusal(error))?;
@@ -356,17 +366,17 @@ impl Directory {
         drop(kdc);
         let renewed = Arc::new(renewed);
         let due = renewed.renewable_until().unwrap_or(kept.due);
-        let key = KeptKey { key: Kept::Ticket(Arc::clone(&renewed)), due, ..kept.clone() };
+        let key = GmsaCredential { key: CredentialForm::Ticket(Arc::clone(&renewed)), due, ..kept.clone() };
         Ok(Renewal { bridge: Some(renewed), ..self.renewal(ticket, key, via).await })
     }
 
     /// A ticket that can be renewed, by the key that the last one was got with. Without it all is well, until a restart.
-    pub async fn bridge(&self, account: &Account, kept: &KeptKey) -> Option<Arc<GmsaTgt>> {
-        let Kept::Key(key) = &kept.key else { return None };
+    pub async fn bridge(&self, account: &Account, kept: &GmsaCredential) -> Option<Arc<GmsaTgt>> {
+        let CredentialForm::Key(key) = &kept.key else { return None };
         let (proof, via) = (Proof::Key(key.clone()), self.kdc().await);
         let got = match &via {
             Ok(via) => self.gmsa_ticket(&via.kdc, account, &kept.principal, proof, true).await,
-            Err(fault) => Err(Refusal::Unreachable(fault.clone())),
+            Err(fault) => Err(TicketRefusal::Unreachable(fault.clone())),
         };
         match got {
             Ok((ticket, _)) => ticket.renewable_until().is_some().then(|| Arc::new(ticket)),
@@ -388,7 +398,7 @@ impl Directory {
         let mut left = via.controllers.clone();
         loop {
             let (host, error) = match self.renew_by_password_of(account, keytab, via, &left).await {
-                Err((Some(host), error)) if error.kind == Kind::Unproven => (host, error),
+                Err((Some(host), error)) if error.kind == FailureKind::Unproven => (host, error),
                 outcome => return outcome,
             };
             self.locator.in_trouble(&host, self.ldap.service(), &error.fault);
@@ -468,7 +478,7 @@ impl Directory {
             due = versions.until.min(now + unchanged_interval + IN_THE_WINDOW);
             kvno = Some(names.kvno);
         }
-        let key = KeptKey { principal, key: Kept::Key(key), kvno, due };
+        let key = GmsaCredential { principal, key: CredentialForm::Key(key), kvno, due };
         let is_previous = matches!(in_use, InUse::Previous);
         let password = Some(PasswordRead { host: session.host.clone(), next_in, is_previous, unconfirmed });
         Ok(Renewal { keytab: image, password, ..self.renewal(ticket, key, via).await })
@@ -482,7 +492,7 @@ impl Directory {
         }
     }
 
-    async fn renewal(&self, ticket: GmsaTgt, key: KeptKey, via: &Connected) -> Renewal {
+    async fn renewal(&self, ticket: GmsaTgt, key: GmsaCredential, via: &Connected) -> Renewal {
         let dc = via.kdc.lock().await.host().cloned();
         let controllers = via.controllers.clone();
         Renewal {
@@ -508,7 +518,7 @@ impl Directory {
         gmsa: &Principal,
         proof: Proof,
         renewable: bool,
-    ) -> Result<(GmsaTgt, ClientKey), Refusal> {
+    ) -> Result<(GmsaTgt, ClientKey), TicketRefusal> {
         let service = kerberos::ticket_granting_service(&self.domain);
         // Constrained delegation needs a ticket that may be forwarded.
         let options = TicketOptions { lifetime: self.lifetime, forwardable: true, renewable };
@@ -538,11 +548,11 @@ impl Directory {
         account: &Account,
         controllers: &[Host],
         kdc: &Arc<Mutex<Kdc>>,
-    ) -> Result<(Gmsa, Arc<Session>, Witness), DirectoryError> {
+    ) -> Result<(Gmsa, Arc<Session>, GmsaKeyProof), DirectoryError> {
         let mut session = self.session(controllers, kdc, account).await?;
         let mut read = self.read_with_witness(&session, account, kdc).await;
         if let Err(error) = &read
-            && error.kind == Kind::Lost
+            && error.kind == FailureKind::Lost
         {
             // The connection broke, or the DC hangs: once more, on a connection to whoever is healthy.
             self.locator.in_trouble(&session.host, self.ldap.service(), &error.fault);
@@ -574,7 +584,7 @@ impl Directory {
         session: &Session,
         account: &Account,
         kdc: &Arc<Mutex<Kdc>>,
-    ) -> Result<(Gmsa, Witness), DirectoryError> {
+    ) -> Result<(Gmsa, GmsaKeyProof), DirectoryError> {
         let witness = async {
             match session.take_witness(account) {
                 Some(witness) => Ok(witness),
@@ -590,8 +600,8 @@ impl Directory {
     /// Whether another DC may tell the password that this one does not.
     async fn others_may_tell(&self, session: &Session, error: &DirectoryError) -> bool {
         match error.kind {
-            Kind::NotFound | Kind::Lost => true,
-            Kind::NoPassword | Kind::SearchRefused if session.is_read_only(&self.domain).await => {
+            FailureKind::NotFound | FailureKind::Lost => true,
+            FailureKind::NoPassword | FailureKind::SearchRefused if session.is_read_only(&self.domain).await => {
                 self.locator.in_trouble(&session.host, self.ldap.service(), &error.fault);
                 true
             }
@@ -667,8 +677,8 @@ impl Directory {
                 Ok(session) => return Ok(session),
                 Err(error) => error,
             };
-            refused += u32::from(error.kind == Kind::BindRefused);
-            if error.kind == Kind::Final || refused == BINDS || left.is_empty() {
+            refused += u32::from(error.kind == FailureKind::BindRefused);
+            if error.kind == FailureKind::Final || refused == BINDS || left.is_empty() {
                 return Err(error);
             }
             self.locator.in_trouble(&host, self.ldap.service(), &error.fault);
@@ -679,7 +689,7 @@ impl Directory {
 
     /// Connects to the LDAP service of the first of the hosts that serves. One whose certificate is not good is as bad as
     /// one that is down.
-    async fn connect(&self, hosts: &[Host]) -> Result<(Host, Connection<Plain>), Fault> {
+    async fn connect(&self, hosts: &[Host]) -> Result<(Host, LdapConnection<Plain>), Fault> {
         let mut left = hosts.to_vec();
         let mut first = None;
         while !left.is_empty() {
@@ -704,7 +714,7 @@ impl Directory {
         &self,
         login: &Arc<Login>,
         host: &Host,
-        mut connection: Connection<Plain>,
+        mut connection: LdapConnection<Plain>,
         kdc: &Arc<Mutex<Kdc>>,
         account: &Account,
     ) -> Result<Session, DirectoryError> {
@@ -713,7 +723,7 @@ impl Directory {
         if healthy && self.locator.is_troubled(host, self.ldap.service()) {
             let what = format!("the domain controller `{host}` hangs");
             let fault = Fault::new(Code::GmsaConnectionLost, what).because("its KDC gave no answer");
-            return Err(DirectoryError::new(Kind::Lost, fault));
+            return Err(DirectoryError::new(FailureKind::Lost, fault));
         }
         let name = login.principal.to_string();
         let peer = peers(std::slice::from_ref(host), self.ldap.service().port());
@@ -736,16 +746,16 @@ impl Directory {
         login: &Arc<Login>,
         host: &Host,
         kdc: &Arc<Mutex<Kdc>>,
-        connection: &mut Connection<Plain>,
+        connection: &mut LdapConnection<Plain>,
     ) -> Result<(LdapTicket, Proven), DirectoryError> {
         let server = Server { host, domain: &self.domain, kdc, locator: &self.locator, lockout: &self.lockout };
         let refusal = match server.ticket(login, connection).await {
             Ok(proven) => return Ok(proven),
             Err(refusal) => refusal,
         };
-        let known = self.lockout.has_succeeded(&Key::name(&login.principal.to_string()));
+        let known = self.lockout.has_succeeded(&AccountKey::name(&login.principal.to_string()));
         let refused = || Err(server.refused(&refusal, &**login));
-        if !known || !(refusal.is_wrong_password() || matches!(refusal, Refusal::Held(_))) {
+        if !known || !(refusal.is_wrong_password() || matches!(refusal, TicketRefusal::Held(_))) {
             return refused();
         }
         let Some(pending) = self.logins.pending(&self.login, &self.domain).await else { return refused() };
@@ -765,14 +775,14 @@ fn with_other_port<T>(
     kdc: Result<(), Fault>,
     kdc_host: Option<&Host>,
     ldap: Result<(Host, T), Fault>,
-    service: Service,
+    service: DcService,
 ) -> (Result<(), Fault>, Result<(Host, T), Fault>) {
     match (kdc, ldap) {
         (Err(fault), Ok((host, open))) => {
-            (Err(other_works(fault, Service::Kdc.port(), &host, service.port())), Ok((host, open)))
+            (Err(other_works(fault, DcService::Kdc.port(), &host, service.port())), Ok((host, open)))
         }
         (Ok(()), Err(fault)) => match kdc_host {
-            Some(host) => (Ok(()), Err(other_works(fault, service.port(), host, Service::Kdc.port()))),
+            Some(host) => (Ok(()), Err(other_works(fault, service.port(), host, DcService::Kdc.port()))),
             None => (Ok(()), Err(fault)),
         },
         both => both,
@@ -819,7 +829,7 @@ impl Renewal {
     /// For tests of leases: a ticket of ten minutes or hours, whatever is said, and a key that is due then.
     pub(crate) fn sample(account: &Account, domain: &Domain, expires_at: SystemTime, due: SystemTime) -> Self {
         let principal = kerberos::gmsa_principal(&account.sam_account_name(), domain);
-        let key = KeptKey { principal, key: Kept::Key(ClientKey::sample()), kvno: Some(1), due };
+        let key = GmsaCredential { principal, key: CredentialForm::Key(ClientKey::sample()), kvno: Some(1), due };
         Self {
             ticket: GmsaTgt::sample(account, domain, expires_at),
             services: Vec::new(),

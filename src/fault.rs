@@ -207,7 +207,7 @@ pub enum Exit {
 
 /// What the registry says of a code.
 #[derive(Debug, Clone, Copy)]
-pub struct Entry {
+pub struct RegistryEntry {
     /// The stable code.
     pub code: Code,
     /// The code as users read it.
@@ -226,7 +226,7 @@ macro_rules! registry {
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Code { $(#[doc = concat!("`", $name, "`")] $code),* }
 
-        const REGISTRY: &[Entry] = &[$(Entry {
+        const REGISTRY: &[RegistryEntry] = &[$(RegistryEntry {
             code: Code::$code, name: $name, exit: Exit::$exit, owner: Owner::$owner, next: $next,
         }),*];
     };
@@ -401,10 +401,10 @@ registry! {
 
 impl Code {
     /// The registry, in the order of the steps.
-    pub const ALL: &'static [Entry] = REGISTRY;
+    pub const ALL: &'static [RegistryEntry] = REGISTRY;
 
     /// What the registry says of this code.
-    pub fn entry(self) -> &'static Entry {
+    pub fn entry(self) -> &'static RegistryEntry {
         // The enum and the table are made by one macro: a code's number is its place.
         &REGISTRY[self as usize]
     }

@@ -222,7 +222,7 @@ pub fn gmsa_keytab(
     let entries: Vec<_> = std::iter::once(gmsa.clone())
         .chain(services)
         .flat_map(|principal| {
-            let entry = |(kvno, key): &(u32, Key)| keytab::Entry {
+            let entry = |(kvno, key): &(u32, Key)| keytab::KeytabEntry {
                 principal: principal.clone(),
                 kvno: *kvno,
                 key: key.clone(),

@@ -43,15 +43,15 @@ use tokio::time::Instant;
 use tracing::Level;
 
 use self::follow::LookAgain;
-use self::manager::{Conduct, LeaseSpec, Outcome};
+use self::manager::{LeasePolicy, LeaseSpec, Outcome};
 use self::metrics::Metrics;
 use self::ports::{Domains, Renew};
 use self::publisher::Publisher;
 use self::schedule::{Backoff, renewal};
-use self::status::{Attempt, Held, Identity, LeaseKey, LeaseState, ServiceHeld, Statuses};
+use self::status::{Attempt, HeldTicket, Identity, LeaseKey, LeaseState, ServiceHeld, Statuses};
 use crate::clock;
 use crate::credspec::LoginSource;
-use crate::directory::KeptKey;
+use crate::directory::GmsaCredential;
 use crate::fault::{Code, Fault};
 use crate::kerberos::{GmsaTgt, ServiceTicket};
 use crate::log;
@@ -71,7 +71,7 @@ struct Lease {
     statuses: Statuses,
     metrics: Arc<Metrics>,
     outcome: watch::Sender<Option<Outcome>>,
-    conduct: Conduct,
+    conduct: LeasePolicy,
 }
 
 impl Lease {
@@ -165,13 +165,13 @@ impl Lease {
         let now = clock::now();
         // What was written counts, also where not all could be.
         let (held, fault, due) = match renewed {
-            Ok(Renewed { held, due, missing }) => (Some(held), missing, due),
+            Ok(RenewedTicket { held, due, missing }) => (Some(held), missing, due),
             Err(fault) => (None, Some(fault), now),
         };
         let (wake, fault) = match fault {
             None => {
                 backoff.succeeded();
-                let expiry = held.as_ref().map_or(now, Held::first_expiry);
+                let expiry = held.as_ref().map_or(now, HeldTicket::first_expiry);
                 (renewal(now, expiry, due, rand::random()), None)
             }
             Some(fault) => {
@@ -235,7 +235,7 @@ impl Lease {
         });
     }
 
-    async fn renew(&self, spec: &LeaseSpec, carried: &mut Carried, start: Instant) -> Result<Renewed, Fault> {
+    async fn renew(&self, spec: &LeaseSpec, carried: &mut Carried, start: Instant) -> Result<RenewedTicket, Fault> {
         let directory = carried.directory(&*self.domains, spec)?;
         let key = if self.conduct.proves_logins { carried.key_unless_new(&spec.login) } else { carried.key.clone() };
         let proves = key.is_none();
@@ -255,7 +255,7 @@ impl Lease {
         }
         let offset = renewal.ticket.clock_offset();
         self.metrics.clock_offset(&self.identity, offset);
-        let held = Held {
+        let held = HeldTicket {
             expires_at: renewal.ticket.expires_at(),
             services: spec.extras.services.iter().map(|spn| carried.service(spn)).collect(),
             renewed_at: clock::now(),
@@ -270,7 +270,7 @@ impl Lease {
             return Err(Fault::new(Code::TicketClockSkew, what).because(format!("it ends at {end}, and now is {now}")));
         }
         self.publisher.publish(self.key, spec, &renewal, &carried.services).await?;
-        Ok(Renewed { held, due: renewal.key.due, missing })
+        Ok(RenewedTicket { held, due: renewal.key.due, missing })
     }
 }
 
@@ -292,14 +292,14 @@ struct Attempted {
     now: SystemTime,
     took: Duration,
     wake: SystemTime,
-    held: Option<Held>,
+    held: Option<HeldTicket>,
     fault: Option<Fault>,
 }
 
 /// What outlives a renewal.
 #[derive(Default)]
 struct Carried {
-    key: Option<KeptKey>,
+    key: Option<GmsaCredential>,
     services: Vec<ServiceTicket>,
     /// Whether the ticket that bridges a restart is to be written still, and that ticket if it is there already.
     unbridged: bool,
@@ -332,7 +332,7 @@ impl Carried {
 
     /// The kept key; once none for a login that is new, so that it has to prove itself. If it cannot, the key serves from
     /// the next attempt on.
-    fn key_unless_new(&mut self, login: &LoginSource) -> Option<KeptKey> {
+    fn key_unless_new(&mut self, login: &LoginSource) -> Option<GmsaCredential> {
         let is_known = |known: &Option<LoginSource>| known.as_ref() == Some(login);
         let is_new = *login != LoginSource::Absent && !is_known(&self.tried) && !is_known(&self.proven);
         self.tried = Some(login.clone());
@@ -370,8 +370,8 @@ impl Carried {
 }
 
 /// What an attempt put on the volume.
-struct Renewed {
-    held: Held,
+struct RenewedTicket {
+    held: HeldTicket,
     /// When the managed password is to be read again.
     due: SystemTime,
     /// Why a service's ticket could not be renewed.
@@ -379,8 +379,8 @@ struct Renewed {
 }
 
 /// One line for a change of the offset, not one for each renewal.
-fn tell_clock(before: Option<&Held>, now: &Held) {
-    let offset = |held: &Held| held.clock_offset.unwrap_or(0);
+fn tell_clock(before: Option<&HeldTicket>, now: &HeldTicket) {
+    let offset = |held: &HeldTicket| held.clock_offset.unwrap_or(0);
     let (before, now) = (before.map_or(0, offset), offset(now));
     if now == 0 && before != 0 {
         tracing::info!(event = "dc.clock", offset_seconds = now, "the KDC's clock agrees with ours again");

@@ -27,7 +27,7 @@ use crate::text::quoted;
 
 /// What is logged, and how.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct LogSettings {
     /// Which events are logged.
     pub filter: Filter,
     /// `json` or `text`; by default `text` on a terminal.
@@ -37,7 +37,7 @@ pub struct Settings {
 }
 
 /// Starts the log of this process and makes a panic end it with exit code 70, logged without its payload.
-pub fn start(settings: Settings) {
+pub fn start(settings: LogSettings) {
     let terminal = io::stderr().is_terminal();
     let format = settings.format.unwrap_or(if terminal { Format::Text } else { Format::Json });
     let colour = terminal && settings.colour;

@@ -281,7 +281,7 @@ const READ_DEADLINE: Duration = Duration::from_secs(5);
 mod tests {
     use super::*;
     use crate::clock;
-    use crate::login::secret::Login as InSecret;
+    use crate::login::secret::SecretLogin as InSecret;
 
     #[test]
     fn another_password_is_another_proof_whatever_its_version_is_called() {
@@ -312,7 +312,7 @@ mod tests {
 
     #[test]
     fn the_newest_keys_of_the_principal_are_the_login() {
-        let entry = |name: &str, kvno, enctype| keytab::Entry {
+        let entry = |name: &str, kvno, enctype| keytab::KeytabEntry {
             principal: name.parse().unwrap(),
             kvno,
             key: Key::from_password(enctype, &format!("{name}{kvno}"), b"salt", None).unwrap(),
@@ -342,7 +342,7 @@ mod tests {
 
     #[test]
     fn of_several_accounts_that_of_this_host_is_the_login() {
-        let entry = |name: &str| keytab::Entry {
+        let entry = |name: &str| keytab::KeytabEntry {
             principal: name.parse().unwrap(),
             kvno: 1,
             key: Key::from_password(18, name, b"salt", None).unwrap(),

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use gmsa_sidecar::command::check::{Given, Screen, Style, check};
+use gmsa_sidecar::command::check::{Configured, OutputFormat, Screen, check};
 use gmsa_sidecar::command::{explain, health, klist};
 use gmsa_sidecar::config::{Command, Environment, Invocation};
 use gmsa_sidecar::fault::{Code, Fault};
@@ -80,11 +80,11 @@ async fn obey(invocation: Invocation) -> Result<ExitCode, Fault> {
         }
         Command::Check { config, fault, host, json } => {
             let style = match io::stdout().is_terminal() {
-                _ if json => Style::Json,
-                true => Style::Terminal { colour: invocation.log.colour },
-                false => Style::Plain,
+                _ if json => OutputFormat::Json,
+                true => OutputFormat::Terminal { colour: invocation.log.colour },
+                false => OutputFormat::Plain,
             };
-            let given = Given { config, fault, unknown: invocation.unknown, host: host.map(|host| *host) };
+            let given = Configured { config, fault, unknown: invocation.unknown, host: host.map(|host| *host) };
             let report = check(given, Screen::new(&mut io::stdout().lock(), style)).await;
             Ok(report.exit().into())
         }
@@ -154,7 +154,7 @@ fn exit(fault: Fault) -> ExitCode {
     ExitCode::from(fault.code.exit() as u8)
 }
 
-fn unknown_code(unknown: explain::Unknown) -> ExitCode {
+fn unknown_code(unknown: explain::UnknownCode) -> ExitCode {
     let _ = writeln!(io::stderr(), "error: {unknown}");
     USAGE.into()
 }

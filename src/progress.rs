@@ -18,7 +18,7 @@ use crate::clock;
 /// `limit` by itself. While that lasts it is among [`steps`], and from three seconds on the log reports it.
 pub async fn during<T>(step: &'static str, peer: impl Display, limit: Duration, work: impl Future<Output = T>) -> T {
     let since = clock::now();
-    let entry = Entry::new(Step { step, peer: peer.to_string(), since, until: since + limit });
+    let entry = PendingWait::new(Wait { step, peer: peer.to_string(), since, until: since + limit });
     let begun = Instant::now();
     let mut next = FIRST;
     let mut work = std::pin::pin!(work);
@@ -32,7 +32,7 @@ pub async fn during<T>(step: &'static str, peer: impl Display, limit: Duration, 
 }
 
 /// All that is being waited for, what has lasted longest first.
-pub fn steps() -> Vec<Step> {
+pub fn steps() -> Vec<Wait> {
     let mut steps: Vec<_> = all().values().cloned().collect();
     steps.sort_by_key(|step| step.since);
     steps.truncate(SHOWN);
@@ -41,7 +41,7 @@ pub fn steps() -> Vec<Step> {
 
 /// One step that waits: `{"step","for","since","until"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Step {
+pub struct Wait {
     /// Which one of the chain: `credspec`, `secret`, `dc`, `ticket`, `gmsa`.
     pub step: &'static str,
     /// The URL or host that has to answer.
@@ -55,7 +55,7 @@ pub struct Step {
     pub until: SystemTime,
 }
 
-impl Step {
+impl Wait {
     fn report(&self) {
         tracing::info!(
             event = "step.waiting",
@@ -72,13 +72,13 @@ fn rfc3339<S: serde::Serializer>(time: &SystemTime, serializer: S) -> Result<S::
 }
 
 /// A step in the list, for as long as it is waited for.
-struct Entry {
+struct PendingWait {
     key: u64,
-    step: Step,
+    step: Wait,
 }
 
-impl Entry {
-    fn new(step: Step) -> Self {
+impl PendingWait {
+    fn new(step: Wait) -> Self {
         let mut steps = all();
         let key = steps.last_key_value().map_or(0, |(key, _)| key + 1);
         steps.insert(key, step.clone());
@@ -86,16 +86,16 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for PendingWait {
     fn drop(&mut self) {
         all().remove(&self.key);
     }
 }
 
 /// A process waits for its own.
-static STEPS: Mutex<BTreeMap<u64, Step>> = Mutex::new(BTreeMap::new());
+static STEPS: Mutex<BTreeMap<u64, Wait>> = Mutex::new(BTreeMap::new());
 
-fn all() -> MutexGuard<'static, BTreeMap<u64, Step>> {
+fn all() -> MutexGuard<'static, BTreeMap<u64, Wait>> {
     STEPS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -135,7 +135,7 @@ mod tests {
         }
     }
 
-    fn shown(peer: &str) -> Vec<Step> {
+    fn shown(peer: &str) -> Vec<Wait> {
         steps().into_iter().filter(|step| step.peer == peer).collect()
     }
 

@@ -22,8 +22,8 @@ use crate::directory::Directories;
 use crate::directory::dc::Locator;
 use crate::directory::ldap::Transport;
 use crate::fault::{Code, Fault};
-use crate::lease::follow::{Followed, FollowedList, Settings};
-use crate::lease::manager::{Conduct, Manager};
+use crate::lease::follow::{Followed, FollowedList, LeaseDefaults};
+use crate::lease::manager::{LeasePolicy, Manager};
 use crate::lease::metrics::Metrics;
 use crate::lease::ports::ReadSpecs;
 use crate::lease::publisher::Publisher;
@@ -43,7 +43,8 @@ pub async fn run(config: Config, refresh: Refresh, shutdown: impl Future<Output 
     let listener = readiness::bind(config.listen).inspect_err(failed)?;
     started(&config);
     let (statuses, metrics) = (Statuses::default(), Arc::new(Metrics::new()));
-    let state = readiness::State { status: statuses.watch(), metrics: Arc::clone(&metrics), refresh: refresh.clone() };
+    let state =
+        readiness::ReadinessState { status: statuses.watch(), metrics: Arc::clone(&metrics), refresh: refresh.clone() };
     let server = tokio::spawn(readiness::serve(listener, state));
     let late = never_ready(statuses.watch(), config.start_timeout);
     let mut first = statuses.watch();
@@ -52,7 +53,7 @@ pub async fn run(config: Config, refresh: Refresh, shutdown: impl Future<Output 
             log::ready();
         }
     });
-    let sidecar = Sidecar::new(&config, statuses, metrics, refresh, Conduct::RUN).await.inspect_err(failed)?;
+    let sidecar = Sidecar::new(&config, statuses, metrics, refresh, LeasePolicy::RUN).await.inspect_err(failed)?;
     tokio::select! {
         () = shutdown => {
             tracing::info!(event = "sidecar.stopped");
@@ -104,7 +105,7 @@ fn resolv_conf() -> Vec<String> {
 pub async fn init(config: Config) -> Result<(), Fault> {
     let (statuses, begun) = (Statuses::default(), Instant::now());
     let metrics = Arc::new(Metrics::new());
-    let sidecar = Sidecar::new(&config, statuses.clone(), metrics, Refresh::default(), Conduct::INIT)
+    let sidecar = Sidecar::new(&config, statuses.clone(), metrics, Refresh::default(), LeasePolicy::INIT)
         .await
         .inspect_err(failed)?;
     tokio::select! {
@@ -124,11 +125,11 @@ struct Sidecar {
     aws: Arc<Aws>,
     publisher: Arc<Publisher>,
     volume: Volume,
-    settings: Arc<Settings>,
+    settings: Arc<LeaseDefaults>,
     statuses: Statuses,
     metrics: Arc<Metrics>,
     refresh: Refresh,
-    conduct: Conduct,
+    conduct: LeasePolicy,
     manager: Manager,
 }
 
@@ -157,7 +158,7 @@ impl Sidecar {
         statuses: Statuses,
         metrics: Arc<Metrics>,
         refresh: Refresh,
-        conduct: Conduct,
+        conduct: LeasePolicy,
     ) -> Result<Self, Fault> {
         let volume = open(&config.dir, config.owner, config.mode).await?;
         let aws = Arc::new(Aws::new(config.aws.clone())?);
@@ -170,7 +171,7 @@ impl Sidecar {
             refresh.clone(),
             conduct,
         );
-        let settings = Arc::new(Settings::from(config));
+        let settings = Arc::new(LeaseDefaults::from(config));
         let specs = config.cred_specs.clone();
         Ok(Self { specs, aws, publisher, volume, settings, statuses, metrics, refresh, conduct, manager })
     }
@@ -265,7 +266,7 @@ impl Sidecar {
 
 /// The fault that ends the process. None does while a login is refused or held, whatever else is wrong: the platform
 /// would start a new process at once, and that would send the next proof.
-fn ends_with(conduct: Conduct, status: &Status) -> Option<Fault> {
+fn ends_with(conduct: LeasePolicy, status: &Status) -> Option<Fault> {
     if status.faults().any(is_login_held) {
         return None;
     }
@@ -323,7 +324,7 @@ fn died(ended: Result<Fault, JoinError>) -> Fault {
 /// The caches tell clients how far the KDC's clock is from the machine's: after a step that is wrong, and with it every
 /// login of the app. The kernel tells nobody who does not ask.
 async fn renew_when_the_clock_is_set(refresh: &Refresh) -> Infallible {
-    let mut watch = clock::Watch::start(clock::now(), Instant::now());
+    let mut watch = clock::ClockWatch::start(clock::now(), Instant::now());
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         if let Some(seconds) = watch.step(clock::now(), Instant::now()) {

@@ -12,10 +12,10 @@ mod ownership;
 mod remove;
 mod watch;
 
-pub use krb5_conf::{Kdc, Krb5Conf, RealmEntry};
+pub use krb5_conf::{KdcAddress, Krb5Conf, RealmEntry};
 pub use ownership::{LeaseFolder, Location, Mode, Owner, Ownership};
 pub use remove::{Stale, Written};
-pub use watch::Watch;
+pub use watch::VolumeWatch;
 
 use std::fmt;
 use std::fs::File;
@@ -89,7 +89,7 @@ impl Volume {
         Ok(seen)
     }
 
-    fn prove(path: PathBuf, owner: Option<Owner>, mode: Mode) -> Result<(Self, Folder), Fault> {
+    fn prove(path: PathBuf, owner: Option<Owner>, mode: Mode) -> Result<(Self, OpenFolder), Fault> {
         let creator = rustix::process::geteuid().as_raw();
         let mut volume = Self { path, ownership: Ownership { owner, mode }, ours: [creator; 2], synced: true };
         let root = volume.root().map_err(|error| volume.not_writable(error))?;
@@ -146,7 +146,7 @@ impl Volume {
         good: impl Fn(&[u8]) -> bool,
     ) -> Result<Vec<PathBuf>, Fault> {
         let root = self.root().map_err(|error| failed(&self.path, error))?;
-        let intact = |folder: &Folder| {
+        let intact = |folder: &OpenFolder| {
             read(&folder.fd, name, OFlags::NOFOLLOW)
                 .is_ok_and(|(bytes, stat)| self.is_ours(&stat, at.ownership) && good(&bytes))
         };
@@ -175,7 +175,7 @@ impl Volume {
         self.write_conf(&folder, at.ownership, conf)
     }
 
-    fn write_conf(&self, folder: &Folder, ownership: Ownership, conf: &Krb5Conf) -> Result<bool, Fault> {
+    fn write_conf(&self, folder: &OpenFolder, ownership: Ownership, conf: &Krb5Conf) -> Result<bool, Fault> {
         let text = conf.to_string();
         let ownership = Ownership { mode: Mode::KRB5_CONF, ..ownership };
         let same = read(&folder.fd, KRB5_CONF, OFlags::NOFOLLOW)
@@ -203,14 +203,14 @@ impl Volume {
 
     /// Opened anew for each use: a folder that was unmounted and mounted again is found again. Links on the way to
     /// it are the operator's own.
-    fn root(&self) -> Result<Folder, Errno> {
+    fn root(&self) -> Result<OpenFolder, Errno> {
         let fd = os::openat(CWD, &self.path, OFlags::DIRECTORY | OFlags::CLOEXEC, Bits::empty())?;
-        Ok(Folder { fd, path: self.path.clone() })
+        Ok(OpenFolder { fd, path: self.path.clone() })
     }
 
     /// The lease's folder, made if need be. The account's own has the ownership of its files; a folder around it lets
     /// everyone through.
-    fn lease_folder(&self, root: &Folder, at: &Location) -> Result<Folder, Fault> {
+    fn lease_folder(&self, root: &OpenFolder, at: &Location) -> Result<OpenFolder, Fault> {
         let names = at.folder.names();
         let mut folder = None;
         for (depth, name) in names.iter().enumerate() {
@@ -227,7 +227,7 @@ impl Volume {
         folder.ok_or_else(|| Fault::new(Code::InternalBug, "a lease has no folder"))
     }
 
-    fn folder_in(&self, parent: &Folder, name: &str, ownership: Ownership) -> Result<Folder, Fault> {
+    fn folder_in(&self, parent: &OpenFolder, name: &str, ownership: Ownership) -> Result<OpenFolder, Fault> {
         let path = parent.path.join(name);
         match os::mkdirat(&parent.fd, name, Bits::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -266,7 +266,7 @@ impl Volume {
         }
     }
 
-    fn replace(&self, folder: &Folder, name: &str, bytes: &[u8], ownership: Ownership) -> Result<(), Fault> {
+    fn replace(&self, folder: &OpenFolder, name: &str, bytes: &[u8], ownership: Ownership) -> Result<(), Fault> {
         let path = folder.path.join(name);
         let temporary = temporary();
         create(folder, &temporary, bytes, ownership, self.synced)
@@ -299,7 +299,7 @@ impl Volume {
     }
 
     /// Does what a write does, in a folder of its own; returns the uids of what we make, see [`Volume::ours`].
-    fn probe(&self, root: &Folder) -> Result<[u32; 2], Fault> {
+    fn probe(&self, root: &OpenFolder) -> Result<[u32; 2], Fault> {
         let name = temporary();
         os::mkdirat(&root.fd, &name, Bits::RWXU).map_err(|error| self.not_writable(error))?;
         let probed = self.probe_in(root, &name);
@@ -329,7 +329,7 @@ impl Volume {
         }
     }
 
-    fn probe_in(&self, root: &Folder, name: &str) -> io::Result<[u32; 2]> {
+    fn probe_in(&self, root: &OpenFolder, name: &str) -> io::Result<[u32; 2]> {
         let folder = root.enter(name)?;
         let creator = os::fstat(&folder.fd)?.st_uid;
         let of_folder = Ownership { mode: self.ownership.mode.of_folder(), ..self.ownership };
@@ -354,7 +354,7 @@ impl Volume {
 }
 
 /// A complete new file, or none.
-fn create(folder: &Folder, name: &str, bytes: &[u8], ownership: Ownership, synced: bool) -> io::Result<()> {
+fn create(folder: &OpenFolder, name: &str, bytes: &[u8], ownership: Ownership, synced: bool) -> io::Result<()> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = os::openat(&folder.fd, name, flags, Bits::empty())?;
     let written = dress(&fd, ownership).map_err(io::Error::from).and_then(|()| {
@@ -383,13 +383,13 @@ fn dress(fd: &OwnedFd, Ownership { owner, mode }: Ownership) -> Result<(), Errno
 }
 
 /// An open folder. What is done in it goes by the descriptor, so that nobody can divert it by changing the path.
-struct Folder {
+struct OpenFolder {
     fd: OwnedFd,
     /// Only to be told.
     path: PathBuf,
 }
 
-impl Folder {
+impl OpenFolder {
     fn enter(&self, name: impl Arg + Copy) -> Result<Self, Errno> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = os::openat(&self.fd, name, flags, Bits::empty())?;
@@ -436,7 +436,7 @@ pub fn write_private(folder: &Path, image: &CacheImage) -> Result<(), Fault> {
         Err(Errno::NOENT) => return Ok(()),
         opened => opened.map_err(|error| failed(error.into()))?,
     };
-    let (folder, temporary) = (Folder { fd, path: folder.to_owned() }, temporary());
+    let (folder, temporary) = (OpenFolder { fd, path: folder.to_owned() }, temporary());
     create(&folder, &temporary, image.bytes(), Ownership::default(), false).map_err(failed)?;
     os::renameat(&folder.fd, &temporary, &folder.fd, BRIDGE).map_err(|error| {
         let _ = os::unlinkat(&folder.fd, &temporary, AtFlags::empty());

@@ -234,7 +234,7 @@ fn run_refreshes_on_sighup_and_ends_with_0_on_sigterm() {
 #[test]
 #[ignore = "started by the test below"]
 fn panicking_child() {
-    log::start(log::Settings { filter: log::Filter::default(), format: None, colour: false });
+    log::start(log::LogSettings { filter: log::Filter::default(), format: None, colour: false });
     panic!("hunter2");
 }
 

@@ -3,16 +3,16 @@
 use serde_json::json;
 
 use super::arn::Arn;
-use super::endpoint::{Place, Service};
-use super::failure::{Codes, Denial, Failure, Kind, Refusal};
+use super::endpoint::{AwsService, CallTarget};
+use super::failure::{AwsRefusal, Codes, Denial, Failure, RefusalKind};
 use super::{Aws, is_proxied};
 use crate::fault::{Fault, Owner};
 use crate::text::shell;
 
 /// A call that was tried.
 pub(crate) struct Call<'a> {
-    pub(crate) service: Service,
-    pub(crate) place: Place<'a>,
+    pub(crate) service: AwsService,
+    pub(crate) place: CallTarget<'a>,
     /// `s3:GetObject`: the right that it takes.
     pub(crate) action: &'static str,
     /// The ARN that it was about.
@@ -70,11 +70,11 @@ impl Aws {
             Failure::Unreachable(why) => (self.open_the_way(why, call), Owner::Network),
             Failure::Strange(..) => (self.open_the_way("", call), Owner::Network),
             Failure::Refused(refusal) => match refusal.kind {
-                Kind::Denied => (allow(refusal.denial.as_ref(), call), Owner::TaskDefinition),
-                Kind::NotFound => return Some((find(refusal, call), owner_of_name(call))),
-                Kind::Credentials => (self.renew_credentials(refusal), Owner::TaskDefinition),
-                Kind::Unusable => return unusable(refusal, call).map(|next| (next, Owner::Secret)),
-                Kind::Transient => (self.wait_for_service(call), Owner::Network),
+                RefusalKind::Denied => (allow(refusal.denial.as_ref(), call), Owner::TaskDefinition),
+                RefusalKind::NotFound => return Some((find(refusal, call), owner_of_name(call))),
+                RefusalKind::Credentials => (self.renew_credentials(refusal), Owner::TaskDefinition),
+                RefusalKind::Unusable => return unusable(refusal, call).map(|next| (next, Owner::Secret)),
+                RefusalKind::Transient => (self.wait_for_service(call), Owner::Network),
             },
         })
     }
@@ -97,7 +97,7 @@ impl Aws {
         if let Some(variable) = is_proxied(&self.settings, &url) {
             return format!("let the proxy in {variable} connect to {host}:443, or add {host} to NO_PROXY");
         }
-        let Place { region, .. } = call.place;
+        let CallTarget { region, .. } = call.place;
         let name = call.service.name();
         if why.contains("dns") || why.contains("lookup") || why.contains("name resolution") {
             return format!(
@@ -106,7 +106,7 @@ impl Aws {
             );
         }
         let way = match call.service {
-            Service::S3 => format!("the gateway endpoint com.amazonaws.{region}.s3"),
+            AwsService::S3 => format!("the gateway endpoint com.amazonaws.{region}.s3"),
             _ => format!("the VPC endpoint com.amazonaws.{region}.{name}"),
         };
         format!("allow TCP 443 from the task to {host}: add {way} to its VPC, or a NAT route")
@@ -124,7 +124,7 @@ impl Aws {
         }
     }
 
-    fn renew_credentials(&self, refusal: &Refusal) -> String {
+    fn renew_credentials(&self, refusal: &AwsRefusal) -> String {
         let name = refusal.name.as_deref().unwrap_or_default();
         if ["RequestTimeTooSkewed", "RequestExpired"].contains(&name) {
             return "set the clock of this host: AWS accepts a difference of five minutes (check with `chronyc tracking`)"
@@ -202,11 +202,11 @@ fn identity(principal: &str) -> Option<(&'static str, &str)> {
 }
 
 /// How to see what there is, and where to write its name.
-fn find(refusal: &Refusal, call: &Call<'_>) -> String {
+fn find(refusal: &AwsRefusal, call: &Call<'_>) -> String {
     let Call { resource, named_by, .. } = call;
     let region = call.place.region;
     let list = match call.service {
-        Service::S3 => {
+        AwsService::S3 => {
             let path = resource.split(":::").nth(1).unwrap_or(resource);
             let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
             if refusal.name.as_deref() == Some("NoSuchBucket") {
@@ -215,9 +215,9 @@ fn find(refusal: &Refusal, call: &Call<'_>) -> String {
             let folder = key.rfind('/').map_or("", |end| &key[..=end]);
             format!("aws s3 ls {}", shell(&format!("s3://{bucket}/{folder}")))
         }
-        Service::SecretsManager => format!("aws secretsmanager list-secrets --region {region}"),
-        Service::Ssm => format!("aws ssm describe-parameters --region {region}"),
-        Service::Ecs => format!("aws ecs list-task-definitions --region {region}"),
+        AwsService::SecretsManager => format!("aws secretsmanager list-secrets --region {region}"),
+        AwsService::Ssm => format!("aws ssm describe-parameters --region {region}"),
+        AwsService::Ecs => format!("aws ecs list-task-definitions --region {region}"),
     };
     format!("correct the name in {named_by}, character for character; this lists what there is: {list}")
 }
@@ -227,8 +227,8 @@ fn owner_of_name(call: &Call<'_>) -> Owner {
 }
 
 /// What makes a secret usable again.
-fn unusable(refusal: &Refusal, call: &Call<'_>) -> Option<String> {
-    if call.service != Service::SecretsManager {
+fn unusable(refusal: &AwsRefusal, call: &Call<'_>) -> Option<String> {
+    if call.service != AwsService::SecretsManager {
         return None;
     }
     let (secret, region) = (shell(call.resource), call.place.region);

@@ -13,18 +13,18 @@ use hyper::body::{Body, Frame, SizeHint};
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of an answer. Reading fails once it has too many elements.
-pub(super) struct Bounded {
+pub(super) struct BoundedBody {
     body: SdkBody,
     elements: Elements,
 }
 
-impl Bounded {
+impl BoundedBody {
     pub(super) fn new(body: SdkBody) -> Self {
         Self { body, elements: Elements::default() }
     }
 }
 
-impl Body for Bounded {
+impl Body for BoundedBody {
     type Data = Bytes;
     type Error = BoxError;
 

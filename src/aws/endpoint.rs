@@ -5,7 +5,7 @@ use super::settings::{AwsSettings, Endpoint};
 
 /// A service that this program calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Service {
+pub(crate) enum AwsService {
     S3,
     SecretsManager,
     Ssm,
@@ -14,14 +14,14 @@ pub(crate) enum Service {
 
 /// Where an API is called.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place<'a> {
+pub(crate) struct CallTarget<'a> {
     /// `eu-central-1`.
     pub(crate) region: &'a str,
     /// `aws-cn`.
     pub(crate) partition: &'a str,
 }
 
-impl Service {
+impl AwsService {
     /// As it stands in host names and in names of VPC endpoints.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -53,11 +53,11 @@ impl Service {
     }
 
     /// The URL that AWS has for it, or that somebody named.
-    pub(crate) fn url(self, place: Place<'_>, settings: &AwsSettings) -> String {
+    pub(crate) fn url(self, place: CallTarget<'_>, settings: &AwsSettings) -> String {
         if let Some(endpoint) = self.named(settings) {
             return endpoint.url.trim_end_matches('/').to_owned();
         }
-        let Place { region, partition } = place;
+        let CallTarget { region, partition } = place;
         let name = self.name();
         // The FIPS endpoint of Systems Manager in GovCloud is the plain one.
         let plain_is_fips = self == Self::Ssm && partition == "aws-us-gov" && !settings.dual_stack;
@@ -76,28 +76,28 @@ mod tests {
 
     #[test]
     fn fips_and_dual_stack_count_for_every_service() {
-        let url = |service: Service, region, partition, fips, dual_stack| {
+        let url = |service: AwsService, region, partition, fips, dual_stack| {
             let settings = AwsSettings { fips, dual_stack, ..AwsSettings::default() };
-            service.url(Place { region, partition }, &settings)
+            service.url(CallTarget { region, partition }, &settings)
         };
         for (service, fips, dual_stack, expected) in [
-            (Service::Ssm, false, false, "https://ssm.us-east-1.amazonaws.com"),
-            (Service::Ssm, true, false, "https://ssm-fips.us-east-1.amazonaws.com"),
-            (Service::Ssm, false, true, "https://ssm.us-east-1.api.aws"),
-            (Service::Ssm, true, true, "https://ssm-fips.us-east-1.api.aws"),
-            (Service::Ecs, true, false, "https://ecs-fips.us-east-1.amazonaws.com"),
-            (Service::Ecs, false, true, "https://ecs.us-east-1.api.aws"),
-            (Service::S3, true, true, "https://s3-fips.dualstack.us-east-1.amazonaws.com"),
-            (Service::SecretsManager, true, false, "https://secretsmanager-fips.us-east-1.amazonaws.com"),
+            (AwsService::Ssm, false, false, "https://ssm.us-east-1.amazonaws.com"),
+            (AwsService::Ssm, true, false, "https://ssm-fips.us-east-1.amazonaws.com"),
+            (AwsService::Ssm, false, true, "https://ssm.us-east-1.api.aws"),
+            (AwsService::Ssm, true, true, "https://ssm-fips.us-east-1.api.aws"),
+            (AwsService::Ecs, true, false, "https://ecs-fips.us-east-1.amazonaws.com"),
+            (AwsService::Ecs, false, true, "https://ecs.us-east-1.api.aws"),
+            (AwsService::S3, true, true, "https://s3-fips.dualstack.us-east-1.amazonaws.com"),
+            (AwsService::SecretsManager, true, false, "https://secretsmanager-fips.us-east-1.amazonaws.com"),
         ] {
             assert_eq!(url(service, "us-east-1", "aws", fips, dual_stack), expected);
         }
         assert_eq!(
-            url(Service::Ssm, "us-gov-west-1", "aws-us-gov", true, false),
+            url(AwsService::Ssm, "us-gov-west-1", "aws-us-gov", true, false),
             "https://ssm.us-gov-west-1.amazonaws.com"
         );
         assert_eq!(
-            url(Service::Ecs, "cn-north-1", "aws-cn", false, true),
+            url(AwsService::Ecs, "cn-north-1", "aws-cn", false, true),
             "https://ecs.cn-north-1.api.amazonwebservices.com.cn"
         );
     }

@@ -23,18 +23,18 @@ pub(crate) enum Failure {
     /// No whole answer came; why.
     Unreachable(String),
     /// The service said no.
-    Refused(Box<Refusal>),
+    Refused(Box<AwsRefusal>),
     /// What answered does not speak as the service does; its status, and the region it named.
     Strange(u16, Option<String>),
 }
 
 /// A service's no.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct AwsRefusal {
     pub(crate) status: u16,
     /// The error's name, if it is one of [`ERRORS`] or nothing in it can be a secret.
     pub(crate) name: Option<String>,
-    pub(crate) kind: Kind,
+    pub(crate) kind: RefusalKind,
     /// Who may not do what, if the service told.
     pub(crate) denial: Option<Denial>,
     /// AWS's own words, where no secret can be in them.
@@ -60,7 +60,7 @@ pub(crate) struct Denial {
 
 /// What a refusal means to the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum RefusalKind {
     NotFound,
     Denied,
     /// The credentials themselves are no good.
@@ -84,7 +84,7 @@ pub(crate) struct Codes {
 
 /// Whether an answer may hold a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Words {
+pub(crate) enum AnswerSecrecy {
     /// It may: nothing of it is repeated but what this file knows.
     Known,
     /// It cannot: AWS's own message is repeated.
@@ -93,7 +93,7 @@ pub(crate) enum Words {
 
 impl Failure {
     /// Reads an error of the SDK.
-    pub(crate) fn of<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>, words: Words) -> Self {
+    pub(crate) fn of<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>, words: AnswerSecrecy) -> Self {
         match error {
             SdkError::ConstructionFailure(_) => Self::Unreachable("the request could not be built".into()),
             SdkError::TimeoutError(_) => Self::Unreachable("no complete answer came in time".into()),
@@ -105,7 +105,7 @@ impl Failure {
                 let (answer, error) = (service.raw(), service.err());
                 match error.code() {
                     Some(name) => Self::Refused(Box::new(
-                        Refusal::new(answer.status().as_u16(), Some(name), error.message(), words).told_by(answer),
+                        AwsRefusal::new(answer.status().as_u16(), Some(name), error.message(), words).told_by(answer),
                     )),
                     None => Self::without_words(answer),
                 }
@@ -119,7 +119,7 @@ impl Failure {
     fn without_words(answer: &HttpResponse) -> Self {
         match answer.status().as_u16() {
             status @ (403 | 404 | 429 | 500..) => {
-                Self::Refused(Box::new(Refusal::new(status, None, None, Words::Known).told_by(answer)))
+                Self::Refused(Box::new(AwsRefusal::new(status, None, None, AnswerSecrecy::Known).told_by(answer)))
             }
             status => Self::Strange(status, bucket_region(answer)),
         }
@@ -163,11 +163,11 @@ impl Failure {
             Self::CredentialsLater(_) => codes.credentials_later,
             Self::Unreachable(_) | Self::Strange(..) => codes.unreachable,
             Self::Refused(refusal) => match refusal.kind {
-                Kind::NotFound => codes.not_found,
-                Kind::Denied => codes.denied,
-                Kind::Credentials => codes.credentials,
-                Kind::Unusable => codes.unusable,
-                Kind::Transient => codes.unreachable,
+                RefusalKind::NotFound => codes.not_found,
+                RefusalKind::Denied => codes.denied,
+                RefusalKind::Credentials => codes.credentials,
+                RefusalKind::Unusable => codes.unusable,
+                RefusalKind::Transient => codes.unreachable,
             },
         }
     }
@@ -202,29 +202,31 @@ impl fmt::Display for Failure {
     }
 }
 
-impl Refusal {
-    pub(super) fn new(status: u16, name: Option<&str>, message: Option<&str>, words: Words) -> Self {
+impl AwsRefusal {
+    pub(super) fn new(status: u16, name: Option<&str>, message: Option<&str>, words: AnswerSecrecy) -> Self {
         let known = ERRORS.iter().find(|(known, _)| Some(*known) == name);
-        let mut kind = known.map_or_else(|| Kind::of_status(status), |(_, kind)| *kind);
-        let free = |text: &str| (words == Words::Free).then(|| plain(text, MESSAGE));
+        let mut kind = known.map_or_else(|| RefusalKind::of_status(status), |(_, kind)| *kind);
+        let free = |text: &str| (words == AnswerSecrecy::Free).then(|| plain(text, MESSAGE));
         let name = known.map(|(name, _)| (*name).to_owned()).or_else(|| name.and_then(free));
-        let denial = if kind == Kind::Denied { message.and_then(Denial::read) } else { None };
+        let denial = if kind == RefusalKind::Denied { message.and_then(Denial::read) } else { None };
         if denial.as_ref().is_some_and(|denial| denial.action == Some("s3:ListBucket")) {
             // Only to whom asks for a key that is not there, and may not know that either.
-            kind = Kind::NotFound;
+            kind = RefusalKind::NotFound;
         }
         let set_phrase = |message: &str| PHRASES.iter().find(|phrase| message.contains(**phrase));
         let message = match (words, message) {
-            (Words::Free, Some(message)) if !message.trim().is_empty() => free(message.trim().trim_end_matches('.')),
-            (Words::Known, Some(message)) => set_phrase(message).map(|phrase| (*phrase).to_owned()),
+            (AnswerSecrecy::Free, Some(message)) if !message.trim().is_empty() => {
+                free(message.trim().trim_end_matches('.'))
+            }
+            (AnswerSecrecy::Known, Some(message)) => set_phrase(message).map(|phrase| (*phrase).to_owned()),
             _ => None,
         };
         Self { status, name, kind, denial, message, request_id: None, region: None }
     }
 
     /// One that AWS tells in an answer of its own kind.
-    pub(super) fn named(status: u16, name: &str, kind: Kind) -> Self {
-        let mut refusal = Self::new(status, None, None, Words::Known);
+    pub(super) fn named(status: u16, name: &str, kind: RefusalKind) -> Self {
+        let mut refusal = Self::new(status, None, None, AnswerSecrecy::Known);
         (refusal.name, refusal.kind) = (Some(name.to_owned()), kind);
         refusal
     }
@@ -239,7 +241,7 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for AwsRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "AWS answered {} (HTTP {}", self.name.as_deref().unwrap_or("with an error"), self.status)?;
         if let Some(id) = &self.request_id {
@@ -299,7 +301,7 @@ impl fmt::Display for Denial {
     }
 }
 
-impl Kind {
+impl RefusalKind {
     fn of_status(status: u16) -> Self {
         match status {
             403 => Self::Denied,
@@ -314,52 +316,52 @@ impl Kind {
 const MESSAGE: usize = 400;
 
 /// The errors of S3, Secrets Manager, SSM, ECS and of signing that are told by name.
-const ERRORS: &[(&str, Kind)] = &[
-    ("NoSuchBucket", Kind::NotFound),
-    ("NoSuchKey", Kind::NotFound),
-    ("ParameterNotFound", Kind::NotFound),
-    ("ResourceNotFoundException", Kind::NotFound),
-    ("AccessDenied", Kind::Denied),
-    ("AccessDeniedException", Kind::Denied),
-    ("AllAccessDisabled", Kind::Denied),
-    ("AccountProblem", Kind::Denied),
-    ("DecryptionFailure", Kind::Denied),
-    ("NotAuthorized", Kind::Denied),
-    ("UnauthorizedOperation", Kind::Denied),
-    ("ExpiredToken", Kind::Credentials),
-    ("ExpiredTokenException", Kind::Credentials),
-    ("IncompleteSignature", Kind::Credentials),
-    ("InvalidAccessKeyId", Kind::Credentials),
-    ("InvalidClientTokenId", Kind::Credentials),
-    ("InvalidSignatureException", Kind::Credentials),
-    ("InvalidToken", Kind::Credentials),
-    ("MissingAuthenticationToken", Kind::Credentials),
-    ("MissingAuthenticationTokenException", Kind::Credentials),
-    ("RequestExpired", Kind::Credentials),
-    ("RequestTimeTooSkewed", Kind::Credentials),
-    ("SignatureDoesNotMatch", Kind::Credentials),
-    ("TokenRefreshRequired", Kind::Credentials),
-    ("UnrecognizedClientException", Kind::Credentials),
-    ("ClientException", Kind::Unusable),
-    ("InvalidKeyId", Kind::Denied),
-    ("InvalidObjectState", Kind::Unusable),
-    ("InvalidParameterException", Kind::Unusable),
-    ("InvalidRequestException", Kind::Unusable),
-    ("ValidationException", Kind::Unusable),
-    ("AuthorizationHeaderMalformed", Kind::Transient),
-    ("IllegalLocationConstraintException", Kind::Transient),
-    ("InternalError", Kind::Transient),
-    ("InternalServiceError", Kind::Transient),
-    ("InternalServiceErrorException", Kind::Transient),
-    ("InternalServerError", Kind::Transient),
-    ("PermanentRedirect", Kind::Transient),
-    ("RequestTimeout", Kind::Transient),
-    ("ServerException", Kind::Transient),
-    ("ServiceUnavailable", Kind::Transient),
-    ("SlowDown", Kind::Transient),
-    ("TemporaryRedirect", Kind::Transient),
-    ("ThrottlingException", Kind::Transient),
-    ("TooManyRequestsException", Kind::Transient),
+const ERRORS: &[(&str, RefusalKind)] = &[
+    ("NoSuchBucket", RefusalKind::NotFound),
+    ("NoSuchKey", RefusalKind::NotFound),
+    ("ParameterNotFound", RefusalKind::NotFound),
+    ("ResourceNotFoundException", RefusalKind::NotFound),
+    ("AccessDenied", RefusalKind::Denied),
+    ("AccessDeniedException", RefusalKind::Denied),
+    ("AllAccessDisabled", RefusalKind::Denied),
+    ("AccountProblem", RefusalKind::Denied),
+    ("DecryptionFailure", RefusalKind::Denied),
+    ("NotAuthorized", RefusalKind::Denied),
+    ("UnauthorizedOperation", RefusalKind::Denied),
+    ("ExpiredToken", RefusalKind::Credentials),
+    ("ExpiredTokenException", RefusalKind::Credentials),
+    ("IncompleteSignature", RefusalKind::Credentials),
+    ("InvalidAccessKeyId", RefusalKind::Credentials),
+    ("InvalidClientTokenId", RefusalKind::Credentials),
+    ("InvalidSignatureException", RefusalKind::Credentials),
+    ("InvalidToken", RefusalKind::Credentials),
+    ("MissingAuthenticationToken", RefusalKind::Credentials),
+    ("MissingAuthenticationTokenException", RefusalKind::Credentials),
+    ("RequestExpired", RefusalKind::Credentials),
+    ("RequestTimeTooSkewed", RefusalKind::Credentials),
+    ("SignatureDoesNotMatch", RefusalKind::Credentials),
+    ("TokenRefreshRequired", RefusalKind::Credentials),
+    ("UnrecognizedClientException", RefusalKind::Credentials),
+    ("ClientException", RefusalKind::Unusable),
+    ("InvalidKeyId", RefusalKind::Denied),
+    ("InvalidObjectState", RefusalKind::Unusable),
+    ("InvalidParameterException", RefusalKind::Unusable),
+    ("InvalidRequestException", RefusalKind::Unusable),
+    ("ValidationException", RefusalKind::Unusable),
+    ("AuthorizationHeaderMalformed", RefusalKind::Transient),
+    ("IllegalLocationConstraintException", RefusalKind::Transient),
+    ("InternalError", RefusalKind::Transient),
+    ("InternalServiceError", RefusalKind::Transient),
+    ("InternalServiceErrorException", RefusalKind::Transient),
+    ("InternalServerError", RefusalKind::Transient),
+    ("PermanentRedirect", RefusalKind::Transient),
+    ("RequestTimeout", RefusalKind::Transient),
+    ("ServerException", RefusalKind::Transient),
+    ("ServiceUnavailable", RefusalKind::Transient),
+    ("SlowDown", RefusalKind::Transient),
+    ("TemporaryRedirect", RefusalKind::Transient),
+    ("ThrottlingException", RefusalKind::Transient),
+    ("TooManyRequestsException", RefusalKind::Transient),
 ];
 
 /// What Secrets Manager says in words of its own and that helps.

@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::AwsSettings;
-use super::bounded::{Bounded, ELEMENTS, TooMany};
+use super::bounded::{BoundedBody, ELEMENTS, TooMany};
 use super::failure::chain;
 use crate::file;
 use crate::text::quoted;
@@ -74,7 +74,7 @@ impl Network {
 
     /// New connections, none of them open yet.
     pub(super) fn router(&self) -> Router {
-        let way = |deadline, proxy: Option<&ProxyConfig>| Way {
+        let way = |deadline, proxy: Option<&ProxyConfig>| TlsConnector {
             tls: self.tls.clone(),
             proxy: proxy.cloned(),
             deadline,
@@ -83,7 +83,7 @@ impl Network {
         };
         Router {
             worker: self.worker.clone(),
-            ways: Arc::new(Ways {
+            ways: Arc::new(Connectors {
                 direct: way(LOCAL_CONNECT_DEADLINE, None),
                 http: way(CONNECT_DEADLINE, self.http_proxy.as_ref()),
                 https: way(CONNECT_DEADLINE, self.https_proxy.as_ref()),
@@ -120,18 +120,18 @@ fn usable_certificates(pem: &[u8]) -> Result<Vec<u8>, &'static str> {
 #[derive(Clone)]
 pub(super) struct Router {
     worker: Worker,
-    ways: Arc<Ways>,
+    ways: Arc<Connectors>,
 }
 
-struct Ways {
-    direct: Way,
-    http: Way,
-    https: Way,
+struct Connectors {
+    direct: TlsConnector,
+    http: TlsConnector,
+    https: TlsConnector,
 }
 
 /// Connectors of one way, each made when it is first needed: one with TLS reads and checks the system's CA certificates,
 /// an eighth of the instructions of `init`.
-struct Way {
+struct TlsConnector {
     tls: TlsContext,
     proxy: Option<ProxyConfig>,
     deadline: Duration,
@@ -139,7 +139,7 @@ struct Way {
     secure: OnceLock<SharedHttpConnector>,
 }
 
-impl Way {
+impl TlsConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let proxy = || self.proxy.clone().unwrap_or_else(ProxyConfig::disabled);
         let connector = || {
@@ -169,7 +169,7 @@ impl Router {
         self.send(request, |ways| &ways.direct)
     }
 
-    fn send(&self, request: HttpRequest, way: fn(&Ways) -> &Way) -> HttpConnectorFuture {
+    fn send(&self, request: HttpRequest, way: fn(&Connectors) -> &TlsConnector) -> HttpConnectorFuture {
         let ways = Arc::clone(&self.ways);
         self.worker.send(async move { limited(way(&ways).call(request)).await })
     }
@@ -182,10 +182,10 @@ fn uri(request: &HttpRequest) -> hyper::Uri {
 /// The thread on which connections are read. The library reads a head as long as something comes, an endless one too;
 /// meanwhile everything else goes on, `/health` first.
 #[derive(Debug, Clone, Default)]
-struct Worker(Arc<OnceLock<Option<Running>>>);
+struct Worker(Arc<OnceLock<Option<PendingRequest>>>);
 
 #[derive(Debug)]
-struct Running {
+struct PendingRequest {
     runtime: Handle,
     /// The thread ends when it is dropped.
     _stop: oneshot::Sender<()>,
@@ -211,17 +211,17 @@ impl Worker {
     }
 }
 
-fn start() -> io::Result<Running> {
+fn start() -> io::Result<PendingRequest> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (handle, (stop, stopped)) = (runtime.handle().clone(), oneshot::channel());
     std::thread::Builder::new().name("aws".into()).spawn(move || runtime.block_on(stopped))?;
-    Ok(Running { runtime: handle, _stop: stop })
+    Ok(PendingRequest { runtime: handle, _stop: stop })
 }
 
 impl HttpConnector for Router {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let uri = uri(&request);
-        let way: fn(&Ways) -> &Way = if uri.host().is_some_and(is_local) {
+        let way: fn(&Connectors) -> &TlsConnector = if uri.host().is_some_and(is_local) {
             |ways| &ways.direct
         } else if uri.scheme_str() == Some("http") {
             |ways| &ways.http
@@ -286,7 +286,7 @@ pub(super) fn is_local(host: &str) -> bool {
 }
 
 async fn limited(call: HttpConnectorFuture) -> Result<HttpResponse, ConnectorError> {
-    Ok(call.await?.map(|body| SdkBody::from_body_1_x(Limited::new(Bounded::new(body), ANSWER_LIMIT))))
+    Ok(call.await?.map(|body| SdkBody::from_body_1_x(Limited::new(BoundedBody::new(body), ANSWER_LIMIT))))
 }
 
 /// An HTTP exchange without a whole answer.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::arn::{SecretArn, Store};
-use super::{Aws, Call, Codes, Failure, Kind, Place, Service, Words};
+use super::{AnswerSecrecy, Aws, AwsService, Call, CallTarget, Codes, Failure, RefusalKind};
 use crate::fault::{Code, Fault};
 
 /// A version of a secret, as it is kept.
@@ -52,7 +52,7 @@ pub(crate) async fn read(arn: &SecretArn, aws: &Aws, stage: Stage) -> Result<Raw
             region
         }
     };
-    let place = Place { region: &region, partition: &arn.partition };
+    let place = CallTarget { region: &region, partition: &arn.partition };
     let named_by = match &arn.hints.document {
         Some(document) => format!("the CredentialArn of {document}"),
         None => "the CredSpec's CredentialArn".to_owned(),
@@ -67,10 +67,10 @@ async fn from_secrets_manager(
     arn: &SecretArn,
     aws: &Aws,
     stage: Stage,
-    place: Place<'_>,
+    place: CallTarget<'_>,
     named_by: &str,
 ) -> Result<Raw, Fault> {
-    let _turn = aws.turn(Service::SecretsManager).await;
+    let _turn = aws.turn(AwsService::SecretsManager).await;
     let client = aws.secrets_manager(place.region).await;
     let request = client.get_secret_value().secret_id(&arn.arn);
     let (label, request) = match (stage, &arn.stage, &arn.version) {
@@ -83,9 +83,9 @@ async fn from_secrets_manager(
     };
     let output = request.send().await.map_err(|error| {
         let action = "secretsmanager:GetSecretValue";
-        let call = Call { service: Service::SecretsManager, place, action, resource: &arn.arn, named_by };
+        let call = Call { service: AwsService::SecretsManager, place, action, resource: &arn.arn, named_by };
         let what = format!("Could not read the secret {arn} (version {label})");
-        aws.fault(&Failure::of(&error, Words::Known), &what, &CODES, &call)
+        aws.fault(&Failure::of(&error, AnswerSecrecy::Known), &what, &CODES, &call)
     })?;
     let version_id = output.version_id.unwrap_or_default();
     let created_at = output.created_date.and_then(|made| SystemTime::try_from(made).ok());
@@ -107,16 +107,16 @@ async fn from_parameter(
     arn: &SecretArn,
     aws: &Aws,
     stage: Stage,
-    place: Place<'_>,
+    place: CallTarget<'_>,
     named_by: &str,
 ) -> Result<Raw, Fault> {
     if stage == Stage::Pending {
         let what = format!("The parameter {arn} does not have a pending version");
         return Err(Fault::new(Code::SecretNotFound, what).because("only secrets of Secrets Manager have stages"));
     }
-    let read = parameter(&arn.arn, place, aws, Words::Known).await.map_err(|failure| {
+    let read = parameter(&arn.arn, place, aws, AnswerSecrecy::Known).await.map_err(|failure| {
         let action = "ssm:GetParameters";
-        let call = Call { service: Service::Ssm, place, action, resource: &arn.arn, named_by };
+        let call = Call { service: AwsService::Ssm, place, action, resource: &arn.arn, named_by };
         aws.fault(&failure, &format!("Could not read the login from the parameter {arn}"), &CODES, &call)
     })?;
     let ParameterValue { text, version, changed_at } = read;
@@ -124,9 +124,14 @@ async fn from_parameter(
 }
 
 /// The value of a parameter, decrypted if it is a SecureString.
-pub(crate) async fn parameter(arn: &str, place: Place<'_>, aws: &Aws, words: Words) -> Result<ParameterValue, Failure> {
+pub(crate) async fn parameter(
+    arn: &str,
+    place: CallTarget<'_>,
+    aws: &Aws,
+    words: AnswerSecrecy,
+) -> Result<ParameterValue, Failure> {
     let body = json!({"Names": [arn], "WithDecryption": true}).to_string();
-    let answer = Zeroizing::new(aws.call(Service::Ssm, "GetParameters", body, place, words).await?);
+    let answer = Zeroizing::new(aws.call(AwsService::Ssm, "GetParameters", body, place, words).await?);
     // The parser's own words may quote the value.
     let answer: Value = serde_json::from_slice(&answer)
         .map_err(|_| Failure::Unreachable("the answer is not one of AWS Systems Manager".to_owned()))?;
@@ -140,7 +145,7 @@ pub(crate) async fn parameter(arn: &str, place: Place<'_>, aws: &Aws, words: Wor
                 .filter(|seconds| (0.0..1e11).contains(seconds))
                 .map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds)),
         }),
-        _ => Err(Failure::Refused(Box::new(super::Refusal::named(200, "InvalidParameters", Kind::NotFound)))),
+        _ => Err(Failure::Refused(Box::new(super::AwsRefusal::named(200, "InvalidParameters", RefusalKind::NotFound)))),
     }
 }
 

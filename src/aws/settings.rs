@@ -71,7 +71,7 @@ impl AwsSettings {
         let lookup = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
         let mut problems = Vec::new();
         let profile = Profile::read(lookup, &mut problems);
-        let mut reader = Reader { lookup, name: String::new(), profile, problems };
+        let mut reader = SettingsReader { lookup, name: String::new(), profile, problems };
         reader.name = reader.variable("AWS_PROFILE").unwrap_or_else(|| "default".to_owned());
         reader.settings()
     }
@@ -125,7 +125,7 @@ impl fmt::Debug for AwsSettings {
     }
 }
 
-struct Reader<L> {
+struct SettingsReader<L> {
     lookup: L,
     /// The profile's name.
     name: String,
@@ -133,7 +133,7 @@ struct Reader<L> {
     problems: Vec<String>,
 }
 
-impl<L: Fn(&str) -> Option<String>> Reader<L> {
+impl<L: Fn(&str) -> Option<String>> SettingsReader<L> {
     fn settings(mut self) -> AwsSettings {
         let region = self.first(&["AWS_REGION", "AWS_DEFAULT_REGION"], "region");
         let region = region.filter(|(region, named_by)| {

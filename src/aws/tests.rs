@@ -91,9 +91,9 @@ fn an_empty_variable_is_unset_and_the_special_endpoint_wins() {
 #[test]
 fn a_signed_request_goes_to_the_region_and_partition() {
     let aws = Aws::new(AwsSettings::default()).unwrap();
-    let place = Place { region: "cn-north-1", partition: "aws-cn" };
+    let place = CallTarget { region: "cn-north-1", partition: "aws-cn" };
     let credentials = Credentials::for_tests();
-    let request = aws.request(Service::Ssm, "GetParameters", String::new(), place, credentials).unwrap();
+    let request = aws.request(AwsService::Ssm, "GetParameters", String::new(), place, credentials).unwrap();
     assert_eq!(request.uri(), "https://ssm.cn-north-1.amazonaws.com.cn/");
     assert_eq!(request.headers().get("x-amz-target"), Some("AmazonSSM.GetParameters"));
     assert!(request.headers().get("authorization").unwrap().contains("/cn-north-1/ssm/aws4_request"));
@@ -399,17 +399,17 @@ fn a_denial_is_mended_by_one_command_with_the_real_names() {
     let aws = Aws::new(AwsSettings::default()).unwrap();
     let codes = &super::secret::CODES;
     let next = |message: &str, words| {
-        let refusal = Refusal::new(400, Some("AccessDeniedException"), Some(message), words);
-        let place = Place { region: "eu-west-3", partition: "aws" };
+        let refusal = AwsRefusal::new(400, Some("AccessDeniedException"), Some(message), words);
+        let place = CallTarget { region: "eu-west-3", partition: "aws" };
         let resource = "arn:aws:secretsmanager:eu-west-3:123456789012:secret:gmsa/login-AbCdEf";
         let action = "secretsmanager:GetSecretValue";
-        let call = Call { service: Service::SecretsManager, place, action, resource, named_by: "x" };
+        let call = Call { service: AwsService::SecretsManager, place, action, resource, named_by: "x" };
         aws.fault(&Failure::Refused(Box::new(refusal)), "x", codes, &call).next().to_owned()
     };
     let who = "User: arn:aws:sts::123456789012:assumed-role/gmsa-task/e408 is not authorized to perform: \
                secretsmanager:GetSecretValue on resource: x because";
-    insta::assert_snapshot!(next(&format!("{who} no identity-based policy allows the action"), Words::Known), @r#"aws iam put-role-policy --role-name gmsa-task --policy-name gmsa-sidecar-secretsmanager-GetSecretValue --policy-document '{"Statement":[{"Action":"secretsmanager:GetSecretValue","Effect":"Allow","Resource":"arn:aws:secretsmanager:eu-west-3:123456789012:secret:gmsa/login-AbCdEf"}],"Version":"2012-10-17"}'"#);
-    insta::assert_snapshot!(next(&format!("{who} no VPC endpoint policy allows the action"), Words::Known), @"allow secretsmanager:GetSecretValue on arn:aws:secretsmanager:eu-west-3:123456789012:secret:gmsa/login-AbCdEf in the policy of the VPC endpoint com.amazonaws.eu-west-3.secretsmanager");
-    insta::assert_snapshot!(next(&format!("{who} of an explicit deny in a service control policy"), Words::Known), @"remove the statement that denies secretsmanager:GetSecretValue on arn:aws:secretsmanager:eu-west-3:123456789012:secret:gmsa/login-AbCdEf from a service control policy in force for the task role");
-    insta::assert_snapshot!(next("Access to KMS is not allowed", Words::Known), @r#"add to the policy of the task role (taskRoleArn; the execution role does not count): {"Action":"kms:Decrypt","Condition":{"StringEquals":{"kms:ViaService":"secretsmanager.eu-west-3.amazonaws.com"}},"Effect":"Allow","Resource":"*"}"#);
+    insta::assert_snapshot!(next(&format!("{who} no identity-based policy allows the action"), AnswerSecrecy::Known), @r#"aws iam put-role-policy --role-name gmsa-task --policy-name gmsa-sidecar-secretsmanager-GetSecretValue --policy-document '{"Statement":[{"Action":"secretsmanager:GetSecretValue","Effect":"Allow","Resource":"arn:aws:secretsmanager:eu-west-3:123456789012:secret:gmsa/login-AbCdEf"}],"Version":"2012-10-17"}'"#);
+    insta::assert_snapshot!(next(&format!("{who} no VPC endpoint policy allows the action"), AnswerSecrecy::Known), @"allow secretsmanager:GetSecretValue on arn:aws:secretsmanager:eu-west-3:123456789012:secret:gmsa/login-AbCdEf in the policy of the VPC endpoint com.amazonaws.eu-west-3.secretsmanager");
+    insta::assert_snapshot!(next(&format!("{who} of an explicit deny in a service control policy"), AnswerSecrecy::Known), @"remove the statement that denies secretsmanager:GetSecretValue on arn:aws:secretsmanager:eu-west-3:123456789012:secret:gmsa/login-AbCdEf from a service control policy in force for the task role");
+    insta::assert_snapshot!(next("Access to KMS is not allowed", AnswerSecrecy::Known), @r#"add to the policy of the task role (taskRoleArn; the execution role does not count): {"Action":"kms:Decrypt","Condition":{"StringEquals":{"kms:ViaService":"secretsmanager.eu-west-3.amazonaws.com"}},"Effect":"Allow","Resource":"*"}"#);
 }

@@ -10,7 +10,7 @@ mod own;
 mod report;
 mod twins;
 
-pub use report::{Outcome, Report, Screen, Step, Style};
+pub use report::{CheckReport, CheckStep, Outcome, OutputFormat, Screen};
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,15 +18,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::domain::Reach;
+use self::domain::Reachability;
 use crate::aws::Aws;
-use crate::config::{Config, HostSeen, Unknown};
+use crate::config::{Config, HostSeen, UnknownVariable};
 use crate::credspec::{self, CredSpec, LoginSource, Reference};
 use crate::directory::dc::Locator;
 use crate::directory::{Directories, Extras};
 use crate::fault::{Code, Fault};
 use crate::host::Mounts;
-use crate::lease::follow::Settings;
+use crate::lease::follow::LeaseDefaults;
 use crate::lease::ports::ReadSpecs;
 use crate::login::{Login, Logins};
 use crate::name::{Account, Domain};
@@ -34,21 +34,21 @@ use crate::task::{self, Task};
 use crate::text::count;
 
 /// What was configured: what of it can be used, what cannot, and which variables are not settings.
-pub struct Given {
+pub struct Configured {
     /// The configuration; defaults stand in for what cannot be used.
     pub config: Config,
     /// What of it cannot be used.
     pub fault: Option<Fault>,
     /// Variables that are not settings.
-    pub unknown: Vec<Unknown>,
+    pub unknown: Vec<UnknownVariable>,
     /// What is looked at on a host instead of in a task.
     pub host: Option<HostSeen>,
 }
 
 /// Tries every step in the order of `run`, shows each as it ends, and returns them all.
-pub async fn check(given: Given, screen: Screen<'_>) -> Report {
-    let Given { config, fault, unknown, host } = given;
-    let mut walk = Walk { config: &config, screen, report: Report::default() };
+pub async fn check(given: Configured, screen: Screen<'_>) -> CheckReport {
+    let Configured { config, fault, unknown, host } = given;
+    let mut walk = Checks { config: &config, screen, report: CheckReport::default() };
     if let Some(host) = host {
         walk.host(fault, &unknown, &host).await;
         walk.screen.end(&walk.report);
@@ -66,10 +66,10 @@ pub async fn check(given: Given, screen: Screen<'_>) -> Report {
 }
 
 /// The steps so far, and where they are shown.
-struct Walk<'c, 's> {
+struct Checks<'c, 's> {
     config: &'c Config,
     screen: Screen<'s>,
-    report: Report,
+    report: CheckReport,
 }
 
 /// A step's work: what later steps need of it, and what was seen; or its fault.
@@ -81,14 +81,14 @@ fn passed<T>(value: T, seen: impl Into<String>) -> Tried<T> {
 }
 
 /// One lease: what `run` would keep.
-struct Wanted {
+struct ConfiguredLease {
     account: Account,
     domain: Domain,
     login: LoginSource,
     extras: Extras,
 }
 
-impl Walk<'_, '_> {
+impl Checks<'_, '_> {
     async fn step<T>(&mut self, name: &'static str, subject: &str, work: impl Future<Output = Tried<T>>) -> Option<T> {
         self.screen.begin(name, subject);
         let start = Instant::now();
@@ -101,7 +101,7 @@ impl Walk<'_, '_> {
             Ok((value, outcome)) => (Some(value), outcome),
             Err(fault) => (None, Outcome::Failed(fault)),
         };
-        let step = Step { name, subject: subject.to_owned(), outcome, took };
+        let step = CheckStep { name, subject: subject.to_owned(), outcome, took };
         self.screen.show(&step);
         self.report.steps.push(step);
         value
@@ -123,7 +123,7 @@ impl Walk<'_, '_> {
     }
 
     /// What `host` needs; with CredSpecs that are named, also the chain.
-    async fn host(&mut self, fault: Option<Fault>, unknown: &[Unknown], host: &HostSeen) {
+    async fn host(&mut self, fault: Option<Fault>, unknown: &[UnknownVariable], host: &HostSeen) {
         self.host_configuration(fault, unknown, host).await;
         let mounts = tokio::task::spawn_blocking(Mounts::of_host).await.ok().flatten().map(Arc::new);
         self.host_socket(host, mounts.as_deref()).await;
@@ -177,7 +177,7 @@ impl Walk<'_, '_> {
             let leases: Vec<_> =
                 wanted.iter().filter(|lease| (&lease.domain, &lease.login) == (domain, source)).collect();
             let stopped_by = match (read.get(&key), reached.get(domain)) {
-                (Some(Ok(login)), Some(Reach::Some(ports))) => {
+                (Some(Ok(login)), Some(Reachability::Some(ports))) => {
                     if refused.contains(&(login.version.clone(), domain.clone())) {
                         Some(format!("login {}", login.principal))
                     } else {
@@ -189,7 +189,7 @@ impl Walk<'_, '_> {
                     }
                 }
                 (Some(Err(stopped_by)), _) => Some(stopped_by.clone()),
-                (_, Some(Reach::None(stopped_by))) => Some(stopped_by.clone()),
+                (_, Some(Reachability::None(stopped_by))) => Some(stopped_by.clone()),
                 // Both were filled for every key.
                 (None, _) | (_, None) => None,
             };
@@ -200,7 +200,7 @@ impl Walk<'_, '_> {
         }
     }
 
-    fn skip_leases(&mut self, leases: &[&Wanted], stopped_by: &str) {
+    fn skip_leases(&mut self, leases: &[&ConfiguredLease], stopped_by: &str) {
         for lease in leases {
             self.skip_all(&["gmsa", "password", "ticket"], lease.account.as_str(), stopped_by);
             self.skip_services(&lease.extras, stopped_by);
@@ -213,7 +213,7 @@ impl Walk<'_, '_> {
         }
     }
 
-    fn services_of_nobody(&mut self, wanted: &[Wanted]) {
+    fn services_of_nobody(&mut self, wanted: &[ConfiguredLease]) {
         let named = |account: &Account| wanted.iter().any(|lease| lease.account.same_as(account.as_str()));
         for account in unique(self.config.service_tickets.accounts().filter(|account| !named(account))) {
             let what = format!("GMSA_SERVICE_TICKETS names the gMSA `{account}`, and no CredSpec does");
@@ -260,7 +260,7 @@ impl Walk<'_, '_> {
     }
 
     /// Reads the CredSpecs; those that cannot be used are left out.
-    async fn cred_specs(&mut self, references: &[Reference], aws: &Aws) -> Vec<Wanted> {
+    async fn cred_specs(&mut self, references: &[Reference], aws: &Aws) -> Vec<ConfiguredLease> {
         let mut documents = Vec::new();
         for reference in references {
             match aws.list(reference) {
@@ -275,8 +275,8 @@ impl Walk<'_, '_> {
                 }
             }
         }
-        let settings = Settings::from(self.config);
-        let mut wanted: Vec<Wanted> = Vec::new();
+        let settings = LeaseDefaults::from(self.config);
+        let mut wanted: Vec<ConfiguredLease> = Vec::new();
         let mut named_by: HashMap<String, String> = HashMap::new();
         for reference in documents {
             let subject = reference.to_string();
@@ -294,7 +294,7 @@ impl Walk<'_, '_> {
             wanted.extend(spec.accounts().iter().map(|account| {
                 let (domain, login) = (spec.domain_of(account).clone(), spec.login().clone());
                 let extras = settings.of(account, spec.overrides()).0;
-                Wanted { account: account.clone(), domain, login, extras }
+                ConfiguredLease { account: account.clone(), domain, login, extras }
             }));
         }
         wanted

@@ -6,14 +6,14 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::fault::manual::{Page, owner_in_words, retry_in_words};
-use crate::fault::{Code, Entry};
+use crate::fault::{Code, RegistryEntry};
 use crate::text::{distance, quoted};
 
 /// Prints the page of `code`, or the list of all codes.
 ///
 /// # Errors
 /// There is no such code.
-pub fn explain(code: Option<&str>, json: bool, out: &mut impl Write) -> Result<(), Unknown> {
+pub fn explain(code: Option<&str>, json: bool, out: &mut impl Write) -> Result<(), UnknownCode> {
     let printed = match code {
         None if json => print_json(&Code::ALL.iter().map(Explained::of).collect::<Vec<_>>(), out),
         None => list(out),
@@ -33,19 +33,19 @@ pub fn explain(code: Option<&str>, json: bool, out: &mut impl Write) -> Result<(
     "{} is not a fault code; the nearest one is `{nearest}`; `gmsa-sidecar explain` without a code lists all",
     quoted(.name)
 )]
-pub struct Unknown {
+pub struct UnknownCode {
     name: String,
     nearest: &'static str,
 }
 
 /// As people type it, or copy it out of a log: in capitals, as `code=dc-unreachable`, or with a colon after it.
-fn find(name: &str) -> Result<&'static Entry, Unknown> {
+fn find(name: &str) -> Result<&'static RegistryEntry, UnknownCode> {
     let typed =
         name.trim().trim_start_matches("code=").trim_end_matches([':', '.', ',']).trim_matches(['`', '"', '\'']);
     let typed = typed.to_ascii_lowercase().replace('_', "-");
     // Longer than any code: what it is like is of no interest.
     let start: String = typed.chars().take(80).collect();
-    let like = |entry: &&Entry| {
+    let like = |entry: &&RegistryEntry| {
         let part = typed.len() > 3 && entry.name.contains(&typed);
         (entry.name != typed, !part, distance(&start, entry.name))
     };
@@ -53,7 +53,7 @@ fn find(name: &str) -> Result<&'static Entry, Unknown> {
         Some(entry) if entry.name == typed => Ok(entry),
         nearest => {
             let nearest = nearest.map_or("internal-bug", |entry| entry.name);
-            Err(Unknown { name: name.to_owned(), nearest })
+            Err(UnknownCode { name: name.to_owned(), nearest })
         }
     }
 }
@@ -61,14 +61,14 @@ fn find(name: &str) -> Result<&'static Entry, Unknown> {
 fn list(out: &mut impl Write) -> io::Result<()> {
     let width = Code::ALL.iter().map(|entry| entry.name.len()).max().unwrap_or_default();
     writeln!(out, "{:width$}  exit  fixed in", "code")?;
-    for Entry { name, exit, owner, .. } in Code::ALL {
+    for RegistryEntry { name, exit, owner, .. } in Code::ALL {
         writeln!(out, "{name:width$}  {:4}  {}", *exit as u8, owner.name())?;
     }
     writeln!(out, "\n`gmsa-sidecar explain CODE` prints the page of a code.")
 }
 
 /// The page for a terminal: paragraphs of [`WIDTH`] columns, the command on a line of its own.
-fn page(entry: &Entry) -> String {
+fn page(entry: &RegistryEntry) -> String {
     let (exit, owner) = (entry.exit as u8, owner_in_words(entry.owner));
     let mut text = format!("{}\n\n", entry.name);
     let retry = retry_in_words(entry.code.retry(), entry.exit);
@@ -125,7 +125,7 @@ struct Explained {
 }
 
 impl Explained {
-    fn of(entry: &Entry) -> Self {
+    fn of(entry: &RegistryEntry) -> Self {
         let page = Page::of(entry.code);
         Self {
             code: entry.name,
@@ -144,7 +144,7 @@ impl Explained {
 mod tests {
     use super::*;
 
-    fn told(code: Option<&str>, json: bool) -> Result<String, Unknown> {
+    fn told(code: Option<&str>, json: bool) -> Result<String, UnknownCode> {
         let mut out = Vec::new();
         explain(code, json, &mut out)?;
         Ok(String::from_utf8(out).unwrap())

@@ -112,26 +112,26 @@ async fn ask(address: SocketAddr) -> Result<(), No> {
         let left = end.saturating_duration_since(Instant::now());
         match timeout(left, answer_of(address)).await {
             Ok(Ok(answer)) => return answer,
-            Ok(Err(lost @ Lost::BrokenOff(_))) if Instant::now() + AGAIN < end => {
+            Ok(Err(lost @ HealthFailure::BrokenOff(_))) if Instant::now() + AGAIN < end => {
                 before = Some(lost);
                 sleep(AGAIN).await;
             }
             Ok(Err(lost)) => return Err(lost.told(address)),
             // A connection that broke off says more than one that time left no answer for.
-            Err(_elapsed) => return Err(before.unwrap_or(Lost::Silent).told(address)),
+            Err(_elapsed) => return Err(before.unwrap_or(HealthFailure::Silent).told(address)),
         }
     }
 }
 
 /// Why there is no answer.
-enum Lost {
+enum HealthFailure {
     NotConnected(io::Error),
     BrokenOff(hyper::Error),
     NotHttp(hyper::Error),
     Silent,
 }
 
-impl Lost {
+impl HealthFailure {
     fn told(self, address: SocketAddr) -> No {
         match self {
             Self::NotConnected(error) if error.kind() == io::ErrorKind::ConnectionRefused => No::new(
@@ -187,9 +187,11 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     TcpStream::connect(address).await
 }
 
-async fn answer_of(address: SocketAddr) -> Result<Result<(), No>, Lost> {
-    let stream = connect(address).await.map_err(Lost::NotConnected)?;
-    let broken = |error: hyper::Error| if error.is_parse() { Lost::NotHttp(error) } else { Lost::BrokenOff(error) };
+async fn answer_of(address: SocketAddr) -> Result<Result<(), No>, HealthFailure> {
+    let stream = connect(address).await.map_err(HealthFailure::NotConnected)?;
+    let broken = |error: hyper::Error| {
+        if error.is_parse() { HealthFailure::NotHttp(error) } else { HealthFailure::BrokenOff(error) }
+    };
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     tokio::spawn(connection);
     let mut request = Request::new(Empty::<Bytes>::new());
@@ -200,7 +202,7 @@ async fn answer_of(address: SocketAddr) -> Result<Result<(), No>, Lost> {
     let answer = sender.send_request(request).await.map_err(broken)?;
     let status = answer.status();
     let body = Limited::new(answer.into_body(), LIMIT).collect().await.map(|body| body.to_bytes());
-    let told = body.ok().and_then(|body| serde_json::from_slice::<Answer>(&body).ok());
+    let told = body.ok().and_then(|body| serde_json::from_slice::<GateAnswer>(&body).ok());
     Ok(match (status, told) {
         (StatusCode::OK, Some(_)) => Ok(()),
         (StatusCode::SERVICE_UNAVAILABLE, Some(told)) => Err(No { is_a_sidecars: true, ..told.no(clock::now()) }),
@@ -213,17 +215,17 @@ async fn answer_of(address: SocketAddr) -> Result<Result<(), No>, Lost> {
 
 /// What `/gate` tells, as far as it is needed here.
 #[derive(Deserialize)]
-struct Answer {
+struct GateAnswer {
     #[expect(dead_code, reason = "no answer of a sidecar is without it")]
     ready: bool,
     fault: Option<Reason>,
-    leases: Vec<Lease>,
+    leases: Vec<GateLease>,
     #[serde(default)]
     waiting: Vec<Waiting>,
 }
 
 #[derive(Deserialize)]
-struct Lease {
+struct GateLease {
     spec: Option<String>,
     account: Option<String>,
     state: String,
@@ -246,17 +248,17 @@ struct Waiting {
     until: String,
 }
 
-impl Answer {
+impl GateAnswer {
     /// The first fault, else how the first lease stands that holds no ticket.
     fn no(&self, now: SystemTime) -> No {
         if let Some(fault) = &self.fault {
             return fault.no(None);
         }
-        let closed = |lease: &&Lease| lease.state == "pending" || lease.state == "expired";
+        let closed = |lease: &&GateLease| lease.state == "pending" || lease.state == "expired";
         let lease = self.leases.iter().filter(closed).max_by_key(|lease| lease.fault.is_some());
         let name = lease.and_then(|lease| lease.account.as_deref().or(lease.spec.as_deref()));
         match lease {
-            Some(Lease { fault: Some(fault), .. }) => fault.no(name),
+            Some(GateLease { fault: Some(fault), .. }) => fault.no(name),
             Some(lease) => self.at_work(&format!("{}: {}", lease.state, name.unwrap_or("a lease")), now),
             None => self.at_work("pending: the CredSpecs are not known yet", now),
         }
@@ -300,7 +302,7 @@ mod tests {
     use crate::fault::Code;
     use crate::lease::metrics::Metrics;
     use crate::lease::refresh::Refresh;
-    use crate::lease::status::{Held, LeaseKey, LeaseState, LeaseStatus, Order, Status};
+    use crate::lease::status::{HeldTicket, LeaseKey, LeaseState, LeaseStatus, Order, Status};
     use crate::progress;
     use crate::serve::readiness;
 
@@ -308,7 +310,8 @@ mod tests {
         let listener = readiness::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, status) = watch::channel(status);
-        let state = readiness::State { status, metrics: Arc::new(Metrics::new()), refresh: Refresh::default() };
+        let state =
+            readiness::ReadinessState { status, metrics: Arc::new(Metrics::new()), refresh: Refresh::default() };
         tokio::spawn(readiness::serve(listener, state));
         (address, sender)
     }
@@ -333,7 +336,7 @@ mod tests {
     fn held() -> LeaseState {
         let now = clock::now();
         let expires_at = now + Duration::from_secs(60);
-        LeaseState::Held(Held::found(expires_at, now))
+        LeaseState::Held(HeldTicket::found(expires_at, now))
     }
 
     #[tokio::test]

@@ -12,14 +12,14 @@ use serde::Serialize;
 
 use crate::clock;
 use crate::kerberos::Principal;
-use crate::kerberos::ccache::{self, Entry};
+use crate::kerberos::ccache::{self, CcacheEntry};
 use crate::name::Account;
 use crate::volume::{self, CCACHE, KRB5_CONF};
 
 /// Prints what is in the ccache `path`, or in all ccaches of the volume `path`; true if a valid TGT is among them.
 /// The error is that of `out`.
 pub fn klist(path: &Path, json: bool, now: SystemTime, out: &mut dyn Write) -> io::Result<bool> {
-    let report = Report::of(path, now);
+    let report = CcacheListing::of(path, now);
     if json {
         serde_json::to_writer_pretty(&mut *out, &report)?;
         writeln!(out)?;
@@ -32,13 +32,13 @@ pub fn klist(path: &Path, json: bool, now: SystemTime, out: &mut dyn Write) -> i
 
 /// What is in the ccaches; its [`Display`](fmt::Display) is the form for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct CcacheListing {
     /// Whether one of the caches holds a valid TGT.
     pub valid: bool,
     /// What the app sets so that it uses the first cache that is valid, else the first that is a cache at all.
-    pub environment: Environment,
+    pub environment: ClientEnvironment,
     /// The caches: a volume's own first, then its accounts' by name.
-    pub caches: Vec<Cache>,
+    pub caches: Vec<ListedCache>,
     /// Why there is no valid ticket.
     pub problem: Option<Problem>,
 }
@@ -46,7 +46,7 @@ pub struct Report {
 /// The app's variables.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
-pub struct Environment {
+pub struct ClientEnvironment {
     /// The ccache.
     pub krb5ccname: Option<String>,
     /// The `krb5.conf` on the same volume.
@@ -55,7 +55,7 @@ pub struct Environment {
 
 /// One ccache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Cache {
+pub struct ListedCache {
     /// Its path.
     pub path: String,
     /// Whose tickets these are.
@@ -63,20 +63,20 @@ pub struct Cache {
     /// Whether it holds a valid TGT of the principal's realm.
     pub valid: bool,
     /// The tickets, in the file's order.
-    pub tickets: Vec<Ticket>,
+    pub tickets: Vec<ListedTicket>,
     /// Why it cannot be read, or not to its end.
     pub problem: Option<Problem>,
 }
 
 /// One ticket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Ticket {
+pub struct ListedTicket {
     /// The service it is for.
     pub server: String,
     /// Whether it is a TGT of the principal's own realm.
     pub tgt: bool,
     /// How it stands.
-    pub state: State,
+    pub state: Validity,
     /// How long it is valid from now on, in words.
     pub left: Option<String>,
     /// When it becomes or became valid, RFC 3339.
@@ -96,7 +96,7 @@ pub struct Ticket {
 /// How a ticket stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum State {
+pub enum Validity {
     /// Good now.
     Valid,
     /// Good later: a clock is wrong.
@@ -116,13 +116,13 @@ pub struct Problem {
     pub next: String,
 }
 
-impl Report {
+impl CcacheListing {
     /// Looks at the ccache `path`, or at those of the volume `path`.
     pub fn of(path: &Path, now: SystemTime) -> Self {
         let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let listed = if path.is_dir() { caches_on(path) } else { Ok(vec![path.clone()]) };
         let (caches, unlisted) = match listed {
-            Ok(paths) => (paths.iter().filter_map(|path| Cache::of(path, now)).collect(), None),
+            Ok(paths) => (paths.iter().filter_map(|path| ListedCache::of(path, now)).collect(), None),
             Err(error) => (vec![], Some(Problem::unread(path, &error))),
         };
         let mut report = Self::new(path, caches, now);
@@ -130,14 +130,14 @@ impl Report {
         report
     }
 
-    fn new(path: &Path, caches: Vec<Cache>, now: SystemTime) -> Self {
+    fn new(path: &Path, caches: Vec<ListedCache>, now: SystemTime) -> Self {
         let valid = caches.iter().any(|cache| cache.valid);
         let first = caches.iter().find(|cache| if valid { cache.valid } else { cache.principal.is_some() });
         let conf = path.ancestors().take(3).map(|folder| folder.join(KRB5_CONF)).find(|conf| conf.is_file());
         let what = if caches.is_empty() { "no ticket cache" } else { "no valid ticket-granting ticket" };
         Self {
             valid,
-            environment: Environment {
+            environment: ClientEnvironment {
                 krb5ccname: first.map(|cache| cache.path.clone()),
                 krb5_config: conf.map(|conf| conf.display().to_string()),
             },
@@ -168,7 +168,7 @@ fn caches_on(volume: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(accounts)
 }
 
-impl Cache {
+impl ListedCache {
     /// Reads the file; nothing if there is none.
     fn of(path: &Path, now: SystemTime) -> Option<Self> {
         match volume::read(CWD, path, OFlags::empty()) {
@@ -194,12 +194,12 @@ impl Cache {
             .entries
             .iter()
             .filter(|entry| entry.is_ticket() && entry.client.same_as(&cache.principal))
-            .map(|entry| Ticket::new(entry, &cache.principal, now))
+            .map(|entry| ListedTicket::new(entry, &cache.principal, now))
             .collect();
         Self {
             path: path.display().to_string(),
             principal: Some(words(&cache.principal)),
-            valid: tickets.iter().any(|ticket| ticket.tgt && ticket.state == State::Valid),
+            valid: tickets.iter().any(|ticket| ticket.tgt && ticket.state == Validity::Valid),
             tickets,
             problem: (!cache.is_whole).then(|| Problem::damaged("the file ends in the middle of a ticket")),
         }
@@ -211,20 +211,20 @@ impl Cache {
     }
 }
 
-impl Ticket {
-    fn new(entry: &Entry<'_>, principal: &Principal, now: SystemTime) -> Self {
+impl ListedTicket {
+    fn new(entry: &CcacheEntry<'_>, principal: &Principal, now: SystemTime) -> Self {
         let [start, end, renew] =
             [entry.starttime, entry.endtime, entry.renew_till].map(|time| clock::from_unix(i64::from(time)));
         let state = match () {
-            () if now >= end => State::Expired,
-            () if now < start => State::NotYet,
-            () => State::Valid,
+            () if now >= end => Validity::Expired,
+            () if now < start => Validity::NotYet,
+            () => Validity::Valid,
         };
         Self {
             server: words(&entry.server),
             tgt: entry.server.same_as(&Principal::krbtgt(&principal.realm)),
             state,
-            left: (state == State::Valid).then(|| span(now, end)),
+            left: (state == Validity::Valid).then(|| span(now, end)),
             starts_at: clock::rfc3339(start),
             expires_at: clock::rfc3339(end),
             renewable_until: (entry.renew_till != 0).then(|| clock::rfc3339(renew)),
@@ -259,7 +259,7 @@ impl Problem {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for CcacheListing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for cache in &self.caches {
             writeln!(f, "{cache}")?;
@@ -267,7 +267,7 @@ impl fmt::Display for Report {
         if let Some(problem) = &self.problem {
             writeln!(f, "{problem}")?;
         }
-        let Environment { krb5ccname, krb5_config } = &self.environment;
+        let ClientEnvironment { krb5ccname, krb5_config } = &self.environment;
         for (name, value) in [("KRB5CCNAME", krb5ccname), ("KRB5_CONFIG", krb5_config)] {
             if let Some(value) = value {
                 writeln!(f, "export {name}={}", quoted(value))?;
@@ -277,7 +277,7 @@ impl fmt::Display for Report {
     }
 }
 
-impl fmt::Display for Cache {
+impl fmt::Display for ListedCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.path)?;
         if let Some(principal) = &self.principal {
@@ -293,12 +293,12 @@ impl fmt::Display for Cache {
     }
 }
 
-impl fmt::Display for Ticket {
+impl fmt::Display for ListedTicket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = if self.tgt { "TGT" } else { "service ticket" };
         writeln!(f, "  {kind} {}", self.server)?;
         match (self.state, &self.left) {
-            (State::NotYet, _) => write!(f, "    NOT VALID before {}: check the clocks", self.starts_at)?,
+            (Validity::NotYet, _) => write!(f, "    NOT VALID before {}: check the clocks", self.starts_at)?,
             (_, Some(left)) => write!(f, "    valid for {left}, until {}", self.expires_at)?,
             (_, None) => write!(f, "    EXPIRED at {}", self.expires_at)?,
         }
@@ -381,7 +381,7 @@ const FLAGS: &[(u32, &str)] = &[
 #[expect(clippy::disallowed_methods, reason = "tests plant files of all kinds")]
 mod tests {
     use super::*;
-    use crate::kerberos::ccache::sample::{self, Ticket as Sample, cache};
+    use crate::kerberos::ccache::sample::{self, WrittenTicket as Sample, cache};
     use proptest::prelude::*;
     use std::fs;
 
@@ -397,8 +397,8 @@ mod tests {
         cache("WebApp01$", &[Sample(TGT, START, START + 36_000), service])
     }
 
-    fn read(bytes: &[u8]) -> Cache {
-        Cache::read(Path::new("/v/krb5cc"), bytes, now())
+    fn read(bytes: &[u8]) -> ListedCache {
+        ListedCache::read(Path::new("/v/krb5cc"), bytes, now())
     }
 
     #[test]
@@ -419,7 +419,7 @@ mod tests {
     fn a_cache_reads_as_json() {
         let mut cache = read(&webapp());
         cache.tickets.truncate(1);
-        let report = Report::new(Path::new("/v"), vec![cache], now());
+        let report = CcacheListing::new(Path::new("/v"), vec![cache], now());
         insta::assert_snapshot!(serde_json::to_string_pretty(&report).unwrap(), @r#"
         {
           "valid": true,
@@ -466,7 +466,7 @@ mod tests {
         let expired = read(&bytes);
         let cut = read(&bytes[..bytes.len() - 1]);
         let noise = read(b"ssh-rsa AAAA");
-        insta::assert_snapshot!(Report::new(Path::new("/v"), vec![expired, cut, noise], now()), @r"
+        insta::assert_snapshot!(CcacheListing::new(Path::new("/v"), vec![expired, cut, noise], now()), @r"
         /v/krb5cc
           WebApp01$@EXAMPLE.COM
           TGT krbtgt/EXAMPLE.COM@EXAMPLE.COM
@@ -517,11 +517,11 @@ mod tests {
         for file in ["b c/krb5cc", "krb5cc", "A/krb5cc", "a\x1bx/krb5cc", ".gmsa-x/krb5cc", "A$/krb5cc", "file"] {
             fs::write(volume.path().join(file), webapp()).unwrap();
         }
-        let report = Report::of(volume.path(), now());
+        let report = CcacheListing::of(volume.path(), now());
         let paths: Vec<_> = report.caches.iter().map(|cache| cache.path.clone()).collect();
         let expected = ["krb5cc", "A/krb5cc", "b c/krb5cc"].map(|file| volume.path().join(file).display().to_string());
         assert_eq!(paths, expected);
-        assert_eq!(report.environment, Environment { krb5ccname: Some(expected[0].clone()), krb5_config: None });
+        assert_eq!(report.environment, ClientEnvironment { krb5ccname: Some(expected[0].clone()), krb5_config: None });
 
         let mut out = vec![];
         fs::write(volume.path().join("krb5.conf"), "").unwrap();
@@ -545,12 +545,12 @@ mod tests {
     #[test]
     fn devices_fifos_and_giants_are_not_read() {
         for path in ["/dev/zero", "/dev/null"] {
-            let cache = Cache::of(Path::new(path), now()).unwrap();
+            let cache = ListedCache::of(Path::new(path), now()).unwrap();
             assert!(cache.problem.unwrap().why.unwrap().contains("regular file"));
         }
         let giant = tempfile::NamedTempFile::new().unwrap();
         giant.as_file().set_len(1 << 40).unwrap();
-        let problem = Cache::of(giant.path(), now()).unwrap().problem.unwrap();
+        let problem = ListedCache::of(giant.path(), now()).unwrap().problem.unwrap();
         assert_eq!(problem.why.unwrap(), "it is larger than 1 MiB");
     }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::reference::{List, MOST_LISTED, Object, Parameter, Reference, ReferenceError, Source};
+use super::reference::{MOST_LISTED, Object, Parameter, Reference, ReferenceError, SpecList, SpecLocation};
 use super::{CredSpec, Draft, LIMIT, LoginSource, looks_like_netbios, too_large};
 use crate::aws::secret::{self, Stage};
-use crate::aws::{Aws, Call, Codes, Failure, Place, Service, Words};
+use crate::aws::{AnswerSecrecy, Aws, AwsService, Call, CallTarget, Codes, Failure};
 use crate::fault::{Code, Fault};
 use crate::file::{self, Unread};
 use crate::name::Domain;
@@ -29,11 +29,11 @@ pub async fn fetch(reference: &Reference, aws: &Aws) -> Result<CredSpec, Fault> 
         }
     };
     let bytes = match &reference.source {
-        Source::S3(object) => object.read(aws, reference.origin()).await,
-        Source::Ssm(parameter) => parameter.read(aws, reference.origin()).await,
-        Source::File(path) => read_file(path, reference.origin()).await,
-        Source::Inline(document) => Ok(document.clone().into_bytes()),
-        Source::List(_) => {
+        SpecLocation::S3(object) => object.read(aws, reference.origin()).await,
+        SpecLocation::Ssm(parameter) => parameter.read(aws, reference.origin()).await,
+        SpecLocation::File(path) => read_file(path, reference.origin()).await,
+        SpecLocation::Inline(document) => Ok(document.clone().into_bytes()),
+        SpecLocation::List(_) => {
             let fault = Fault::new(Code::CredSpecMalformed, "A list of CredSpecs cannot be used as one CredSpec");
             Err(fault.because("it is named where one CredSpec is expected"))
         }
@@ -72,7 +72,7 @@ pub async fn object(arn: &str, aws: &Aws) -> Result<Vec<u8>, Fault> {
     };
     let reference: Reference = arn.parse().map_err(|error: ReferenceError| malformed(error.to_string()))?;
     match &reference.source {
-        Source::S3(object) => object.read(aws, "the request").await,
+        SpecLocation::S3(object) => object.read(aws, "the request").await,
         _ => Err(malformed("the request names CredSpecs by the ARNs of objects in S3".to_owned())),
     }
 }
@@ -96,10 +96,10 @@ async fn in_secret(login: &LoginSource, netbios: &str, aws: &Aws) -> Result<Opti
 /// Reads a list of CredSpecs: every object under the prefix whose key ends in `.json`, every parameter under the path;
 /// at most 500, in the order of their names.
 pub async fn list(reference: &Reference, aws: &Aws) -> Result<Vec<Reference>, Fault> {
-    let Source::List(list) = &reference.source else { return Ok(vec![reference.clone()]) };
+    let SpecLocation::List(list) = &reference.source else { return Ok(vec![reference.clone()]) };
     let mut found = match list {
-        List::S3 { bucket, prefix } => objects(bucket, prefix, reference, aws).await?,
-        List::Ssm { path, place, .. } => parameters(path, place.as_ref(), reference, aws).await?,
+        SpecList::S3 { bucket, prefix } => objects(bucket, prefix, reference, aws).await?,
+        SpecList::Ssm { path, place, .. } => parameters(path, place.as_ref(), reference, aws).await?,
     };
     found.sort_by_key(ToString::to_string);
     Ok(found)
@@ -121,20 +121,20 @@ async fn objects(bucket: &str, prefix: &str, list: &Reference, aws: &Aws) -> Res
     let resource = format!("arn:aws:s3:::{bucket}");
     let (mut found, mut next, mut moved) = (Vec::new(), None::<String>, false);
     for _ in 0..MOST_PAGES {
-        let _turn = aws.turn(Service::S3).await;
+        let _turn = aws.turn(AwsService::S3).await;
         let request = aws.s3(bucket, &region).await.list_objects_v2().bucket(bucket).prefix(prefix).max_keys(500);
         let page = match request.set_continuation_token(next.take()).send().await {
             Ok(page) => page,
             Err(error) => {
-                let failure = Failure::of(&error, Words::Free);
+                let failure = Failure::of(&error, AnswerSecrecy::Free);
                 if let Some(other) = failure.redirect(&region).map(str::to_owned).filter(|_| !moved) {
                     aws.remember_bucket(bucket, &other);
                     (region, moved) = (other, true);
                     continue;
                 }
                 let call = Call {
-                    service: Service::S3,
-                    place: Place { region: &region, partition: partition_of(&region) },
+                    service: AwsService::S3,
+                    place: CallTarget { region: &region, partition: partition_of(&region) },
                     action: "s3:ListBucket",
                     resource: &resource,
                     named_by: list.origin(),
@@ -151,7 +151,7 @@ async fn objects(bucket: &str, prefix: &str, list: &Reference, aws: &Aws) -> Res
         found.extend(keys.filter(|key| !key.contains(char::is_control)).map(|key| {
             let arn = format!("arn:{}:s3:::{bucket}/{key}", partition_of(&region));
             let object = Object { arn, bucket: bucket.to_owned(), region: None, key: key.to_owned() };
-            Reference::found(Source::S3(object), list)
+            Reference::found(SpecLocation::S3(object), list)
         }));
         if found.len() > MOST_LISTED {
             return Err(too_many(list));
@@ -180,17 +180,17 @@ async fn parameters(
     };
     let what = format!("Could not read the list {list} from AWS Systems Manager");
     let resource = format!("arn:{partition}:ssm:{region}:*:parameter{path}/*");
-    let place = Place { region: &region, partition: &partition };
+    let place = CallTarget { region: &region, partition: &partition };
     let (mut found, mut next) = (Vec::new(), Value::Null);
     for _ in 0..MOST_PAGES {
         let mut body = json!({"Path": path, "Recursive": true, "WithDecryption": false, "MaxResults": 10});
         if !next.is_null() {
             body["NextToken"] = next;
         }
-        let page = aws.call(Service::Ssm, "GetParametersByPath", body.to_string(), place, Words::Free).await;
+        let page = aws.call(AwsService::Ssm, "GetParametersByPath", body.to_string(), place, AnswerSecrecy::Free).await;
         let page = page.map_err(|failure| {
             let action = "ssm:GetParametersByPath";
-            let call = Call { service: Service::Ssm, place, action, resource: &resource, named_by: list.origin() };
+            let call = Call { service: AwsService::Ssm, place, action, resource: &resource, named_by: list.origin() };
             aws.fault(&failure, &what, &CODES, &call)
         })?;
         let page: Value = serde_json::from_slice(&page)
@@ -198,7 +198,7 @@ async fn parameters(
         let arns = page["Parameters"].as_array().into_iter().flatten().filter_map(|entry| entry["ARN"].as_str());
         found.extend(arns.filter(|arn| !arn.contains(char::is_control)).map(|arn| {
             let (region, partition) = (region.clone(), partition.clone());
-            Reference::found(Source::Ssm(Parameter { arn: arn.to_owned(), region, partition }), list)
+            Reference::found(SpecLocation::Ssm(Parameter { arn: arn.to_owned(), region, partition }), list)
         }));
         if found.len() > MOST_LISTED {
             return Err(too_many(list));
@@ -231,7 +231,7 @@ impl Object {
             None => aws.region().await?,
         };
         let mut result = self.read_in(&region, aws).await;
-        if let Err(Lost::Failed(failure)) = &result
+        if let Err(ReadFailure::Failed(failure)) = &result
             && let Some(other) = failure.redirect(&region).map(str::to_owned)
         {
             aws.remember_bucket(&self.bucket, &other);
@@ -239,30 +239,31 @@ impl Object {
             region = other;
         }
         result.map_err(|lost| match lost {
-            Lost::TooLarge => too_large(),
-            Lost::Failed(failure) => {
+            ReadFailure::TooLarge => too_large(),
+            ReadFailure::Failed(failure) => {
                 let partition = self.arn.split(':').nth(1).unwrap_or("aws");
-                let place = Place { region: &region, partition };
+                let place = CallTarget { region: &region, partition };
                 let action = "s3:GetObject";
-                let call = Call { service: Service::S3, place, action, resource: &self.arn, named_by };
+                let call = Call { service: AwsService::S3, place, action, resource: &self.arn, named_by };
                 aws.fault(&failure, "Could not read the CredSpec from Amazon S3", &CODES, &call)
             }
         })
     }
 
-    async fn read_in(&self, region: &str, aws: &Aws) -> Result<Vec<u8>, Lost> {
-        let _turn = aws.turn(Service::S3).await;
+    async fn read_in(&self, region: &str, aws: &Aws) -> Result<Vec<u8>, ReadFailure> {
+        let _turn = aws.turn(AwsService::S3).await;
         let request = aws.s3(&self.bucket, region).await.get_object().bucket(&self.bucket).key(&self.key);
-        let sent = request.send().await.map_err(|error| Lost::Failed(Failure::of(&error, Words::Free)))?;
+        let sent =
+            request.send().await.map_err(|error| ReadFailure::Failed(Failure::of(&error, AnswerSecrecy::Free)))?;
         let mut body = sent.body;
         let mut document = Vec::new();
-        let broken = |why: &str| Lost::Failed(Failure::Unreachable(why.to_owned()));
+        let broken = |why: &str| ReadFailure::Failed(Failure::Unreachable(why.to_owned()));
         // The deadlines of the SDK end with the head of the answer.
         let read = async {
             while let Some(part) = body.next().await {
                 document.extend_from_slice(&part.map_err(|_| broken("the answer broke off"))?);
                 if document.len() > LIMIT {
-                    return Err(Lost::TooLarge);
+                    return Err(ReadFailure::TooLarge);
                 }
             }
             Ok(())
@@ -277,10 +278,10 @@ impl Parameter {
     /// platform's own fetcher asks for, so that policies can be moved as they are.
     async fn read(&self, aws: &Aws, named_by: &str) -> Result<Vec<u8>, Fault> {
         const WHAT: &str = "Could not read the CredSpec from AWS Systems Manager";
-        let place = Place { region: &self.region, partition: &self.partition };
-        let value = secret::parameter(&self.arn, place, aws, Words::Free).await.map_err(|failure| {
+        let place = CallTarget { region: &self.region, partition: &self.partition };
+        let value = secret::parameter(&self.arn, place, aws, AnswerSecrecy::Free).await.map_err(|failure| {
             let action = "ssm:GetParameters";
-            let call = Call { service: Service::Ssm, place, action, resource: &self.arn, named_by };
+            let call = Call { service: AwsService::Ssm, place, action, resource: &self.arn, named_by };
             aws.fault(&failure, WHAT, &CODES, &call)
         })?;
         Ok(value.text.as_bytes().to_vec())
@@ -288,7 +289,7 @@ impl Parameter {
 }
 
 /// Why an object was not read.
-enum Lost {
+enum ReadFailure {
     TooLarge,
     Failed(Failure),
 }

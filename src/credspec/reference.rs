@@ -20,35 +20,35 @@ use crate::text::json_reason;
 pub struct Reference {
     /// Whether it was named by `credentialspecdomainless:`, so that a document without a secret is a mistake.
     pub(super) domainless: bool,
-    pub(super) source: Source,
+    pub(super) source: SpecLocation,
     /// What names it, for messages.
-    pub(super) named_by: Origin,
+    pub(super) named_by: ValueOrigin,
 }
 
 /// Where a value was written. It says nothing of what the value is: all origins are equal.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Origin(Option<Arc<str>>);
+pub(super) struct ValueOrigin(Option<Arc<str>>);
 
-impl PartialEq for Origin {
+impl PartialEq for ValueOrigin {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Eq for Origin {}
+impl Eq for ValueOrigin {}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum SpecLocation {
     S3(Object),
     Ssm(Parameter),
     File(PathBuf),
     Inline(String),
-    List(List),
+    List(SpecList),
 }
 
 /// A list of CredSpecs, read again and again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum List {
+pub(super) enum SpecList {
     /// Every object under a prefix whose key ends in `.json`.
     S3 { bucket: String, prefix: String },
     /// Every parameter under a path; without an ARN in the task's region.
@@ -77,18 +77,18 @@ pub(super) struct Parameter {
 impl Reference {
     /// Whether the CredSpec lies in AWS: all that a label or a task definition may name.
     fn is_in_aws(&self) -> bool {
-        matches!(self.source, Source::S3(_) | Source::Ssm(_) | Source::List(_))
+        matches!(self.source, SpecLocation::S3(_) | SpecLocation::Ssm(_) | SpecLocation::List(_))
     }
 
     /// Whether it names a list of CredSpecs and not one: it is read by [`list`](super::list).
     pub fn is_list(&self) -> bool {
-        matches!(self.source, Source::List(_))
+        matches!(self.source, SpecLocation::List(_))
     }
 
     /// Says what names it: a variable, a label of a container, a task definition, a list.
     #[must_use]
     pub fn named_by(mut self, origin: &str) -> Self {
-        self.named_by = Origin(Some(origin.into()));
+        self.named_by = ValueOrigin(Some(origin.into()));
         self
     }
 
@@ -100,14 +100,14 @@ impl Reference {
     /// Where the document is, for people: its ARN or path, or the variable that holds it.
     pub(crate) fn place(&self) -> String {
         match &self.source {
-            Source::Inline(_) => format!("{} (inline)", self.origin()),
+            SpecLocation::Inline(_) => format!("{} (inline)", self.origin()),
             _ => self.to_string(),
         }
     }
 
     /// What was found in a list.
-    pub(super) fn found(source: Source, list: &Self) -> Self {
-        let named_by = Origin(Some(format!("the list {list}").into()));
+    pub(super) fn found(source: SpecLocation, list: &Self) -> Self {
+        let named_by = ValueOrigin(Some(format!("the list {list}").into()));
         Self { domainless: list.domainless, source, named_by }
     }
 }
@@ -120,8 +120,8 @@ impl FromStr for Reference {
         if text.trim_start().starts_with('{') {
             return Ok(Self {
                 domainless: false,
-                source: Source::Inline(text.to_owned()),
-                named_by: Origin::default(),
+                source: SpecLocation::Inline(text.to_owned()),
+                named_by: ValueOrigin::default(),
             });
         }
         let domainless = text.strip_prefix("credentialspecdomainless:");
@@ -136,26 +136,26 @@ impl FromStr for Reference {
             if path.contains(char::is_control) {
                 return Err(refuse("holds control characters"));
             }
-            Source::File(PathBuf::from(path))
+            SpecLocation::File(PathBuf::from(path))
         } else if place.starts_with("arn:") {
             let arn = Arn::parse(place).map_err(|error| refuse(&error.to_string()))?;
             match arn.service {
-                "s3" => Source::S3(object(place, arn).map_err(refuse)?),
-                "ssm" if place.ends_with('/') => Source::List(parameters(place, arn).map_err(refuse)?),
-                "ssm" => Source::Ssm(parameter(place, arn).map_err(refuse)?),
+                "s3" => SpecLocation::S3(object(place, arn).map_err(refuse)?),
+                "ssm" if place.ends_with('/') => SpecLocation::List(parameters(place, arn).map_err(refuse)?),
+                "ssm" => SpecLocation::Ssm(parameter(place, arn).map_err(refuse)?),
                 _ => return Err(refuse("is not the ARN of an S3 object or an SSM parameter")),
             }
         } else if let Some(path) = place.strip_prefix("s3://") {
-            Source::List(objects(path).map_err(|why| refuse(&why))?)
+            SpecLocation::List(objects(path).map_err(|why| refuse(&why))?)
         } else if place.len() > 1 && place.starts_with('/') && place.ends_with('/') {
             let path = parameter_path(place).map_err(refuse)?;
-            Source::List(List::Ssm { path, place: None, text: place.to_owned() })
+            SpecLocation::List(SpecList::Ssm { path, place: None, text: place.to_owned() })
         } else {
             return Err(refuse(
                 "is not the place of a CredSpec: expected are the ARN of an S3 object or an SSM parameter or `file:///path`, alone or after `credentialspecdomainless:` or `credentialspec:`; or `s3://bucket/prefix/`; or a JSON document",
             ));
         };
-        Ok(Self { domainless: domainless.is_some(), source, named_by: Origin::default() })
+        Ok(Self { domainless: domainless.is_some(), source, named_by: ValueOrigin::default() })
     }
 }
 
@@ -163,7 +163,7 @@ impl Reference {
     /// The file it names, if it names one.
     pub fn path(&self) -> Option<&std::path::Path> {
         match &self.source {
-            Source::File(path) => Some(path),
+            SpecLocation::File(path) => Some(path),
             _ => None,
         }
     }
@@ -172,12 +172,12 @@ impl Reference {
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
-            Source::S3(object) => f.write_str(&object.arn),
-            Source::Ssm(parameter) => f.write_str(&parameter.arn),
-            Source::File(path) => write!(f, "file://{}", path.display()),
-            Source::Inline(_) => f.write_str("inline"),
-            Source::List(List::S3 { bucket, prefix }) => write!(f, "s3://{bucket}/{prefix}"),
-            Source::List(List::Ssm { text, .. }) => f.write_str(text),
+            SpecLocation::S3(object) => f.write_str(&object.arn),
+            SpecLocation::Ssm(parameter) => f.write_str(&parameter.arn),
+            SpecLocation::File(path) => write!(f, "file://{}", path.display()),
+            SpecLocation::Inline(_) => f.write_str("inline"),
+            SpecLocation::List(SpecList::S3 { bucket, prefix }) => write!(f, "s3://{bucket}/{prefix}"),
+            SpecLocation::List(SpecList::Ssm { text, .. }) => f.write_str(text),
         }
     }
 }
@@ -215,7 +215,7 @@ fn is_name(name: &str) -> bool {
 }
 
 /// `BUCKET/PREFIX/`, from behind `s3://`.
-fn objects(path: &str) -> Result<List, String> {
+fn objects(path: &str) -> Result<SpecList, String> {
     let (bucket, prefix) = path.split_once('/').unwrap_or((path, ""));
     if !is_name(bucket) {
         return Err("does not name a bucket".to_owned());
@@ -227,15 +227,15 @@ fn objects(path: &str) -> Result<List, String> {
         let arn = format!("arn:aws:s3:::{bucket}/{prefix}").escape_debug().to_string();
         return Err(format!("names a list and must end in `/`; one object is named by its ARN, {arn}"));
     }
-    Ok(List::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
+    Ok(SpecList::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
 }
 
 /// `arn:PARTITION:ssm:REGION:ACCOUNT:parameter/PATH/`.
-fn parameters(text: &str, arn: Arn<'_>) -> Result<List, &'static str> {
+fn parameters(text: &str, arn: Arn<'_>) -> Result<SpecList, &'static str> {
     parameter(text, arn)?;
     let path = parameter_path(arn.resource.strip_prefix("parameter").unwrap_or_default())?;
     let place = Some((arn.region.to_owned(), arn.partition.to_owned()));
-    Ok(List::Ssm { path, place, text: text.to_owned() })
+    Ok(SpecList::Ssm { path, place, text: text.to_owned() })
 }
 
 /// A path of parameters without the slash at its end, as the API takes it.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::aws::arn::Arn;
-use crate::aws::{Aws, Call, Codes, Place, Service, Words};
+use crate::aws::{AnswerSecrecy, Aws, AwsService, Call, CallTarget, Codes};
 use crate::credspec::reference::{MOST_LISTED, fits};
 use crate::credspec::{Reference, ReferenceError, parse_label};
 use crate::fault::{Code, Fault};
@@ -161,14 +161,14 @@ async fn from_definition(task: &Task, aws: &Aws) -> Result<Vec<Reference>, Fault
         ));
     };
     let body = json!({"taskDefinition": format!("{family}:{revision}")}).to_string();
-    let place = Place { region, partition };
-    let answer = aws.call(Service::Ecs, "DescribeTaskDefinition", body, place, Words::Free).await;
+    let place = CallTarget { region, partition };
+    let answer = aws.call(AwsService::Ecs, "DescribeTaskDefinition", body, place, AnswerSecrecy::Free).await;
     let answer = answer.map_err(|failure| {
         let what = format!("No container has the label {LABEL}, and `{family}:{revision}` could not be described");
         let account = task.account.as_deref().unwrap_or("*");
         let resource = format!("arn:{partition}:ecs:{region}:{account}:task-definition/{family}:{revision}");
         let action = "ecs:DescribeTaskDefinition";
-        let call = Call { service: Service::Ecs, place, action, resource: &resource, named_by: "the task metadata" };
+        let call = Call { service: AwsService::Ecs, place, action, resource: &resource, named_by: "the task metadata" };
         let fault = aws.fault(&failure, &what, &CODES, &call);
         match fault.code {
             // This right is not needed where the label is.

@@ -3,7 +3,7 @@ use super::*;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::reference::{self, Source};
+use super::reference::{self, SpecLocation};
 use crate::aws::arn::Arn;
 use crate::aws::tests::{aws_at, http, server, shown};
 
@@ -398,7 +398,7 @@ async fn a_list_holds_the_documents_under_its_prefix() {
     let shown: Vec<_> = found.iter().map(ToString::to_string).collect();
     assert_eq!(shown, ["arn:aws:s3:::gmsa-specs/t/a.json", "arn:aws:s3:::gmsa-specs/t/b.json"]);
     assert_eq!(found[0].origin(), "the list s3://gmsa-specs/t/");
-    assert!(found[0].domainless && matches!(found[0].source, Source::S3(_)));
+    assert!(found[0].domainless && matches!(found[0].source, SpecLocation::S3(_)));
     let keys: Vec<String> = (0..501).map(|n| format!("t/{n}.json")).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     let fault = list(&reference, &aws_at(&server(vec![page(&keys, "")]))).await.unwrap_err();

@@ -312,15 +312,15 @@ const POLICY_DENIED: u32 = 0xc000_0413;
 mod tests {
     use super::*;
     use crate::clock;
-    use crate::directory::refusal::Refusal;
+    use crate::directory::refusal::TicketRefusal;
 
     const ARN: &str = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:gmsa/login-AbCdEf";
 
-    fn answered(code: i32, status: Option<u32>) -> Refusal {
+    fn answered(code: i32, status: Option<u32>) -> TicketRefusal {
         answered_of(code, status, None, "krbtgt/CORP.EXAMPLE.COM")
     }
 
-    fn answered_of(code: i32, status: Option<u32>, realm: Option<&str>, service: &str) -> Refusal {
+    fn answered_of(code: i32, status: Option<u32>, realm: Option<&str>, service: &str) -> TicketRefusal {
         let error = KdcError {
             code,
             text: None,
@@ -329,10 +329,10 @@ mod tests {
             service: service.into(),
             kdc_time: clock::now(),
         };
-        Refusal::Exchange(Some("dc1.corp.example.com".parse().unwrap()), ExchangeError::Kdc(error))
+        TicketRefusal::Exchange(Some("dc1.corp.example.com".parse().unwrap()), ExchangeError::Kdc(error))
     }
 
-    fn of_login(refusal: &Refusal, user: &str) -> Fault {
+    fn of_login(refusal: &TicketRefusal, user: &str) -> Fault {
         let principal = Principal::new(1, [user], "CORP.EXAMPLE.COM");
         let origin = Origin::Secret(Box::new(ARN.parse().unwrap()), true);
         refusal.of_login(Client::Login(&principal, Some(&origin)))

@@ -125,11 +125,11 @@ struct Memory {
     addresses: HashMap<Host, Vec<IpAddr>>,
     /// Of hosts that go by an alias or an address here.
     own_names: HashMap<Host, Host>,
-    troubled: HashMap<(Host, Service), Instant>,
+    troubled: HashMap<(Host, DcService), Instant>,
     /// When a connect was answered.
-    answered: HashMap<(Host, Service), Instant>,
+    answered: HashMap<(Host, DcService), Instant>,
     /// Hosts whose answer came later than that of one that was tried after them.
-    passed_over: HashMap<(Host, Service), Instant>,
+    passed_over: HashMap<(Host, DcService), Instant>,
 }
 
 impl Memory {
@@ -162,7 +162,7 @@ impl Memory {
 
 /// The services of a DC, which fail independently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Service {
+pub enum DcService {
     /// Kerberos, port 88.
     Kdc,
     /// LDAP, port 389.
@@ -171,7 +171,7 @@ pub enum Service {
     Ldaps,
 }
 
-impl Service {
+impl DcService {
     /// Its TCP port.
     pub fn port(self) -> u16 {
         match self {
@@ -311,7 +311,7 @@ impl Locator {
     }
 
     /// Says that a host was named by `GMSA_DOMAIN_CONTROLLERS`: then that may be what is wrong.
-    fn with_origin(&self, fault: Fault, host: &Host, service: Service) -> Fault {
+    fn with_origin(&self, fault: Fault, host: &Host, service: DcService) -> Fault {
         let lists = std::iter::once(&self.configured.any).chain(self.configured.by_domain.values());
         if !lists.flatten().any(|known| known == host) {
             return fault;
@@ -336,7 +336,7 @@ impl Locator {
     }
 
     /// The hosts in their order, those whose service was in trouble lately behind the others.
-    pub fn by_health(&self, hosts: &[Host], service: Service) -> Vec<Host> {
+    pub fn by_health(&self, hosts: &[Host], service: DcService) -> Vec<Host> {
         let (bad, mut good): (Vec<Host>, Vec<Host>) =
             hosts.iter().cloned().partition(|host| self.is_troubled(host, service));
         good.extend(bad);
@@ -344,12 +344,12 @@ impl Locator {
     }
 
     /// Notes that a DC's service failed: for a while others are preferred.
-    pub fn in_trouble(&self, host: &Host, service: Service, fault: &Fault) {
+    pub fn in_trouble(&self, host: &Host, service: DcService, fault: &Fault) {
         self.all_in_trouble(vec![(host.clone(), service, fault.clone())]);
     }
 
     /// The same of several, in one line: a stranger's DNS may name hundreds.
-    fn all_in_trouble(&self, faults: Vec<(Host, Service, Fault)>) {
+    fn all_in_trouble(&self, faults: Vec<(Host, DcService, Fault)>) {
         let news = faults.iter().any(|(host, service, _)| !self.is_troubled(host, *service));
         faults.iter().for_each(|(host, service, _)| self.avoid(host, *service));
         if !faults.is_empty() {
@@ -360,12 +360,12 @@ impl Locator {
     }
 
     /// Prefers others no longer.
-    pub(super) fn forgive(&self, host: &Host, service: Service) {
+    pub(super) fn forgive(&self, host: &Host, service: DcService) {
         self.memory().troubled.remove(&(host.clone(), service));
     }
 
     /// Prefers others for a while.
-    pub(super) fn avoid(&self, host: &Host, service: Service) {
+    pub(super) fn avoid(&self, host: &Host, service: DcService) {
         let mut memory = self.memory();
         memory.make_room();
         memory.answered.remove(&(host.clone(), service));
@@ -373,7 +373,7 @@ impl Locator {
     }
 
     /// Whether a DC's service failed a short while ago.
-    pub fn is_troubled(&self, host: &Host, service: Service) -> bool {
+    pub fn is_troubled(&self, host: &Host, service: DcService) -> bool {
         let memory = self.memory();
         memory.troubled.get(&(host.clone(), service)).is_some_and(|since| since.elapsed() < TROUBLE)
     }
@@ -566,8 +566,8 @@ mod tests {
         let fault = Fault::new(Code::DcUnreachable, "no");
         for at in 0..5 * REMEMBERED {
             let host: Host = format!("dc{at}.example.com").parse().unwrap();
-            locator.in_trouble(&host, Service::Ldap, &fault);
-            locator.avoid(&host, Service::Kdc);
+            locator.in_trouble(&host, DcService::Ldap, &fault);
+            locator.avoid(&host, DcService::Kdc);
             locator.is_called(&host, &"dc1.example.com".parse().unwrap());
             locator.memory().make_room();
             locator.memory().addresses.insert(host, Vec::new());
@@ -577,8 +577,8 @@ mod tests {
         assert!(kept.iter().all(|kept| *kept <= REMEMBERED + 1), "{kept:?}");
         drop(memory);
         let last: Host = "dc.example.com".parse().unwrap();
-        locator.avoid(&last, Service::Ldap);
-        assert!(locator.is_troubled(&last, Service::Ldap), "the latest counts");
+        locator.avoid(&last, DcService::Ldap);
+        assert!(locator.is_troubled(&last, DcService::Ldap), "the latest counts");
     }
 
     #[test]

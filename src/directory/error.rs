@@ -8,14 +8,14 @@ use crate::fault::Fault;
 #[derive(Debug, Clone)]
 pub struct DirectoryError {
     /// What decides how it goes on.
-    pub kind: Kind,
+    pub kind: FailureKind,
     /// What people read.
     pub fault: Box<Fault>,
 }
 
 /// How it goes on after a failed step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FailureKind {
     /// The connection broke or hangs, or the server says that it cannot serve now: another connection may do.
     Lost,
     /// The server is not proven to be a domain controller, or told a password that no KDC knows: another one may be.
@@ -34,7 +34,7 @@ pub enum Kind {
 
 impl DirectoryError {
     /// A step failed in this way.
-    pub fn new(kind: Kind, fault: Fault) -> Self {
+    pub fn new(kind: FailureKind, fault: Fault) -> Self {
         Self { kind, fault: Box::new(fault) }
     }
 }
@@ -49,7 +49,7 @@ impl std::error::Error for DirectoryError {}
 
 impl From<Fault> for DirectoryError {
     fn from(fault: Fault) -> Self {
-        Self::new(Kind::Final, fault)
+        Self::new(FailureKind::Final, fault)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::directory::error::{DirectoryError, Kind};
-use crate::directory::ldap::{Connection, Entry, LdapError, Plain, Sealed};
+use crate::directory::error::{DirectoryError, FailureKind};
+use crate::directory::ldap::{LdapConnection, LdapError, Plain, Sealed, SearchEntry};
 use crate::fault::{Code, Fault};
 use crate::kerberos::{LdapTicket, Password};
 use crate::name::{Account, Domain, Host, Spn};
@@ -26,23 +26,27 @@ impl Gmsa {
     /// `login` names who asks, for the fault: the directory answers a login without the right with success and just
     /// leaves `msDS-ManagedPassword` out.
     pub async fn read(
-        connection: &mut Connection<Sealed>,
+        connection: &mut LdapConnection<Sealed>,
         domain: &Domain,
         accounts: &[Account],
         login: &str,
     ) -> Vec<Result<Self, DirectoryError>> {
         let found = find(connection, domain, accounts, login, ATTRIBUTES).await;
-        let read = |(account, entry): (&Account, Result<Entry, DirectoryError>)| Self::of(&entry?, account, login);
+        let read =
+            |(account, entry): (&Account, Result<SearchEntry, DirectoryError>)| Self::of(&entry?, account, login);
         accounts.iter().zip(found).map(read).collect()
     }
 
-    fn of(entry: &Entry, account: &Account, login: &str) -> Result<Self, DirectoryError> {
+    fn of(entry: &SearchEntry, account: &Account, login: &str) -> Result<Self, DirectoryError> {
         let name = account.sam_account_name();
         let Some(blob) = entry.value("msDS-ManagedPassword") else {
             let what = format!("the login `{login}` may not read the managed password of the gMSA `{name}`");
             let why = "the directory shows the account without msDS-ManagedPassword: the login is not among the \
                        PrincipalsAllowedToRetrieveManagedPassword (msDS-GroupMSAMembership)";
-            return Err(DirectoryError::new(Kind::NoPassword, Fault::new(Code::GmsaReadDenied, what).because(why)));
+            return Err(DirectoryError::new(
+                FailureKind::NoPassword,
+                Fault::new(Code::GmsaReadDenied, what).because(why),
+            ));
         };
         let password = ManagedPassword::parse(blob).map_err(|error| {
             let what = format!("the managed password of the gMSA `{name}` cannot be read");
@@ -57,7 +61,7 @@ impl Gmsa {
 }
 
 /// What an acceptor's keys go by.
-pub struct Names {
+pub struct AcceptorNames {
     /// `msDS-KeyVersionNumber`: the version of the key that the KDC uses.
     pub kvno: u32,
     /// `servicePrincipalName`.
@@ -66,11 +70,11 @@ pub struct Names {
     pub changed_at: Option<SystemTime>,
 }
 
-impl Names {
+impl AcceptorNames {
     /// Searches the domain for the account once more, behind a login with the managed password: the directory makes the
     /// new key when somebody first looks, and the answer to that look still tells the old version.
     pub async fn read(
-        connection: &mut Connection<Sealed>,
+        connection: &mut LdapConnection<Sealed>,
         domain: &Domain,
         account: &Account,
         login: &str,
@@ -97,12 +101,12 @@ fn filetime(ticks: u64) -> Option<SystemTime> {
 /// Searches the domain for accounts, all in one search; the entries in the order of the accounts. `login` names who
 /// asks, for the fault.
 pub async fn find(
-    connection: &mut Connection<Sealed>,
+    connection: &mut LdapConnection<Sealed>,
     domain: &Domain,
     accounts: &[Account],
     login: &str,
     attributes: &[&str],
-) -> Vec<Result<Entry, DirectoryError>> {
+) -> Vec<Result<SearchEntry, DirectoryError>> {
     let names: Vec<_> = accounts.iter().map(Account::sam_account_name).collect();
     let base = domain.base_dn();
     let found = connection.search(&base, "sAMAccountName", &names, attributes);
@@ -114,7 +118,7 @@ pub async fn find(
             let what = |name| format!("the search for the gMSA `{name}` in `{domain}` got no answer");
             let fault = |name| {
                 let fault = Fault::new(Code::GmsaConnectionLost, what(name)).because(&why);
-                Err(DirectoryError::new(Kind::Lost, fault))
+                Err(DirectoryError::new(FailureKind::Lost, fault))
             };
             return names.iter().map(fault).collect();
         }
@@ -124,7 +128,7 @@ pub async fn find(
         at.map(|at| entries.swap_remove(at)).ok_or_else(|| {
             let what = format!("the domain `{domain}` has no gMSA `{}`", account.sam_account_name());
             let why = format!("a search by sAMAccountName as `{login}` found nothing");
-            DirectoryError::new(Kind::NotFound, Fault::new(Code::GmsaNotFound, what).because(why))
+            DirectoryError::new(FailureKind::NotFound, Fault::new(Code::GmsaNotFound, what).because(why))
         })
     };
     accounts.iter().map(&mut take).collect()
@@ -132,26 +136,26 @@ pub async fn find(
 
 /// Binds a connection to a DC's LDAP service with the login's ticket.
 pub async fn bind(
-    connection: Connection<Plain>,
+    connection: LdapConnection<Plain>,
     ticket: &LdapTicket,
     host: &Host,
     login: &str,
-) -> Result<Connection<Sealed>, DirectoryError> {
+) -> Result<LdapConnection<Sealed>, DirectoryError> {
     let what = format!("the login `{login}` cannot bind to LDAP on `{host}`");
     let computer = powershell(host.as_str());
     let lost = |why: String| {
         let next = format!(
             "check the LDAP service of `{host}`, and firewalls that inspect LDAP: Get-WinEvent -ComputerName {computer} \
-             -LogName 'Directory Service' -MaxEvents 20"
+             -LogName 'Directory DcService' -MaxEvents 20"
         );
-        DirectoryError::new(Kind::Lost, Fault::new(Code::GmsaConnectionLost, &what).because(why).with_next(next))
+        DirectoryError::new(FailureKind::Lost, Fault::new(Code::GmsaConnectionLost, &what).because(why).with_next(next))
     };
     match tokio::time::timeout(LDAP_DEADLINE, connection.bind(ticket)).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(error)) if error.is_lost() => Err(lost(format!("`{host}`: {error}"))),
         Ok(Err(error)) => {
             let fault = Fault::new(Code::GmsaBindRefused, &what).because(format!("`{host}`: {error}"));
-            Err(DirectoryError::new(Kind::BindRefused, fault.with_next(bind_advice(&error, host, login))))
+            Err(DirectoryError::new(FailureKind::BindRefused, fault.with_next(bind_advice(&error, host, login))))
         }
         Err(_elapsed) => Err(lost(format!("`{host}`: no answer in {LDAP_DEADLINE:?}"))),
     }
@@ -274,16 +278,16 @@ fn field<const N: usize>(blob: &[u8], offset: usize) -> Result<&[u8; N], BlobErr
     blob.get(offset..).and_then(<[u8]>::first_chunk).ok_or(BlobError::Offset(offset))
 }
 
-fn is_account(entry: &Entry, account: &Account) -> bool {
+fn is_account(entry: &SearchEntry, account: &Account) -> bool {
     entry.text("sAMAccountName").is_some_and(|name| account.same_as(name))
 }
 
 fn search_fault(error: &LdapError, name: &str, domain: &Domain) -> DirectoryError {
     let what = format!("the search for the gMSA `{name}` in `{domain}` failed");
     let (kind, code) = match error {
-        LdapError::Refused { .. } if error.is_lost() => (Kind::Lost, Code::GmsaSearchFailed),
-        LdapError::Refused { .. } => (Kind::SearchRefused, Code::GmsaSearchFailed),
-        _ => (Kind::Lost, Code::GmsaConnectionLost),
+        LdapError::Refused { .. } if error.is_lost() => (FailureKind::Lost, Code::GmsaSearchFailed),
+        LdapError::Refused { .. } => (FailureKind::SearchRefused, Code::GmsaSearchFailed),
+        _ => (FailureKind::Lost, Code::GmsaConnectionLost),
     };
     DirectoryError::new(kind, Fault::new(code, what).because(error))
 }

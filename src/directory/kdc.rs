@@ -10,8 +10,8 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::clock;
-use crate::directory::dc::{Locator, Service, peers, summary};
-use crate::directory::refusal::Refusal;
+use crate::directory::dc::{DcService, Locator, peers, summary};
+use crate::directory::refusal::TicketRefusal;
 use crate::entropy;
 use crate::fault::{Code, Fault};
 use crate::kerberos::{
@@ -28,11 +28,11 @@ pub struct Kdc {
     locator: Arc<Locator>,
     /// In the order of preference.
     hosts: Vec<Host>,
-    connection: Option<Connection>,
+    connection: Option<KdcConnection>,
     last: Option<Host>,
 }
 
-struct Connection {
+struct KdcConnection {
     host: Host,
     stream: TcpStream,
     /// Whose key the KDC has accepted on it.
@@ -40,7 +40,7 @@ struct Connection {
 }
 
 /// What came of a request that goes over the connection there is and over no other.
-pub(super) enum Told {
+pub(super) enum ReuseOutcome {
     /// The KDC's reply.
     Reply(Vec<u8>),
     /// The KDC had closed the connection: nothing was sent.
@@ -58,9 +58,9 @@ impl Kdc {
     /// Connects, if it is not connected: for those who have something else to wait for at the same time.
     pub async fn connect(&mut self) -> Result<(), Fault> {
         if self.connection.is_none() {
-            let (host, stream) = self.locator.connect(&self.hosts, Service::Kdc).await?;
+            let (host, stream) = self.locator.connect(&self.hosts, DcService::Kdc).await?;
             self.last = Some(host.clone());
-            self.connection = Some(Connection { host, stream, accepted: None });
+            self.connection = Some(KdcConnection { host, stream, accepted: None });
         }
         Ok(())
     }
@@ -78,44 +78,44 @@ impl Kdc {
     }
 
     /// What an exchange failed on, with the KDC that it was with.
-    pub(super) fn refusal(&self, error: ExchangeError) -> Refusal {
-        Refusal::Exchange(self.last.clone(), error)
+    pub(super) fn refusal(&self, error: ExchangeError) -> TicketRefusal {
+        TicketRefusal::Exchange(self.last.clone(), error)
     }
 
     /// The KDC that was asked last gives no answer, for this reason; others come first for a while.
-    pub(super) fn silent(&mut self, why: &str) -> Refusal {
+    pub(super) fn silent(&mut self, why: &str) -> TicketRefusal {
         self.connection = None;
         let host = self.last.as_ref().map_or("of the domain", Host::as_str);
         let fault = Fault::new(Code::DcUnreachable, format!("the KDC `{host}` does not answer")).because(why);
         if let Some(host) = &self.last {
-            self.locator.in_trouble(host, Service::Kdc, &fault);
+            self.locator.in_trouble(host, DcService::Kdc, &fault);
         }
-        Refusal::Unreachable(fault)
+        TicketRefusal::Unreachable(fault)
     }
 
     /// Sends a request over the connection there is; no other KDC gets it.
-    pub(super) async fn tell(&mut self, request: &[u8], deadline: Duration) -> Told {
+    pub(super) async fn tell(&mut self, request: &[u8], deadline: Duration) -> ReuseOutcome {
         let Some(mut connection) = self.connection.take().filter(|connection| is_open(&connection.stream)) else {
-            return Told::NotSent;
+            return ReuseOutcome::NotSent;
         };
-        let peer = peers(std::slice::from_ref(&connection.host), Service::Kdc.port());
+        let peer = peers(std::slice::from_ref(&connection.host), DcService::Kdc.port());
         let asked = timeout(deadline, converse(&mut connection.stream, request));
         let why = match progress::during("ticket", peer, deadline, asked).await {
             Ok(Ok(reply)) => {
                 self.connection = Some(connection);
-                return Told::Reply(reply);
+                return ReuseOutcome::Reply(reply);
             }
             Ok(Err(error)) => error.to_string(),
             Err(_elapsed) => {
-                self.locator.avoid(&connection.host, Service::Ldap);
-                self.locator.avoid(&connection.host, Service::Ldaps);
+                self.locator.avoid(&connection.host, DcService::Ldap);
+                self.locator.avoid(&connection.host, DcService::Ldaps);
                 format!("no answer in {deadline:?}")
             }
         };
         let what = format!("the KDC on `{}` does not answer", connection.host);
         let fault = Fault::new(Code::DcUnreachable, what).because(why);
-        self.locator.in_trouble(&connection.host, Service::Kdc, &fault);
-        Told::Silence(fault)
+        self.locator.in_trouble(&connection.host, DcService::Kdc, &fault);
+        ReuseOutcome::Silence(fault)
     }
 
     /// The KDC that was asked last.
@@ -138,7 +138,7 @@ impl Kdc {
     }
 
     async fn ask_of(&mut self, request: &[u8], hosts: Vec<Host>) -> Result<Vec<u8>, Fault> {
-        let peer = peers(&hosts, Service::Kdc.port());
+        let peer = peers(&hosts, DcService::Kdc.port());
         let limit = KDC_DEADLINE * u32::try_from(hosts.len()).unwrap_or(u32::MAX).max(1);
         progress::during("ticket", peer, limit, self.ask_each(request, hosts)).await
     }
@@ -151,8 +151,8 @@ impl Kdc {
             let mut connection = match kept {
                 Some(kept) => kept,
                 None if left.is_empty() => return Err(summary(faults)),
-                None => match self.locator.connect(&left, Service::Kdc).await {
-                    Ok((host, stream)) => Connection { host, stream, accepted: None },
+                None => match self.locator.connect(&left, DcService::Kdc).await {
+                    Ok((host, stream)) => KdcConnection { host, stream, accepted: None },
                     Err(fault) => {
                         faults.push(fault);
                         return Err(summary(faults));
@@ -170,14 +170,14 @@ impl Kdc {
                 Ok(Err(error)) => error.to_string(),
                 Err(_elapsed) => {
                     // Its other services most likely hang too.
-                    self.locator.avoid(&host, Service::Ldap);
-                    self.locator.avoid(&host, Service::Ldaps);
+                    self.locator.avoid(&host, DcService::Ldap);
+                    self.locator.avoid(&host, DcService::Ldaps);
                     format!("no answer in {KDC_DEADLINE:?}")
                 }
             };
             let what = format!("the KDC on `{host}` does not answer");
             let fault = Fault::new(Code::DcUnreachable, what).because(why);
-            self.locator.in_trouble(&host, Service::Kdc, &fault);
+            self.locator.in_trouble(&host, DcService::Kdc, &fault);
             left.retain(|other| *other != host);
             faults.push(fault);
         }
@@ -191,7 +191,7 @@ impl Kdc {
     /// Goes on with the KDC on this host, if it is one of them; also if it was in trouble: its other service has just
     /// served.
     pub fn go_to(&mut self, host: &Host) {
-        self.locator.forgive(host, Service::Kdc);
+        self.locator.forgive(host, DcService::Kdc);
         if let Some(at) = self.hosts.iter().position(|known| known == host) {
             self.connection = None;
             self.hosts[..=at].rotate_right(1);
@@ -214,10 +214,10 @@ async fn authenticate_once(
     server: &Principal,
     proof: Proof,
     options: TicketOptions,
-) -> Result<(Ticket, ClientKey), Refusal> {
+) -> Result<(Ticket, ClientKey), TicketRefusal> {
     let (client, server) = (client.clone(), server.clone());
     let start = move || AsExchange::start(client, server, proof, options, clock::now(), entropy::system);
-    let (mut exchange, mut request) = off_thread(start).await.map_err(|error| Refusal::Exchange(None, error))?;
+    let (mut exchange, mut request) = off_thread(start).await.map_err(|error| TicketRefusal::Exchange(None, error))?;
     loop {
         let reply = kdc.ask(&request).await?;
         let step;
@@ -248,20 +248,25 @@ pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Sen
 }
 
 /// Asks a KDC of `server`'s realm for a ticket, with a ticket for its ticket-granting service.
-async fn grant_once(kdc: &mut Kdc, tgt: &Ticket, server: &Principal, whom: Whom) -> Result<Granted, Refusal> {
-    let failed = |host: Option<&Host>, error| Refusal::Exchange(host.cloned(), error);
+async fn grant_once(
+    kdc: &mut Kdc,
+    tgt: &Ticket,
+    server: &Principal,
+    whom: KdcChoice,
+) -> Result<Granted, TicketRefusal> {
+    let failed = |host: Option<&Host>, error| TicketRefusal::Exchange(host.cloned(), error);
     let started = TgsExchange::start(tgt, server.clone(), clock::now(), entropy::system);
     let (exchange, request) = started.map_err(|error| failed(None, error))?;
     let reply = match whom {
-        Whom::Any => kdc.ask(&request).await?,
-        Whom::One => kdc.ask_one(&request).await?,
+        KdcChoice::Any => kdc.ask(&request).await?,
+        KdcChoice::One => kdc.ask_one(&request).await?,
     };
     exchange.receive(&reply).map_err(|error| failed(kdc.host(), error))
 }
 
 /// Renews a ticket-granting ticket, with any KDC of its realm that serves.
-pub(crate) async fn renew(kdc: &mut Kdc, tgt: &Ticket) -> Result<Ticket, Refusal> {
-    let failed = |host: Option<&Host>, error| Refusal::Exchange(host.cloned(), error);
+pub(crate) async fn renew(kdc: &mut Kdc, tgt: &Ticket) -> Result<Ticket, TicketRefusal> {
+    let failed = |host: Option<&Host>, error| TicketRefusal::Exchange(host.cloned(), error);
     let started = TgsExchange::renew(tgt, clock::now(), entropy::system);
     let (exchange, request) = started.map_err(|error| failed(None, error))?;
     let reply = kdc.ask(&request).await?;
@@ -276,8 +281,12 @@ pub(crate) async fn renew(kdc: &mut Kdc, tgt: &Ticket) -> Result<Ticket, Refusal
 
 /// Asks a KDC for a ticket without a proof, as every login begins: it counts as no failed login. The refusal that it
 /// answers with tells its clock; none if it gave the ticket.
-pub(crate) async fn probe(kdc: &mut Kdc, client: &Principal, server: &Principal) -> Result<Option<KdcError>, Refusal> {
-    let failed = |host: Option<&Host>, error| Refusal::Exchange(host.cloned(), error);
+pub(crate) async fn probe(
+    kdc: &mut Kdc,
+    client: &Principal,
+    server: &Principal,
+) -> Result<Option<KdcError>, TicketRefusal> {
+    let failed = |host: Option<&Host>, error| TicketRefusal::Exchange(host.cloned(), error);
     let nothing = Proof::Password(Password::new(Zeroizing::default()));
     let options = TicketOptions::default();
     let started = AsExchange::start(client.clone(), server.clone(), nothing, options, clock::now(), entropy::system);
@@ -293,8 +302,8 @@ pub(crate) async fn authenticate(
     server: &Principal,
     proof: Proof,
     options: TicketOptions,
-) -> Result<(Ticket, ClientKey), Refusal> {
-    let mut round = Round::of(kdc);
+) -> Result<(Ticket, ClientKey), TicketRefusal> {
+    let mut round = KdcRotation::of(kdc);
     loop {
         let outcome = authenticate_once(kdc, client, server, proof.clone(), options).await;
         if let Some(outcome) = round.ends(kdc, outcome) {
@@ -305,7 +314,7 @@ pub(crate) async fn authenticate(
 
 /// Which KDCs of a domain are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Whom {
+pub(crate) enum KdcChoice {
     /// Another one where one fails or does not know the name.
     Any,
     /// One, whatever it answers.
@@ -313,16 +322,21 @@ pub(crate) enum Whom {
 }
 
 /// A TGS exchange, with any KDC that knows the service.
-pub(crate) async fn grant(kdc: &mut Kdc, tgt: &Ticket, service: &Principal) -> Result<Granted, Refusal> {
-    grant_by(kdc, tgt, service, Whom::Any).await
+pub(crate) async fn grant(kdc: &mut Kdc, tgt: &Ticket, service: &Principal) -> Result<Granted, TicketRefusal> {
+    grant_by(kdc, tgt, service, KdcChoice::Any).await
 }
 
 /// A TGS exchange with these KDCs.
-pub(crate) async fn grant_by(kdc: &mut Kdc, tgt: &Ticket, service: &Principal, whom: Whom) -> Result<Granted, Refusal> {
-    let mut round = Round::of(kdc);
+pub(crate) async fn grant_by(
+    kdc: &mut Kdc,
+    tgt: &Ticket,
+    service: &Principal,
+    whom: KdcChoice,
+) -> Result<Granted, TicketRefusal> {
+    let mut round = KdcRotation::of(kdc);
     loop {
         let outcome = grant_once(kdc, tgt, service, whom).await;
-        if whom == Whom::One {
+        if whom == KdcChoice::One {
             return outcome;
         }
         if let Some(outcome) = round.ends(kdc, outcome) {
@@ -332,18 +346,22 @@ pub(crate) async fn grant_by(kdc: &mut Kdc, tgt: &Ticket, service: &Principal, w
 }
 
 /// The KDCs of a domain asked one after the other, where one does not know a name that another may know already.
-pub(super) struct Round {
+pub(super) struct KdcRotation {
     left: usize,
-    refused: Option<Refusal>,
+    refused: Option<TicketRefusal>,
 }
 
-impl Round {
+impl KdcRotation {
     pub(super) fn of(kdc: &Kdc) -> Self {
         Self { left: kdc.count().min(ASKED), refused: None }
     }
 
     /// What it comes to; nothing while there is another KDC to ask.
-    pub(super) fn ends<T>(&mut self, kdc: &mut Kdc, outcome: Result<T, Refusal>) -> Option<Result<T, Refusal>> {
+    pub(super) fn ends<T>(
+        &mut self,
+        kdc: &mut Kdc,
+        outcome: Result<T, TicketRefusal>,
+    ) -> Option<Result<T, TicketRefusal>> {
         match outcome {
             Err(refusal) if refusal.may_pass_elsewhere() => {
                 kdc.leave();
@@ -355,7 +373,9 @@ impl Round {
                 self.refused = Some(first);
                 None
             }
-            Err(Refusal::Unreachable(fault)) => Some(Err(self.refused.take().unwrap_or(Refusal::Unreachable(fault)))),
+            Err(TicketRefusal::Unreachable(fault)) => {
+                Some(Err(self.refused.take().unwrap_or(TicketRefusal::Unreachable(fault))))
+            }
             outcome => Some(outcome),
         }
     }

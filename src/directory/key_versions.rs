@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::directory::gmsa::Names;
+use crate::directory::gmsa::AcceptorNames;
 use crate::kerberos::Password;
 
 /// Which of the two managed passwords the KDC has.
@@ -23,13 +23,13 @@ pub(super) struct Versions<'a> {
 /// AD's default for tickets to services, and the clocks may differ by five minutes.
 pub(super) fn versions<'a>(
     in_use: InUse,
-    names: &Names,
+    names: &AcceptorNames,
     current: &'a Password,
     previous: Option<&'a Password>,
     life: Duration,
     now: SystemTime,
 ) -> Versions<'a> {
-    let Names { kvno, changed_at, .. } = names;
+    let AcceptorNames { kvno, changed_at, .. } = names;
     let longest = life.max(Duration::from_secs(10 * 3600)) + Duration::from_secs(300);
     // Where it is not told since when the key is in use, the one before stays until the next look.
     let needed_until = changed_at.map_or(now, |changed| changed) + longest;
@@ -59,7 +59,7 @@ mod tests {
         let now = clock::from_unix(1_790_000_000);
         let hours = |hours: u64| Duration::from_secs(3600 * hours);
         let told = |in_use, kvno, changed_at: Option<SystemTime>, previous, life| {
-            let names = Names { kvno, services: Vec::new(), changed_at };
+            let names = AcceptorNames { kvno, services: Vec::new(), changed_at };
             let versions = versions(in_use, &names, &current, previous, life, now);
             let keys: Vec<_> = versions.keys.iter().map(|(kvno, key)| (*kvno, key.as_str().to_owned())).collect();
             (keys, versions.until.duration_since(now).unwrap())

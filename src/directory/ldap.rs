@@ -1,6 +1,6 @@
 //! The sealed LDAP connection (RFC 4511 over RFC 4422 with GSS-SPNEGO) and the one search that is made on it.
 //!
-//! A connection is [`Connection<Plain>`](Connection) until the bind has succeeded; only [`Connection<Sealed>`]
+//! A connection is [`LdapConnection<Plain>`](LdapConnection) until the bind has succeeded; only [`LdapConnection<Sealed>`]
 //! can search the directory, so nothing but the bind and the LDAP ping is ever sent in the clear and no password arrives on an open line. What seals is
 //! SASL on port 389, or TLS on port 636; there is no way from one to the other.
 
@@ -21,7 +21,7 @@ use zeroize::Zeroize;
 
 use crate::clock;
 use crate::directory::ber::{self, Limits};
-use crate::directory::dc::Service;
+use crate::directory::dc::DcService;
 use crate::directory::netlogon::Netlogon;
 use crate::directory::tls::{Certificate, Tls};
 use crate::entropy;
@@ -41,25 +41,25 @@ pub enum Transport {
 
 impl Transport {
     /// The service of a DC that it takes.
-    pub fn service(&self) -> Service {
+    pub fn service(&self) -> DcService {
         match self {
-            Self::Sasl => Service::Ldap,
-            Self::Tls(_) => Service::Ldaps,
+            Self::Sasl => DcService::Ldap,
+            Self::Tls(_) => DcService::Ldaps,
         }
     }
 
     /// An LDAP connection over a TCP connection to that service of `host`.
-    pub async fn open(&self, stream: TcpStream, host: &Host) -> Result<Connection<Plain>, Fault> {
+    pub async fn open(&self, stream: TcpStream, host: &Host) -> Result<LdapConnection<Plain>, Fault> {
         let stream = match self {
             Self::Sasl => Either::Left(stream),
             Self::Tls(tls) => Either::Right(Box::new(tls.handshake(stream, host).await?)),
         };
-        Ok(Connection { framed: Framed::new(stream, Plain(codec())), last_id: 0 })
+        Ok(LdapConnection { framed: Framed::new(stream, Plain(codec())), last_id: 0 })
     }
 }
 
 /// An LDAP connection to a DC. Callers put deadlines around its operations.
-pub struct Connection<State> {
+pub struct LdapConnection<State> {
     framed: Framed<Stream, State>,
     last_id: i32,
 }
@@ -77,7 +77,7 @@ pub struct Sealed {
     opened: BytesMut,
 }
 
-impl Connection<Plain> {
+impl LdapConnection<Plain> {
     /// The server's TLS certificate, in DER; none on port 389.
     fn certificate(&self) -> Option<&[u8]> {
         match self.framed.get_ref() {
@@ -92,7 +92,7 @@ impl Connection<Plain> {
     }
 
     /// Binds as the ticket's client by GSS-SPNEGO: one round trip, with mutual authentication.
-    pub async fn bind(mut self, ticket: &LdapTicket) -> Result<Connection<Sealed>, LdapError> {
+    pub async fn bind(mut self, ticket: &LdapTicket) -> Result<LdapConnection<Sealed>, LdapError> {
         let now = clock::now();
         let (mut context, token) = match (self.certificate(), self.framed.get_ref()) {
             (Some(certificate), _) => SecurityContext::initiate_in_tls(ticket, certificate, now, entropy::system)?,
@@ -123,11 +123,11 @@ impl Connection<Plain> {
             }
         }
         let sealed = Sealed { sealer: context.into_sealer()?, ldap: codec(), opened: BytesMut::new() };
-        Ok(Connection { framed: self.framed.map_codec(|_plain| sealed), last_id: self.last_id })
+        Ok(LdapConnection { framed: self.framed.map_codec(|_plain| sealed), last_id: self.last_id })
     }
 }
 
-impl Connection<Sealed> {
+impl LdapConnection<Sealed> {
     /// Finds the entries below `base` whose `attribute` is one of the `values`, with the attributes asked for.
     ///
     /// A value travels as a BER octet string, so nothing in it can be read as filter syntax (RFC 4511 section
@@ -138,7 +138,7 @@ impl Connection<Sealed> {
         attribute: &str,
         values: &[String],
         attributes: &[&str],
-    ) -> Result<Vec<Entry>, LdapError> {
+    ) -> Result<Vec<SearchEntry>, LdapError> {
         let mut filters: Vec<_> =
             values.iter().map(|value| LdapFilter::Equality(attribute.to_owned(), value.clone())).collect();
         let filter = if filters.len() == 1 { filters.remove(0) } else { LdapFilter::Or(filters) };
@@ -167,7 +167,7 @@ impl Sealed {
     }
 }
 
-impl<State> Connection<State>
+impl<State> LdapConnection<State>
 where
     State: Decoder<Item = LdapMsg, Error = io::Error> + Encoder<LdapMsg, Error = io::Error>,
 {
@@ -188,7 +188,7 @@ where
         filter: LdapFilter,
         attributes: &[&str],
         limit: i32,
-    ) -> Result<Vec<Entry>, LdapError> {
+    ) -> Result<Vec<SearchEntry>, LdapError> {
         let request = LdapOp::SearchRequest(LdapSearchRequest {
             base: base.to_owned(),
             scope,
@@ -209,7 +209,7 @@ where
                 LdapOp::SearchResultEntry(_) if entries.len() == most => break,
                 LdapOp::SearchResultEntry(entry) => {
                     let attributes = entry.attributes.into_iter().map(|given| (given.atype, given.vals)).collect();
-                    let entry = Entry { attributes };
+                    let entry = SearchEntry { attributes };
                     octets += entry.size();
                     if octets > AFTER_THE_BIND.octets {
                         let why =
@@ -308,11 +308,11 @@ impl Encoder<LdapMsg> for Sealed {
 }
 
 /// An entry of a search result. It has no `Debug`: one of its values may be a password.
-pub struct Entry {
+pub struct SearchEntry {
     attributes: Vec<(String, Vec<Vec<u8>>)>,
 }
 
-impl Entry {
+impl SearchEntry {
     /// What it takes of memory, about.
     fn size(&self) -> usize {
         let attributes = self
@@ -345,7 +345,7 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for SearchEntry {
     fn drop(&mut self) {
         for (_, values) in &mut self.attributes {
             values.zeroize();

@@ -12,13 +12,13 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::clock;
-use crate::directory::kdc::{Kdc, Round, Told, off_thread, receive};
-use crate::directory::refusal::Refusal;
+use crate::directory::kdc::{Kdc, KdcRotation, ReuseOutcome, off_thread, receive};
+use crate::directory::refusal::TicketRefusal;
 use crate::entropy;
 use crate::fault::Fault;
 use crate::kerberos::{AsExchange, ClientKey, ExchangeError, KdcError, Principal, Proof, Step, Ticket, TicketOptions};
 use crate::login::Login;
-use crate::login::lockout::{Ending, Held, Key, Lockout};
+use crate::login::lockout::{AccountKey, Ending, Lockout, WhyHeld};
 
 /// Gets a ticket for `service` as the login. `key` is one that a KDC has accepted for it before: on a connection that
 /// has just done so it saves the question for the salt.
@@ -28,8 +28,8 @@ pub(crate) async fn prove(
     service: &Principal,
     kdc: &Arc<Mutex<Kdc>>,
     lockout: &Arc<Lockout>,
-) -> Result<(Ticket, ClientKey), Refusal> {
-    let name = Key::name(&login.principal.to_string());
+) -> Result<(Ticket, ClientKey), TicketRefusal> {
+    let name = AccountKey::name(&login.principal.to_string());
     let proving = Proving {
         login: Arc::clone(login),
         key: key.cloned(),
@@ -38,7 +38,7 @@ pub(crate) async fn prove(
         lockout: Arc::clone(lockout),
         name,
     };
-    tokio::spawn(proving.run().in_current_span()).await.unwrap_or_else(|error| Err(Refusal::bug(&error)))
+    tokio::spawn(proving.run().in_current_span()).await.unwrap_or_else(|error| Err(TicketRefusal::bug(&error)))
 }
 
 struct Proving {
@@ -47,15 +47,15 @@ struct Proving {
     service: Principal,
     kdc: Arc<Mutex<Kdc>>,
     lockout: Arc<Lockout>,
-    name: Key,
+    name: AccountKey,
 }
 
 impl Proving {
-    async fn run(self) -> Result<(Ticket, ClientKey), Refusal> {
+    async fn run(self) -> Result<(Ticket, ClientKey), TicketRefusal> {
         let _turn = self.lockout.turn(&self.name).await;
         self.allowed(&[&self.name])?;
         let mut kdc = self.kdc.lock().await;
-        let mut round = Round::of(&kdc);
+        let mut round = KdcRotation::of(&kdc);
         loop {
             let outcome = self.once(&mut kdc).await;
             if let Some(outcome) = round.ends(&mut kdc, outcome) {
@@ -64,13 +64,13 @@ impl Proving {
         }
     }
 
-    fn allowed(&self, keys: &[&Key]) -> Result<(), Refusal> {
+    fn allowed(&self, keys: &[&AccountKey]) -> Result<(), TicketRefusal> {
         let allowed = self.lockout.allows(keys, &self.login.version, Instant::now());
-        allowed.map_err(|held| Refusal::Held(self.held(held)))
+        allowed.map_err(|held| TicketRefusal::Held(self.held(held)))
     }
 
     /// The proof is not sent. What was refused before keeps its own advice.
-    fn held(&self, held: Held) -> Fault {
+    fn held(&self, held: WhyHeld) -> Fault {
         let Login { principal, domain, origin, .. } = &*self.login;
         let fault = held.fault(&principal.to_string());
         if fault.fix.is_some() {
@@ -84,24 +84,24 @@ impl Proving {
     }
 
     /// With the KDC that is connected, or the first that can be reached.
-    async fn once(&self, kdc: &mut Kdc) -> Result<(Ticket, ClientKey), Refusal> {
+    async fn once(&self, kdc: &mut Kdc) -> Result<(Ticket, ClientKey), TicketRefusal> {
         let client = self.login.principal.clone();
         if let Some(key) = self.key.as_ref().filter(|_| kdc.has_accepted(&client)) {
             match self.show(kdc, Proof::Key(key.clone()), true).await? {
-                Shown::Ticket(proven) => return Ok(*proven),
-                Shown::Closed => {}
+                ProofOutcome::Ticket(proven) => return Ok(*proven),
+                ProofOutcome::Closed => {}
             }
         }
         for _ in 0..ATTEMPTS {
             match self.show(kdc, self.login.proof.clone(), false).await? {
-                Shown::Ticket(proven) => return Ok(*proven),
-                Shown::Closed => {}
+                ProofOutcome::Ticket(proven) => return Ok(*proven),
+                ProofOutcome::Closed => {}
             }
         }
         Err(kdc.silent("it closes the connection after each answer, so no proof of the login is sent to it"))
     }
 
-    async fn show(&self, kdc: &mut Kdc, proof: Proof, accepted: bool) -> Result<Shown, Refusal> {
+    async fn show(&self, kdc: &mut Kdc, proof: Proof, accepted: bool) -> Result<ProofOutcome, TicketRefusal> {
         let (client, service) = (self.login.principal.clone(), self.service.clone());
         let start =
             move || AsExchange::start(client, service, proof, TicketOptions::default(), clock::now(), entropy::system);
@@ -112,30 +112,30 @@ impl Proving {
             let (next, step) = receive(exchange, reply).await;
             exchange = next;
             match step.map_err(|error| kdc.refusal(error))? {
-                Step::Done(ticket, key) => return Ok(Shown::Ticket(Box::new((*ticket, key)))),
+                Step::Done(ticket, key) => return Ok(ProofOutcome::Ticket(Box::new((*ticket, key)))),
                 Step::Send(next) => request = next,
             }
         }
         for _ in 0..PROOFS {
-            let salt = exchange.salt().map(|salt| Key::Salt(salt.to_vec()));
+            let salt = exchange.salt().map(|salt| AccountKey::Salt(salt.to_vec()));
             let _turn = match &salt {
                 Some(salt) => Some(self.lockout.turn(salt).await),
                 None => None,
             };
-            let keys: Vec<&Key> = std::iter::once(&self.name).chain(&salt).collect();
+            let keys: Vec<&AccountKey> = std::iter::once(&self.name).chain(&salt).collect();
             self.allowed(&keys)?;
             let counted = Instant::now();
             self.lockout.count(&keys, counted);
             let settle = |ending: &Ending| self.lockout.settle(&keys, counted, ending, Instant::now());
             let reply = match kdc.tell(&request, PROOF_DEADLINE).await {
-                Told::Reply(reply) => reply,
-                Told::NotSent => {
+                ReuseOutcome::Reply(reply) => reply,
+                ReuseOutcome::NotSent => {
                     settle(&Ending::OtherError);
-                    return Ok(Shown::Closed);
+                    return Ok(ProofOutcome::Closed);
                 }
-                Told::Silence(fault) => {
+                ReuseOutcome::Silence(fault) => {
                     settle(&Ending::Silence);
-                    return Err(Refusal::Unreachable(fault));
+                    return Err(TicketRefusal::Unreachable(fault));
                 }
             };
             let (next, step) = receive(exchange, reply).await;
@@ -144,7 +144,7 @@ impl Proving {
                 Ok(Step::Done(ticket, key)) => {
                     settle(&Ending::Success);
                     kdc.accepted(&self.login.principal);
-                    return Ok(Shown::Ticket(Box::new((*ticket, key))));
+                    return Ok(ProofOutcome::Ticket(Box::new((*ticket, key))));
                 }
                 // It told its clock, or another way to make the key: the next proof is another one.
                 Ok(Step::Send(next)) => {
@@ -170,7 +170,7 @@ impl Proving {
 }
 
 /// What came of showing a proof.
-enum Shown {
+enum ProofOutcome {
     Ticket(Box<(Ticket, ClientKey)>),
     /// The KDC had closed the connection before the proof was sent.
     Closed,

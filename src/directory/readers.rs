@@ -2,9 +2,9 @@
 
 use tokio::time::timeout;
 
-use crate::directory::error::{DirectoryError, Kind};
+use crate::directory::error::{DirectoryError, FailureKind};
 use crate::directory::gmsa::{self, LDAP_DEADLINE};
-use crate::directory::ldap::{Connection, Entry, Sealed};
+use crate::directory::ldap::{LdapConnection, Sealed, SearchEntry};
 use crate::directory::sid::{Sid, readers};
 use crate::fault::{Code, Fault};
 use crate::name::{Account, Domain};
@@ -12,7 +12,7 @@ use crate::text::{plain, powershell};
 
 /// Adds to a fault without a password why that is so: two or three more searches.
 pub(crate) async fn explain(
-    connection: &mut Connection<Sealed>,
+    connection: &mut LdapConnection<Sealed>,
     domain: &Domain,
     account: &Account,
     login: &str,
@@ -22,12 +22,12 @@ pub(crate) async fn explain(
     let Some(Ok(entry)) = found else { return error };
     let classes: Vec<_> = entry.texts("objectClass").collect();
     if let Some(fault) = not_a_gmsa(&classes, account, domain) {
-        return DirectoryError::new(Kind::NoPassword, fault);
+        return DirectoryError::new(FailureKind::NoPassword, fault);
     }
     let sids = entry.value("msDS-GroupMSAMembership").map(readers).unwrap_or_default();
     let mut allowed = Vec::new();
     for sid in sids.iter().take(NAMED) {
-        allowed.push(Reader::of(connection, domain, sid).await);
+        allowed.push(PasswordReader::of(connection, domain, sid).await);
     }
     let DirectoryError { kind, fault } = error;
     DirectoryError::new(kind, denied(*fault, account, domain, login, &allowed))
@@ -54,7 +54,7 @@ fn not_a_gmsa(classes: &[&str], account: &Account, domain: &Domain) -> Option<Fa
 }
 
 /// The login is not among those who may read the password: who is, and the command that adds it.
-fn denied(fault: Fault, account: &Account, domain: &Domain, login: &str, allowed: &[Reader]) -> Fault {
+fn denied(fault: Fault, account: &Account, domain: &Domain, login: &str, allowed: &[PasswordReader]) -> Fault {
     let (user, realm) = login.rsplit_once('@').unwrap_or((login, ""));
     let own = realm.eq_ignore_ascii_case(domain.as_str());
     let member = if own {
@@ -62,7 +62,7 @@ fn denied(fault: Fault, account: &Account, domain: &Domain, login: &str, allowed
     } else {
         format!("(Get-ADUser -Identity {} -Server {})", powershell(user), powershell(&realm.to_lowercase()))
     };
-    let names: Vec<_> = allowed.iter().map(Reader::told).collect();
+    let names: Vec<_> = allowed.iter().map(PasswordReader::told).collect();
     let why = match names.as_slice() {
         [] => format!(
             "the gMSA's PrincipalsAllowedToRetrieveManagedPassword is empty, or `{user}` is not allowed to see it"
@@ -70,7 +70,7 @@ fn denied(fault: Fault, account: &Account, domain: &Domain, login: &str, allowed
         names => format!("the gMSA allows only {}; `{user}` is not among them", names.join(", ")),
     };
     let group = allowed.iter().find(|reader| reader.is_group);
-    let next = if let Some(Reader { name, .. }) = group {
+    let next = if let Some(PasswordReader { name, .. }) = group {
         format!("Add-ADGroupMember -Identity {} -Members {member} -Server {domain}", powershell(name))
     } else {
         // The cmdlet replaces the list: it is given what is there, not what was named above, which may be a part.
@@ -86,19 +86,19 @@ fn denied(fault: Fault, account: &Account, domain: &Domain, login: &str, allowed
 }
 
 /// One that may read the password.
-struct Reader {
+struct PasswordReader {
     name: String,
     is_group: bool,
 }
 
-impl Reader {
+impl PasswordReader {
     /// What the directory calls it; its SID if that is all there is.
-    async fn of(connection: &mut Connection<Sealed>, domain: &Domain, sid: &Sid) -> Self {
+    async fn of(connection: &mut LdapConnection<Sealed>, domain: &Domain, sid: &Sid) -> Self {
         let sid = sid.to_string();
         let base = domain.base_dn();
         let search =
             connection.search(&base, "objectSid", std::slice::from_ref(&sid), &["sAMAccountName", "groupType"]);
-        let entries: Vec<Entry> = match timeout(LDAP_DEADLINE, search).await {
+        let entries: Vec<SearchEntry> = match timeout(LDAP_DEADLINE, search).await {
             Ok(Ok(entries)) => entries,
             _ => Vec::new(),
         };
@@ -130,8 +130,10 @@ mod tests {
     }
 
     fn of(login: &str, allowed: &[(&str, bool)]) -> Fault {
-        let allowed: Vec<_> =
-            allowed.iter().map(|(name, is_group)| Reader { name: (*name).to_owned(), is_group: *is_group }).collect();
+        let allowed: Vec<_> = allowed
+            .iter()
+            .map(|(name, is_group)| PasswordReader { name: (*name).to_owned(), is_group: *is_group })
+            .collect();
         denied(Fault::new(Code::GmsaReadDenied, "denied"), &account(), &domain(), login, &allowed)
     }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use crate::directory::dc::Locator;
-use crate::directory::kdc::{Kdc, Whom, grant, grant_by};
+use crate::directory::kdc::{Kdc, KdcChoice, grant, grant_by};
 use crate::directory::prove::prove;
-use crate::directory::refusal::Refusal;
+use crate::directory::refusal::TicketRefusal;
 use crate::fault::{Code, Fault};
 use crate::kerberos::{self, Granted, ServiceTicket, Ticket};
 use crate::login::Login;
@@ -21,7 +21,7 @@ pub(super) async fn cross(
     to: &Domain,
     locator: &Arc<Locator>,
     lockout: &Arc<Lockout>,
-) -> Result<Ticket, Refusal> {
+) -> Result<Ticket, TicketRefusal> {
     let connect = |hosts: &[Host]| Arc::new(Mutex::new(Kdc::new(Arc::clone(locator), hosts)));
     let located = locator.locate(&login.domain).await.map_err(|fault| of_login_domain(fault, login, to));
     let mut kdc = connect(&located?);
@@ -85,22 +85,22 @@ fn of_login_domain(fault: Fault, login: &Login, to: &Domain) -> Fault {
 
 /// Goes on from what a KDC of `domain` gave for a service to whichever domain it refers to (RFC 6806 section 8).
 pub(crate) async fn follow(
-    granted: Result<Granted, Refusal>,
+    granted: Result<Granted, TicketRefusal>,
     spn: &Spn,
     domain: &Domain,
     locator: &Arc<Locator>,
-) -> Result<ServiceTicket, Refusal> {
-    follow_by(granted, spn, domain, locator, Whom::Any).await
+) -> Result<ServiceTicket, TicketRefusal> {
+    follow_by(granted, spn, domain, locator, KdcChoice::Any).await
 }
 
 /// The same with these KDCs of each domain.
 pub(super) async fn follow_by(
-    mut granted: Result<Granted, Refusal>,
+    mut granted: Result<Granted, TicketRefusal>,
     spn: &Spn,
     domain: &Domain,
     locator: &Arc<Locator>,
-    whom: Whom,
-) -> Result<ServiceTicket, Refusal> {
+    whom: KdcChoice,
+) -> Result<ServiceTicket, TicketRefusal> {
     let mut seen = vec![domain.clone()];
     loop {
         let (domain, tgt) = match granted? {

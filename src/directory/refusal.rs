@@ -10,7 +10,7 @@ use crate::name::{Host, Spn};
 
 /// Why no ticket came.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum TicketRefusal {
     /// The KDC could not be asked.
     #[error("{0}")]
     Unreachable(#[from] Fault),
@@ -22,7 +22,7 @@ pub enum Refusal {
     Exchange(Option<Host>, ExchangeError),
 }
 
-impl Refusal {
+impl TicketRefusal {
     /// The KDC takes the proof for wrong.
     pub fn is_wrong_password(&self) -> bool {
         matches!(self, Self::Exchange(_, ExchangeError::Kdc(error)) if error.code == KdcError::PREAUTH_FAILED)

@@ -8,14 +8,14 @@ use tokio::time::timeout;
 
 use crate::directory::advice::Client;
 use crate::directory::dc::Locator;
-use crate::directory::error::{DirectoryError, Kind};
+use crate::directory::error::{DirectoryError, FailureKind};
 use crate::directory::gmsa;
 use crate::directory::kdc::{Kdc, grant, off_thread};
-use crate::directory::ldap::{Connection, Plain};
+use crate::directory::ldap::{LdapConnection, Plain};
 use crate::directory::prove::prove;
 use crate::directory::referral::{cross, no_way};
-use crate::directory::refusal::Refusal;
-use crate::directory::session::{Proven, Witness};
+use crate::directory::refusal::TicketRefusal;
+use crate::directory::session::{GmsaKeyProof, Proven};
 use crate::fault::{Code, Fault};
 use crate::kerberos::{self, ClientKey, Granted, KdcError, LdapTicket, Password};
 use crate::login::Login;
@@ -44,8 +44,8 @@ impl Server<'_> {
     pub(crate) async fn ticket(
         &self,
         login: &Arc<Login>,
-        connection: &mut Connection<Plain>,
-    ) -> Result<(LdapTicket, Proven), Refusal> {
+        connection: &mut LdapConnection<Plain>,
+    ) -> Result<(LdapTicket, Proven), TicketRefusal> {
         let name = self.locator.own_name(self.host);
         let refusal = match self.ticket_for(login, &name).await {
             Err(refusal) if refusal.code() == Some(KdcError::SERVICE_UNKNOWN) => refusal,
@@ -64,7 +64,11 @@ impl Server<'_> {
 
     /// A login of the server's domain gets it straight away; one of another is proven to its own domain, which tells the
     /// way to this one.
-    pub(super) async fn ticket_for(&self, login: &Arc<Login>, name: &Host) -> Result<(LdapTicket, Proven), Refusal> {
+    pub(super) async fn ticket_for(
+        &self,
+        login: &Arc<Login>,
+        name: &Host,
+    ) -> Result<(LdapTicket, Proven), TicketRefusal> {
         let service = kerberos::ldap_service(name, self.domain);
         if login.domain == *self.domain {
             let (ticket, key) = prove(login, None, &service, self.kdc, self.lockout).await?;
@@ -81,7 +85,7 @@ impl Server<'_> {
     }
 
     /// What a refusal means here: a server whose service no KDC knows is not proven.
-    pub(crate) fn refused<'a>(&self, refusal: &Refusal, login: impl Into<Client<'a>>) -> DirectoryError {
+    pub(crate) fn refused<'a>(&self, refusal: &TicketRefusal, login: impl Into<Client<'a>>) -> DirectoryError {
         let Self { host, domain, .. } = self;
         if refusal.code() == Some(KdcError::NOT_UNIQUE) {
             let what = format!("the server `{host}` has not proven that it is a domain controller of `{domain}`");
@@ -91,7 +95,7 @@ impl Server<'_> {
                  ldap/{host}/{domain} ACCOUNT (setspn -Q ldap/{host}/{domain} lists the accounts)"
             );
             let fault = Fault::new(Code::GmsaServerUnproven, what).because(why).with_next(next);
-            return DirectoryError::new(Kind::Unproven, fault);
+            return DirectoryError::new(FailureKind::Unproven, fault);
         }
         if refusal.code() != Some(KdcError::SERVICE_UNKNOWN) {
             return refusal.of_login(login).into();
@@ -109,7 +113,10 @@ impl Server<'_> {
                  the domain controllers in GMSA_DOMAIN_CONTROLLERS"
             )
         };
-        DirectoryError::new(Kind::Unproven, Fault::new(Code::GmsaServerUnproven, what).because(why).with_next(next))
+        DirectoryError::new(
+            FailureKind::Unproven,
+            Fault::new(Code::GmsaServerUnproven, what).because(why).with_next(next),
+        )
     }
 }
 
@@ -121,7 +128,7 @@ pub(crate) async fn witness(
     domain: &Domain,
     kdc: &Arc<Mutex<Kdc>>,
     lockout: &Arc<Lockout>,
-) -> Result<Witness, DirectoryError> {
+) -> Result<GmsaKeyProof, DirectoryError> {
     let gmsa = kerberos::gmsa_principal(&account.sam_account_name(), domain);
     let (granted, login) = match proven {
         Proven::Key(login, key) => {
@@ -130,16 +137,18 @@ pub(crate) async fn witness(
         }
         Proven::Tgt(tgt) => match grant(&mut *kdc.lock().await, tgt, &gmsa).await {
             Ok(Granted::Referral(elsewhere, _)) => {
-                return Ok(Witness::None(format!("its KDC refers to `{elsewhere}` for it")));
+                return Ok(GmsaKeyProof::None(format!("its KDC refers to `{elsewhere}` for it")));
             }
             Ok(Granted::Ticket(ticket)) => (Ok(ticket), Client::from(tgt.client())),
             Err(refusal) => (Err(refusal), Client::from(tgt.client())),
         },
     };
     match granted {
-        Ok(ticket) => Ok(Witness::Ticket(Box::new(ticket))),
+        Ok(ticket) => Ok(GmsaKeyProof::Ticket(Box::new(ticket))),
         Err(refusal) => match refusal.code() {
-            Some(KdcError::SERVICE_UNKNOWN | KdcError::MUST_USE_USER2USER) => Ok(Witness::None(refusal.to_string())),
+            Some(KdcError::SERVICE_UNKNOWN | KdcError::MUST_USE_USER2USER) => {
+                Ok(GmsaKeyProof::None(refusal.to_string()))
+            }
             _ => Err(refusal.of_login(login).into()),
         },
     }
@@ -153,7 +162,7 @@ pub(crate) fn unproven(host: &Host, account: &Account, domain: &Domain) -> Direc
         "check who `{host}` is: an account that holds the service name `ldap/{host}/{domain}` can answer as a domain \
          controller (setspn -Q ldap/{host}/{domain}); if it is one, check its replication (repadmin /showrepl {host})"
     );
-    DirectoryError::new(Kind::Unproven, Fault::new(Code::GmsaServerUnproven, what).because(why).with_next(next))
+    DirectoryError::new(FailureKind::Unproven, Fault::new(Code::GmsaServerUnproven, what).because(why).with_next(next))
 }
 
 /// Whether the password that LDAP told is the gMSA's.
@@ -169,10 +178,15 @@ pub(crate) enum Confirmed {
 impl Confirmed {
     /// Holds the witness against the key that a KDC has accepted for the gMSA, else against all passwords that were
     /// told.
-    pub(crate) async fn by(witness: Witness, key: Option<&ClientKey>, passwords: Vec<Password>, salt: Vec<u8>) -> Self {
+    pub(crate) async fn by(
+        witness: GmsaKeyProof,
+        key: Option<&ClientKey>,
+        passwords: Vec<Password>,
+        salt: Vec<u8>,
+    ) -> Self {
         let ticket = match witness {
-            Witness::Ticket(ticket) => ticket,
-            Witness::None(why) => return Self::Unknown(why),
+            GmsaKeyProof::Ticket(ticket) => ticket,
+            GmsaKeyProof::None(why) => return Self::Unknown(why),
         };
         if key.is_some_and(|key| ticket.is_sealed_with(key)) {
             return Self::Yes;

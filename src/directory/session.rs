@@ -8,9 +8,9 @@ use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::timeout;
 
-use crate::directory::error::{DirectoryError, Kind};
-use crate::directory::gmsa::{self, Gmsa, Names};
-use crate::directory::ldap::{Connection, Entry, Sealed};
+use crate::directory::error::{DirectoryError, FailureKind};
+use crate::directory::gmsa::{self, AcceptorNames, Gmsa};
+use crate::directory::ldap::{LdapConnection, Sealed, SearchEntry};
 use crate::directory::readers;
 use crate::fault::Code;
 use crate::kerberos::{ClientKey, Ticket};
@@ -24,11 +24,11 @@ pub(crate) struct Session {
     /// Who is logged in.
     pub(crate) login: String,
     pub(super) proven: Proven,
-    ldap: Mutex<Connection<Sealed>>,
+    ldap: Mutex<LdapConnection<Sealed>>,
     /// The gMSAs whose passwords are wanted, with those who wait for them.
     wanted: StdMutex<Vec<(Account, Answer)>>,
     /// Tickets for gMSAs that were got while the connection was bound, for the first read.
-    witnesses: StdMutex<HashMap<Account, Witness>>,
+    witnesses: StdMutex<HashMap<Account, GmsaKeyProof>>,
 }
 
 type Answer = oneshot::Sender<Result<Gmsa, DirectoryError>>;
@@ -43,7 +43,7 @@ pub(crate) enum Proven {
 }
 
 /// What the KDC that the login's key has proven knows of a gMSA's key: only with that key can its ticket be read.
-pub(crate) enum Witness {
+pub(crate) enum GmsaKeyProof {
     /// A ticket of the login for the gMSA.
     Ticket(Box<Ticket>),
     /// It gives none, for this reason.
@@ -51,22 +51,22 @@ pub(crate) enum Witness {
 }
 
 impl Session {
-    pub(super) fn new(host: Host, login: String, proven: Proven, ldap: Connection<Sealed>) -> Self {
+    pub(super) fn new(host: Host, login: String, proven: Proven, ldap: LdapConnection<Sealed>) -> Self {
         let (ldap, wanted, witnesses) = (Mutex::new(ldap), StdMutex::default(), StdMutex::default());
         Self { host, login, proven, ldap, wanted, witnesses }
     }
 
     /// Keeps a witness for the first read of this account's password.
-    pub(super) fn keep_witness(&self, account: &Account, witness: Witness) {
+    pub(super) fn keep_witness(&self, account: &Account, witness: GmsaKeyProof) {
         self.witnesses().insert(account.clone(), witness);
     }
 
     /// The witness that was kept, once.
-    pub(super) fn take_witness(&self, account: &Account) -> Option<Witness> {
+    pub(super) fn take_witness(&self, account: &Account) -> Option<GmsaKeyProof> {
         self.witnesses().remove(account)
     }
 
-    fn witnesses(&self) -> MutexGuard<'_, HashMap<Account, Witness>> {
+    fn witnesses(&self) -> MutexGuard<'_, HashMap<Account, GmsaKeyProof>> {
         self.witnesses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -83,7 +83,7 @@ impl Session {
             }
             let (accounts, mut answers) = self.next_wanted(TOGETHER);
             let mut read = Gmsa::read(&mut ldap, domain, &accounts, &self.login).await;
-            if accounts.len() > 1 && read.iter().all(|read| is(read, Kind::SearchRefused)) {
+            if accounts.len() > 1 && read.iter().all(|read| is(read, FailureKind::SearchRefused)) {
                 // One that the server cannot answer for must not be the end of the others.
                 read.clear();
                 for account in &accounts {
@@ -95,7 +95,7 @@ impl Session {
                     *error = self.explained(&mut ldap, domain, account, error.clone()).await;
                 }
             }
-            let lost = read.iter().find(|read| is(read, Kind::Lost)).and_then(|read| read.as_ref().err());
+            let lost = read.iter().find(|read| is(read, FailureKind::Lost)).and_then(|read| read.as_ref().err());
             if let Some(fault) = lost.cloned() {
                 // Nobody shall wait for the same deadline again.
                 let (_, waiting) = self.next_wanted(usize::MAX);
@@ -115,12 +115,12 @@ impl Session {
     /// A failure with who answered, and what to change.
     async fn explained(
         &self,
-        ldap: &mut Connection<Sealed>,
+        ldap: &mut LdapConnection<Sealed>,
         domain: &Domain,
         account: &Account,
         error: DirectoryError,
     ) -> DirectoryError {
-        if error.kind == Kind::NoPassword {
+        if error.kind == FailureKind::NoPassword {
             return readers::explain(ldap, domain, account, &self.login, error).await;
         }
         let DirectoryError { kind, mut fault } = error;
@@ -130,10 +130,10 @@ impl Session {
         let fix = match fault.code {
             Code::GmsaConnectionLost => format!(
                 "check the LDAP service of `{host}`, and firewalls that inspect LDAP: Get-WinEvent -ComputerName {computer} \
-                 -LogName 'Directory Service' -MaxEvents 20"
+                 -LogName 'Directory DcService' -MaxEvents 20"
             ),
             Code::GmsaSearchFailed => format!(
-                "read the reason on `{host}`: Get-WinEvent -ComputerName {computer} -LogName 'Directory Service' -MaxEvents \
+                "read the reason on `{host}`: Get-WinEvent -ComputerName {computer} -LogName 'Directory DcService' -MaxEvents \
                  20"
             ),
             _ => return DirectoryError { kind, fault },
@@ -153,8 +153,8 @@ impl Session {
         wanted.drain(..count).unzip()
     }
 
-    pub(super) async fn names(&self, domain: &Domain, account: &Account) -> Result<Names, DirectoryError> {
-        Names::read(&mut *self.ldap.lock().await, domain, account, &self.login).await
+    pub(super) async fn names(&self, domain: &Domain, account: &Account) -> Result<AcceptorNames, DirectoryError> {
+        AcceptorNames::read(&mut *self.ldap.lock().await, domain, account, &self.login).await
     }
 
     /// Searches the domain for a gMSA.
@@ -163,7 +163,7 @@ impl Session {
         domain: &Domain,
         account: &Account,
         attributes: &[&str],
-    ) -> Result<Entry, DirectoryError> {
+    ) -> Result<SearchEntry, DirectoryError> {
         let mut ldap = self.ldap.lock().await;
         gmsa::find(&mut ldap, domain, slice::from_ref(account), &self.login, attributes).await.remove(0)
     }
@@ -175,7 +175,7 @@ impl Session {
         attribute: &str,
         value: &str,
         attributes: &[&str],
-    ) -> Option<Vec<Entry>> {
+    ) -> Option<Vec<SearchEntry>> {
         let (base, values) = (domain.base_dn(), [value.to_owned()]);
         let mut ldap = self.ldap.lock().await;
         let search = ldap.search(&base, attribute, &values, attributes);
@@ -189,7 +189,7 @@ impl Session {
     }
 }
 
-fn is(read: &Result<Gmsa, DirectoryError>, kind: Kind) -> bool {
+fn is(read: &Result<Gmsa, DirectoryError>, kind: FailureKind) -> bool {
     read.as_ref().err().is_some_and(|error| error.kind == kind)
 }
 

@@ -57,7 +57,7 @@ impl Tls {
         let roots = Arc::new(self.roots().map_err(untrusted)?);
         let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider)).build();
         let verifier = verifier.map_err(|error| untrusted(error.to_string()))?;
-        let witness = Arc::new(Witness { verifier, seen: OnceLock::new() });
+        let witness = Arc::new(RecordingVerifier { verifier, seen: OnceLock::new() });
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| failed(error.to_string()))?
@@ -163,12 +163,12 @@ fn certificate_error(error: &io::Error) -> Option<&CertificateError> {
 
 /// The library's verifier, and the certificate it saw: an error alone does not tell whose it was.
 #[derive(Debug)]
-struct Witness {
+struct RecordingVerifier {
     verifier: Arc<WebPkiServerVerifier>,
     seen: OnceLock<CertificateDer<'static>>,
 }
 
-impl ServerCertVerifier for Witness {
+impl ServerCertVerifier for RecordingVerifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,

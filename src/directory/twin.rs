@@ -8,9 +8,9 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::Directory;
-use super::kdc::{Kdc, Whom, grant_by};
+use super::kdc::{Kdc, KdcChoice, grant_by};
 use super::referral::follow_by;
-use super::refusal::Refusal;
+use super::refusal::TicketRefusal;
 use crate::fault::{Code, Fault};
 use crate::kerberos::{self, GmsaTgt, KdcError, ServiceTicket};
 use crate::name::Spn;
@@ -35,7 +35,8 @@ impl Directory {
                 match self.twin_ticket(kdc, tgt, &twin).await {
                     Ok(ticket) => Some(ticket),
                     Err(refusal) => {
-                        silent = matches!(&refusal, Refusal::Unreachable(fault) if fault.code == Code::DcUnreachable);
+                        silent =
+                            matches!(&refusal, TicketRefusal::Unreachable(fault) if fault.code == Code::DcUnreachable);
                         if refusal.code().is_some_and(|code| code != KdcError::SERVICE_UNAVAILABLE) {
                             self.tell_no_twin(&twin);
                         }
@@ -54,10 +55,10 @@ impl Directory {
         kdc: &Mutex<Kdc>,
         tgt: &GmsaTgt,
         twin: &Spn,
-    ) -> Result<ServiceTicket, Refusal> {
+    ) -> Result<ServiceTicket, TicketRefusal> {
         let service = kerberos::service(twin, &self.domain);
-        let granted = grant_by(&mut *kdc.lock().await, tgt.as_ticket(), &service, Whom::One).await;
-        follow_by(granted, twin, &self.domain, &self.locator, Whom::One).await
+        let granted = grant_by(&mut *kdc.lock().await, tgt.as_ticket(), &service, KdcChoice::One).await;
+        follow_by(granted, twin, &self.domain, &self.locator, KdcChoice::One).await
     }
 
     fn tell_no_twin(&self, twin: &Spn) {

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::manual::{PAGES, Page, owner_in_words, retry_in_words};
-use super::{Code, Entry, Retry};
+use super::{Code, RegistryEntry, Retry};
 
 /// The faults that no test can provoke from outside, as the code writes them: what and why.
 const UNSEEN: &[(Code, &str, &str)] = &[
@@ -53,11 +53,11 @@ fn seen() -> BTreeMap<String, (String, Option<String>)> {
 fn document() -> String {
     let seen = seen();
     let mut text = String::from(HEAD);
-    for Entry { code, name, exit, owner, .. } in Code::ALL {
+    for RegistryEntry { code, name, exit, owner, .. } in Code::ALL {
         let (exit, retry) = (*exit as u8, code.retry().name());
         writeln!(text, "| [`{name}`](#{name}) | {exit} | {} | {retry} |", owner.name()).unwrap();
     }
-    for Entry { code, name, exit, owner, next } in Code::ALL {
+    for RegistryEntry { code, name, exit, owner, next } in Code::ALL {
         let page = Page::of(*code).unwrap_or_else(|| panic!("no page for {code}"));
         let (what, why) = seen.get(*name).unwrap_or_else(|| panic!("no test shows {code}: tests/lab/examples.rs"));
         let why = why.as_ref().map(|why| format!("\n  why:  {why}")).unwrap_or_default();

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::credspec::LoginSource;
-use crate::directory::{Extras, KeptKey, Renewal};
+use crate::directory::{Extras, GmsaCredential, Renewal};
 use crate::fault::{Code, Fault};
 use crate::kerberos::GmsaTgt;
 use crate::lease::ports::{Asked, Bridge, Domains, Renew};
@@ -80,7 +80,12 @@ impl Domains for Together {
 struct Member(Arc<Shared>);
 
 impl Renew for Member {
-    fn renew<'a>(&'a self, account: &'a Account, kept: Option<KeptKey>, extras: &'a Extras) -> Asked<'a, Renewal> {
+    fn renew<'a>(
+        &'a self,
+        account: &'a Account,
+        kept: Option<GmsaCredential>,
+        extras: &'a Extras,
+    ) -> Asked<'a, Renewal> {
         let wanted = Wanted {
             account: account.clone(),
             services: extras.services.clone(),
@@ -99,7 +104,7 @@ impl Renew for Member {
 
     /// One for all leases of the gMSA. It gives way to who waits for a ticket: of a hundred calls at once the last one
     /// does not wait for the bridges of the first.
-    fn bridge<'a>(&'a self, account: &'a Account, kept: KeptKey) -> Bridge<'a> {
+    fn bridge<'a>(&'a self, account: &'a Account, kept: GmsaCredential) -> Bridge<'a> {
         let mut bridged = self.0.cross(account, kept);
         Box::pin(async move { bridged.wait_for(Option::is_some).await.ok()?.clone()? })
     }
@@ -110,7 +115,7 @@ impl Shared {
     fn join(
         self: &Arc<Self>,
         wanted: Wanted,
-        kept: Option<KeptKey>,
+        kept: Option<GmsaCredential>,
         extras: Extras,
     ) -> watch::Receiver<Option<Outcome>> {
         let mut flights = self.flights();
@@ -136,7 +141,7 @@ impl Shared {
     }
 
     /// The same for the bridge.
-    fn cross(self: &Arc<Self>, account: &Account, kept: KeptKey) -> watch::Receiver<Option<Bridged>> {
+    fn cross(self: &Arc<Self>, account: &Account, kept: GmsaCredential) -> watch::Receiver<Option<Bridged>> {
         let mut bridges = self.bridges.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bridged) = bridges.get(account) {
             return bridged.clone();
@@ -214,7 +219,7 @@ mod tests {
     }
 
     impl Renew for SlowDomain {
-        fn renew<'a>(&'a self, account: &'a Account, _: Option<KeptKey>, _: &'a Extras) -> Asked<'a, Renewal> {
+        fn renew<'a>(&'a self, account: &'a Account, _: Option<GmsaCredential>, _: &'a Extras) -> Asked<'a, Renewal> {
             self.0.0.fetch_add(1, Ordering::Relaxed);
             Box::pin(async {
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -223,7 +228,7 @@ mod tests {
             })
         }
 
-        fn bridge<'a>(&'a self, account: &'a Account, _: KeptKey) -> Bridge<'a> {
+        fn bridge<'a>(&'a self, account: &'a Account, _: GmsaCredential) -> Bridge<'a> {
             self.0.1.fetch_add(1, Ordering::Relaxed);
             let end = SystemTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000);
             Box::pin(std::future::ready(Some(Arc::new(GmsaTgt::sample(account, &self.1, end)))))

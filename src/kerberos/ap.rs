@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 use super::crypto::Key;
 use super::exchange::ExchangeError;
 use super::messages::{
-    ApRep, ApReq, Authenticator, AuthorizationData, Checksum, EncApRepPart, EncryptedData, EncryptionKey, KRB_AP_REP,
-    KRB_AP_REQ, KerberosString, KrbError, List, PrincipalName, application, time,
+    ApRep, ApReq, Authenticator, AuthorizationData, BoundedList, Checksum, EncApRepPart, EncryptedData, EncryptionKey,
+    KRB_AP_REP, KRB_AP_REQ, KerberosString, KrbError, PrincipalName, application, time,
 };
 use super::{KdcError, Ticket};
 use crate::clock;
@@ -164,11 +164,11 @@ fn hash(data: &[u8]) -> [u8; 16] {
 
 /// Authorization data that tells a DC which could do without channel bindings to compare ours all the same
 /// (KERB_AP_OPTIONS_CBT, MS-KILE 3.2.5.8).
-fn says_that_it_binds() -> der::Result<List<AuthorizationData>> {
+fn says_that_it_binds() -> der::Result<BoundedList<AuthorizationData>> {
     let options =
         AuthorizationData { ad_type: AD_AP_OPTIONS, ad_data: OctetString::new(KERB_AP_OPTIONS_CBT.to_le_bytes())? };
     let relevant = OctetString::new(vec![options].to_der()?)?;
-    Ok(List(vec![AuthorizationData { ad_type: AD_IF_RELEVANT, ad_data: relevant }]))
+    Ok(BoundedList(vec![AuthorizationData { ad_type: AD_IF_RELEVANT, ad_data: relevant }]))
 }
 
 /// 1.2.840.113554.1.2.2 (RFC 4121 section 1).

@@ -108,13 +108,13 @@ impl fmt::Debug for KeytabImage {
 pub(crate) struct Cache<'a> {
     /// Whose tickets these are.
     pub(crate) principal: Principal,
-    pub(crate) entries: Vec<Entry<'a>>,
+    pub(crate) entries: Vec<CcacheEntry<'a>>,
     /// Whether the file ends behind the last entry, and not within one that somebody may be writing still.
     pub(crate) is_whole: bool,
 }
 
 /// A ticket or a setting in a ccache, as it stands there. Times are Unix seconds, 0 for none.
-pub(crate) struct Entry<'a> {
+pub(crate) struct CcacheEntry<'a> {
     pub(crate) client: Principal,
     pub(crate) server: Principal,
     /// Of the session key.
@@ -131,7 +131,7 @@ pub(crate) struct Entry<'a> {
     pub(super) ticket: &'a [u8],
 }
 
-impl Entry<'_> {
+impl CcacheEntry<'_> {
     /// A ticket, and not a setting of the library's or what is left of a ticket that was removed.
     pub(crate) fn is_ticket(&self) -> bool {
         self.server.realm != "X-CACHECONF:" && (self.endtime != 0 || self.authtime == 0)
@@ -255,7 +255,7 @@ impl<'a> Fields<'a> {
         Ok(())
     }
 
-    fn entry(&mut self) -> Result<Entry<'a>, Flaw> {
+    fn entry(&mut self) -> Result<CcacheEntry<'a>, Flaw> {
         let (client, server) = (self.principal()?, self.principal()?);
         let enctype = i16::from_be_bytes(self.array()?).into();
         if self.has_two_enctypes {
@@ -269,7 +269,7 @@ impl<'a> Fields<'a> {
         self.skip_list()?; // addresses
         self.skip_list()?; // authorization data
         let (ticket, _second) = (self.counted()?, self.counted()?);
-        Ok(Entry {
+        Ok(CcacheEntry {
             client,
             server,
             enctype,
@@ -337,13 +337,13 @@ pub(crate) mod sample {
     pub(crate) const KEY: [u8; 32] = *b"TheSessionKeyThatNobodyMayRead!!";
 
     /// One ticket: its server's components, start and end in Unix seconds.
-    pub(crate) struct Ticket<'a>(pub(crate) &'a [&'a str], pub(crate) u32, pub(crate) u32);
+    pub(crate) struct WrittenTicket<'a>(pub(crate) &'a [&'a str], pub(crate) u32, pub(crate) u32);
 
     /// A version 4 cache of `client@EXAMPLE.COM`.
-    pub(crate) fn cache(client: &str, tickets: &[Ticket<'_>]) -> Vec<u8> {
+    pub(crate) fn cache(client: &str, tickets: &[WrittenTicket<'_>]) -> Vec<u8> {
         let mut out = vec![5, 4, 0, 0];
         principal(&mut out, &[client], "EXAMPLE.COM");
-        for Ticket(server, start, end) in tickets {
+        for WrittenTicket(server, start, end) in tickets {
             principal(&mut out, &[client], "EXAMPLE.COM");
             principal(&mut out, server, "EXAMPLE.COM");
             out.extend(18u16.to_be_bytes());
@@ -390,7 +390,7 @@ pub(crate) mod sample {
 
 #[cfg(test)]
 mod tests {
-    use super::sample::{Ticket, cache};
+    use super::sample::{WrittenTicket, cache};
     use super::*;
     use proptest::prelude::*;
 
@@ -407,7 +407,7 @@ mod tests {
 
     #[test]
     fn a_valid_ticket_of_the_account_is_warm() {
-        let image = cache("WebApp01$", &[Ticket(TGT, 1000, 2000), Ticket(&["HTTP", "web"], 1000, 1900)]);
+        let image = cache("WebApp01$", &[WrittenTicket(TGT, 1000, 2000), WrittenTicket(&["HTTP", "web"], 1000, 1900)]);
         let found = warm(&image, &account(), REALM, at(1500)).unwrap();
         assert_eq!((found.issued_at, found.expires_at), (at(1000), at(2000)));
         assert_eq!(found.services, [("HTTP/web".to_owned(), at(1900))]);
@@ -417,15 +417,15 @@ mod tests {
 
     #[test]
     fn everything_else_is_not() {
-        let image = cache("WebApp01$", &[Ticket(TGT, 1000, 2000)]);
+        let image = cache("WebApp01$", &[WrittenTicket(TGT, 1000, 2000)]);
         let none = |image: &[u8], account: &Account, realm, now| assert_eq!(warm(image, account, realm, at(now)), None);
         none(&image, &account(), REALM, 2000);
         none(&image, &account(), REALM, 999);
         none(&image, &account(), "OTHER.TEST", 1500);
         none(&image, &"WebApp02".parse().unwrap(), REALM, 1500);
         none(&image[..image.len() - 1], &account(), REALM, 1500);
-        none(&cache("WebApp01", &[Ticket(TGT, 1000, 2000)]), &account(), REALM, 1500);
-        none(&cache("WebApp01$", &[Ticket(&["krbtgt", "OTHER.TEST"], 1000, 2000)]), &account(), REALM, 1500);
+        none(&cache("WebApp01", &[WrittenTicket(TGT, 1000, 2000)]), &account(), REALM, 1500);
+        none(&cache("WebApp01$", &[WrittenTicket(&["krbtgt", "OTHER.TEST"], 1000, 2000)]), &account(), REALM, 1500);
         none(&cache("WebApp01$", &[]), &account(), REALM, 1500);
         none(b"", &account(), REALM, 1500);
     }
@@ -438,7 +438,7 @@ mod tests {
     /// Version 3 tells the enctype of a key twice and has no header.
     #[test]
     fn version_3_is_read_and_older_ones_are_not() {
-        let whole = cache("WebApp01$", &[Ticket(TGT, 1000, 2000)]);
+        let whole = cache("WebApp01$", &[WrittenTicket(TGT, 1000, 2000)]);
         let at = whole.windows(6).position(|octets| octets == [0, 18, 0, 0, 0, 32]).unwrap();
         let mut third = [&[5, 3][..], &whole[4..at], &[0, 18], &whole[at..]].concat();
         assert!(warm(&third, &account(), REALM, super::tests::at(1500)).is_some());
@@ -451,15 +451,15 @@ mod tests {
 
     #[test]
     fn files_and_names_have_bounds() {
-        let tickets = |count| (0..count).map(|_| Ticket(TGT, 1000, 2000)).collect::<Vec<_>>();
+        let tickets = |count| (0..count).map(|_| WrittenTicket(TGT, 1000, 2000)).collect::<Vec<_>>();
         assert_eq!(Cache::decode(&cache("WebApp01$", &tickets(1024))).unwrap().entries.len(), 1024);
         assert!(Cache::decode(&cache("WebApp01$", &tickets(1025))).is_none());
         assert!(Cache::decode(&cache(&"a".repeat(1024), &[])).is_some());
         assert!(Cache::decode(&cache(&"a".repeat(1025), &[])).is_none());
-        assert!(Cache::decode(&cache("a", &[Ticket(&["a"; 32], 1, 2)])).is_some());
-        assert!(Cache::decode(&cache("a", &[Ticket(&["a"; 33], 1, 2)])).is_none());
+        assert!(Cache::decode(&cache("a", &[WrittenTicket(&["a"; 32], 1, 2)])).is_some());
+        assert!(Cache::decode(&cache("a", &[WrittenTicket(&["a"; 33], 1, 2)])).is_none());
         // A count of four billion ends where the bytes do.
-        let mut lists = cache("a", &[Ticket(TGT, 1, 2)]);
+        let mut lists = cache("a", &[WrittenTicket(TGT, 1, 2)]);
         let at = lists.windows(4).position(|octets| octets == 0x40e1_0000_u32.to_be_bytes()).unwrap();
         lists[at + 4..at + 8].fill(0xff);
         assert!(!Cache::decode(&lists).unwrap().is_whole);
@@ -473,7 +473,7 @@ mod tests {
 
         #[test]
         fn any_damage_is_taken(place in any::<prop::sample::Index>(), byte: u8, cut in any::<prop::sample::Index>()) {
-            let mut image = cache("WebApp01$", &[Ticket(TGT, 1000, 2000), Ticket(&["HTTP", "web"], 1000, 1900)]);
+            let mut image = cache("WebApp01$", &[WrittenTicket(TGT, 1000, 2000), WrittenTicket(&["HTTP", "web"], 1000, 1900)]);
             *place.get_mut(&mut image) = byte;
             let _ = warm(&image, &account(), REALM, at(1500));
             let _ = warm(&image[..cut.index(image.len())], &account(), REALM, at(1500));

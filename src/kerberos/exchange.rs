@@ -8,8 +8,8 @@ use der::{Decode, Encode};
 use super::crypto::{Key, KeyError};
 use super::kdc_error::KdcError;
 use super::messages::{
-    AS_REP, AS_REQ, Checksum, EncKdcRepPart, EncryptedData, EtypeInfo2Entry, FORWARDABLE, KRB_ERROR, KdcRep, KdcReq,
-    KdcReqBody, KerberosString, KrbError, List, PA_ENC_TIMESTAMP, PA_ETYPE_INFO2, PA_REQ_ENC_PA_REP, PaData,
+    AS_REP, AS_REQ, BoundedList, Checksum, EncKdcRepPart, EncryptedData, EtypeInfo2Entry, FORWARDABLE, KRB_ERROR,
+    KdcRep, KdcReq, KdcReqBody, KerberosString, KrbError, PA_ENC_TIMESTAMP, PA_ETYPE_INFO2, PA_REQ_ENC_PA_REP, PaData,
     PaEncTsEnc, PrincipalName, RENEWABLE, Reply, flags, time,
 };
 use super::principal::Principal;
@@ -32,12 +32,12 @@ pub enum Proof {
 }
 
 /// What keys are made of, once the KDC has told how.
-enum Source {
+enum KeySource {
     Password(Password),
     Keys(Vec<Key>),
 }
 
-impl Source {
+impl KeySource {
     /// The enctypes that there are keys of, or can be.
     fn enctypes(&self) -> Vec<i32> {
         let mut enctypes = ENCTYPES.to_vec();
@@ -83,7 +83,7 @@ pub struct AsExchange {
     server: Principal,
     options: TicketOptions,
     entropy: Entropy,
-    source: Option<Source>,
+    source: Option<KeySource>,
     /// What the last request was proven with.
     key: Option<ClientKey>,
     /// What was tried and refused, so that the KDC was asked how the key is made.
@@ -119,13 +119,13 @@ impl AsExchange {
         entropy: Entropy,
     ) -> Result<(Self, Vec<u8>), ExchangeError> {
         let (source, key) = match proof {
-            Proof::Password(password) => (Some(Source::Password(password)), None),
+            Proof::Password(password) => (Some(KeySource::Password(password)), None),
             Proof::SaltedPassword(password, salt) => {
                 let key = ClientKey::derive(ENCTYPES[0], &password, &salt, None)?;
-                (Some(Source::Password(password)), Some(key))
+                (Some(KeySource::Password(password)), Some(key))
             }
             Proof::Key(key) => (None, Some(key)),
-            Proof::Keys(keys) => (Some(Source::Keys(keys)), None),
+            Proof::Keys(keys) => (Some(KeySource::Keys(keys)), None),
         };
         let mut exchange = Self {
             client,
@@ -196,9 +196,9 @@ impl AsExchange {
             till,
             rtime: if renewable { Some(time(clock::from_unix(FAR_FUTURE))?) } else { None },
             nonce: self.nonce,
-            etype: List(etype),
+            etype: BoundedList(etype),
         };
-        self.sent = KdcReq { pvno: 5, msg_type: AS_REQ, padata: List(padata), req_body }.encode()?;
+        self.sent = KdcReq { pvno: 5, msg_type: AS_REQ, padata: BoundedList(padata), req_body }.encode()?;
         self.sent_at = now;
         Ok(self.sent.clone())
     }
@@ -215,7 +215,7 @@ impl AsExchange {
         };
         let asks = matches!(told.code, KdcError::PREAUTH_REQUIRED | KdcError::PREAUTH_FAILED);
         let data = error.e_data.as_ref().filter(|_| asks);
-        let methods = data.and_then(|data| List::<PaData>::from_der(data.as_bytes()).ok());
+        let methods = data.and_then(|data| BoundedList::<PaData>::from_der(data.as_bytes()).ok());
         let entry = methods.as_ref().map_or(Ok(None), |methods| etype_info(methods, source))?;
         let Some(entry) = entry else {
             let guessed = matches!(told.code, KdcError::PREAUTH_FAILED | KdcError::ENCTYPE_UNSUPPORTED);
@@ -378,9 +378,9 @@ impl From<KeyError> for ExchangeError {
 
 /// The first enctype of the KDC's list that we have a key of (RFC 4120 section 5.2.7.5: the KDC's order is its
 /// preference).
-fn etype_info(padata: &[PaData], source: &Source) -> Result<Option<EtypeInfo2Entry>, ExchangeError> {
+fn etype_info(padata: &[PaData], source: &KeySource) -> Result<Option<EtypeInfo2Entry>, ExchangeError> {
     let Some(info) = padata.iter().find(|data| tells_enctypes(data)) else { return Ok(None) };
-    let (entries, ours) = (List::<EtypeInfo2Entry>::from_der(info.padata_value.as_bytes())?, source.enctypes());
+    let (entries, ours) = (BoundedList::<EtypeInfo2Entry>::from_der(info.padata_value.as_bytes())?, source.enctypes());
     Ok(entries.0.into_iter().find(|entry| ours.contains(&entry.etype)))
 }
 

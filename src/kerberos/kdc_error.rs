@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use der::Decode;
 
-use super::messages::{KrbError, List, PaData};
+use super::messages::{BoundedList, KrbError, PaData};
 use crate::text::plain;
 
 /// A KRB-ERROR (RFC 4120 section 5.9.1).
@@ -119,8 +119,8 @@ impl fmt::Display for KdcError {
 /// PA-DATA, and some send it as the only one of a METHOD-DATA. Its value begins with the status, little endian.
 fn status(data: &[u8]) -> Option<u32> {
     const EXTENDED: i32 = 3;
-    let one = PaData::from_der(data).map(|data| List(vec![data]));
-    let methods = one.or_else(|_| List::<PaData>::from_der(data)).ok()?;
+    let one = PaData::from_der(data).map(|data| BoundedList(vec![data]));
+    let methods = one.or_else(|_| BoundedList::<PaData>::from_der(data)).ok()?;
     let extended = methods.iter().find(|data| data.padata_type == EXTENDED)?;
     extended.padata_value.as_bytes().first_chunk().map(|status| u32::from_le_bytes(*status))
 }

@@ -11,16 +11,16 @@ use crate::clock;
 
 /// One entry. It has no `Debug`: it holds a key.
 #[derive(Clone)]
-pub(crate) struct Entry {
+pub(crate) struct KeytabEntry {
     pub(crate) principal: Principal,
     pub(crate) kvno: u32,
     pub(crate) key: Key,
 }
 
 /// The file. `now` is when the keys are said to have been made.
-pub(crate) fn encode(entries: &[Entry], now: SystemTime) -> Zeroizing<Vec<u8>> {
+pub(crate) fn encode(entries: &[KeytabEntry], now: SystemTime) -> Zeroizing<Vec<u8>> {
     let mut file = Zeroizing::new(VERSION.to_vec());
-    for Entry { principal, kvno, key } in entries {
+    for KeytabEntry { principal, kvno, key } in entries {
         let mut entry = Zeroizing::new(Vec::new());
         entry.extend(short(principal.components.len()).to_be_bytes());
         for text in std::iter::once(&principal.realm).chain(&principal.components) {
@@ -50,7 +50,7 @@ fn short(length: usize) -> u16 {
 }
 
 /// The entries of a file whose keys are of an enctype that is spoken here; the others are passed over.
-pub(crate) fn decode(file: &[u8]) -> Result<Vec<Entry>, &'static str> {
+pub(crate) fn decode(file: &[u8]) -> Result<Vec<KeytabEntry>, &'static str> {
     let Some(rest) = file.strip_prefix(&VERSION) else { return Err("it is not a keytab of version 5.2") };
     let mut rest = Fields(rest);
     let mut entries = Vec::new();
@@ -68,7 +68,7 @@ pub(crate) fn decode(file: &[u8]) -> Result<Vec<Entry>, &'static str> {
     Ok(entries)
 }
 
-fn entry(mut fields: Fields<'_>) -> Result<Option<Entry>, &'static str> {
+fn entry(mut fields: Fields<'_>) -> Result<Option<KeytabEntry>, &'static str> {
     let count = fields.short()?;
     if count > COMPONENTS_LIMIT {
         return Err("it holds a name of too many parts");
@@ -83,7 +83,7 @@ fn entry(mut fields: Fields<'_>) -> Result<Option<Entry>, &'static str> {
     let key = fields.take(usize::from(length))?;
     let kvno = fields.array().map(u32::from_be_bytes).ok().filter(|kvno| *kvno != 0).unwrap_or(u32::from(low));
     let key = Key::new(enctype, key).ok();
-    Ok(key.map(|key| Entry { principal: Principal { name_type, components, realm }, kvno, key }))
+    Ok(key.map(|key| KeytabEntry { principal: Principal { name_type, components, realm }, kvno, key }))
 }
 
 /// The bytes that are left.
@@ -128,8 +128,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn entries() -> Vec<Entry> {
-        let entry = |name: &str, kvno, enctype| Entry {
+    fn entries() -> Vec<KeytabEntry> {
+        let entry = |name: &str, kvno, enctype| KeytabEntry {
             principal: name.parse().unwrap(),
             kvno,
             key: Key::new(enctype, &vec![7; if enctype == 18 { 32 } else { 16 }]).unwrap(),
@@ -137,9 +137,10 @@ mod tests {
         vec![entry("WebApp01$@EXAMPLE.COM", 2, 18), entry("HTTP/web.example.com@EXAMPLE.COM", 300, 17)]
     }
 
-    fn told(entries: &[Entry]) -> Vec<(String, u32, i32, Vec<u8>)> {
-        let told =
-            |entry: &Entry| (entry.principal.to_string(), entry.kvno, entry.key.enctype(), entry.key.octets().to_vec());
+    fn told(entries: &[KeytabEntry]) -> Vec<(String, u32, i32, Vec<u8>)> {
+        let told = |entry: &KeytabEntry| {
+            (entry.principal.to_string(), entry.kvno, entry.key.enctype(), entry.key.octets().to_vec())
+        };
         entries.iter().map(told).collect()
     }
 
@@ -158,7 +159,7 @@ mod tests {
         let klist = std::process::Command::new("klist").args(["-k", "-K", "-e"]).arg(path.path()).output();
         let klist = klist.expect("MIT's klist is there: lab/install brings krb5-user");
         let told = String::from_utf8(klist.stdout).unwrap();
-        for Entry { principal, kvno, key } in entries() {
+        for KeytabEntry { principal, kvno, key } in entries() {
             let name = super::super::enctype_name(key.enctype());
             let octets: String = key.octets().iter().map(|octet| format!("{octet:02x}")).collect();
             let line = format!("{kvno:4} {principal} ({name})  (0x{octets})");
@@ -168,8 +169,8 @@ mod tests {
 
     #[test]
     fn files_and_names_have_bounds() {
-        let entry = |name: String| Entry { principal: name.parse().unwrap(), ..entries()[0].clone() };
-        let of = |entries: &[Entry]| decode(&encode(entries, clock::from_unix(0)));
+        let entry = |name: String| KeytabEntry { principal: name.parse().unwrap(), ..entries()[0].clone() };
+        let of = |entries: &[KeytabEntry]| decode(&encode(entries, clock::from_unix(0)));
         let many = |count| vec![entries()[0].clone(); count];
         assert_eq!(of(&many(1024)).unwrap().len(), 1024);
         assert!(of(&many(1025)).is_err());

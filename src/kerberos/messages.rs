@@ -7,7 +7,7 @@ mod bounded;
 
 use std::time::SystemTime;
 
-pub(crate) use self::bounded::{KerberosString, List, Text};
+pub(crate) use self::bounded::{BoundedList, KerberosString, Text};
 use super::principal::Principal;
 use der::asn1::{Any, AnyRef, BitString, GeneralizedTime, OctetString};
 use der::{Decode, Encode, Sequence, Tag, TagNumber, Tagged};
@@ -44,14 +44,14 @@ pub(crate) struct PrincipalName {
     #[asn1(context_specific = "0")]
     pub(crate) name_type: i32,
     #[asn1(context_specific = "1")]
-    pub(crate) name_string: List<KerberosString>,
+    pub(crate) name_string: BoundedList<KerberosString>,
 }
 
 impl From<&Principal> for PrincipalName {
     fn from(principal: &Principal) -> Self {
         Self {
             name_type: principal.name_type,
-            name_string: List(principal.components.iter().map(|name| KerberosString(name.clone())).collect()),
+            name_string: BoundedList(principal.components.iter().map(|name| KerberosString(name.clone())).collect()),
         }
     }
 }
@@ -107,7 +107,7 @@ pub(crate) struct KdcReq {
     #[asn1(context_specific = "2")]
     pub(crate) msg_type: u8,
     #[asn1(context_specific = "3")]
-    pub(crate) padata: List<PaData>,
+    pub(crate) padata: BoundedList<PaData>,
     #[asn1(context_specific = "4")]
     pub(crate) req_body: KdcReqBody,
 }
@@ -130,7 +130,7 @@ pub(crate) struct KdcReqBody {
     #[asn1(context_specific = "7")]
     pub(crate) nonce: u32,
     #[asn1(context_specific = "8")]
-    pub(crate) etype: List<i32>,
+    pub(crate) etype: BoundedList<i32>,
 }
 
 #[derive(Debug, Sequence)]
@@ -140,7 +140,7 @@ pub(crate) struct KdcRep {
     #[asn1(context_specific = "1")]
     pub(crate) msg_type: u8,
     #[asn1(context_specific = "2", optional = "true")]
-    pub(crate) padata: Option<List<PaData>>,
+    pub(crate) padata: Option<BoundedList<PaData>>,
     #[asn1(context_specific = "3")]
     pub(crate) crealm: KerberosString,
     #[asn1(context_specific = "4")]
@@ -225,7 +225,7 @@ pub(crate) struct Authenticator {
     #[asn1(context_specific = "7", optional = "true")]
     pub(crate) seq_number: Option<u32>,
     #[asn1(context_specific = "8", optional = "true")]
-    pub(crate) authorization_data: Option<List<AuthorizationData>>,
+    pub(crate) authorization_data: Option<BoundedList<AuthorizationData>>,
 }
 
 #[derive(Debug, Sequence)]
@@ -287,7 +287,7 @@ pub(crate) struct EncKdcRepPart {
     #[asn1(context_specific = "0")]
     pub(crate) key: EncryptionKey,
     #[asn1(context_specific = "1")]
-    pub(crate) last_req: List<LastReq>,
+    pub(crate) last_req: BoundedList<LastReq>,
     #[asn1(context_specific = "2")]
     pub(crate) nonce: u32,
     #[asn1(context_specific = "3", optional = "true")]
@@ -307,10 +307,10 @@ pub(crate) struct EncKdcRepPart {
     #[asn1(context_specific = "10")]
     pub(crate) sname: PrincipalName,
     #[asn1(context_specific = "11", optional = "true")]
-    pub(crate) caddr: Option<List<HostAddress>>,
+    pub(crate) caddr: Option<BoundedList<HostAddress>>,
     /// RFC 6806 section 11.
     #[asn1(context_specific = "12", optional = "true")]
-    pub(crate) encrypted_pa_data: Option<List<PaData>>,
+    pub(crate) encrypted_pa_data: Option<BoundedList<PaData>>,
 }
 
 #[derive(Debug, Sequence)]

@@ -52,7 +52,7 @@ mod tests {
         let account: Account = "WebApp01".parse().unwrap();
         let krbtgt: &[&str] = &["krbtgt", "EXAMPLE.COM"];
         let read = |image: &[u8], now| renewable(image, &account, "EXAMPLE.COM", clock::from_unix(now));
-        let can = |client: &str, server| sample::cache(client, &[sample::Ticket(server, 100, 200)]);
+        let can = |client: &str, server| sample::cache(client, &[sample::WrittenTicket(server, 100, 200)]);
         assert_eq!(
             read(&can("WebApp01$", krbtgt), 150).unwrap().renewable_until(),
             Some(clock::from_unix(200 + 86_400))
@@ -60,7 +60,7 @@ mod tests {
         assert!(read(&can("WebApp01$", krbtgt), 200).is_none(), "it has expired");
         assert!(read(&can("Other$", krbtgt), 150).is_none());
         assert!(read(&can("WebApp01$", &["HTTP", "web"]), 150).is_none());
-        let cannot = sample::cache("WebApp01$", &[sample::Ticket(krbtgt, 100, u32::MAX)]);
+        let cannot = sample::cache("WebApp01$", &[sample::WrittenTicket(krbtgt, 100, u32::MAX)]);
         assert!(read(&cannot, 150).is_none(), "it cannot be renewed");
         assert!(read(b"", 150).is_none());
     }

@@ -9,8 +9,9 @@ use proptest::prelude::*;
 use zeroize::Zeroizing;
 
 use super::messages::{
-    Checksum, EncKdcRepPart, EncryptedData, EncryptionKey, EtypeInfo2Entry, KdcRep, KdcReq, KerberosString, KrbError,
-    List, PA_ENC_TIMESTAMP, PA_ETYPE_INFO2, PA_REQ_ENC_PA_REP, PaData, PrincipalName, SealedTicket, Text, time,
+    BoundedList, Checksum, EncKdcRepPart, EncryptedData, EncryptionKey, EtypeInfo2Entry, KdcRep, KdcReq,
+    KerberosString, KrbError, PA_ENC_TIMESTAMP, PA_ETYPE_INFO2, PA_REQ_ENC_PA_REP, PaData, PrincipalName, SealedTicket,
+    Text, time,
 };
 use super::*;
 use crate::clock;
@@ -173,7 +174,7 @@ fn reply_in(bytes: &[u8], lie: Lie, key: &KeyOf, authtime: SystemTime, inside: &
     let other: Principal = "evil/other@EXAMPLE.COM".parse().unwrap();
     let part = EncKdcRepPart {
         key: EncryptionKey { keytype: 18, keyvalue: OctetString::new(session.octets()).unwrap() },
-        last_req: List::default(),
+        last_req: BoundedList::default(),
         nonce: request.req_body.nonce ^ u32::from(lie == Lie::Nonce),
         key_expiration: None,
         flags: BitString::from_bytes(&(1_u32 << 16 | 1 << 30).to_be_bytes()).unwrap(),
@@ -184,7 +185,7 @@ fn reply_in(bytes: &[u8], lie: Lie, key: &KeyOf, authtime: SystemTime, inside: &
         srealm: request.req_body.realm.clone(),
         sname: if lie == Lie::Server { PrincipalName::from(&other) } else { request.req_body.sname.clone() },
         caddr: None,
-        encrypted_pa_data: Some(List(proofs)),
+        encrypted_pa_data: Some(BoundedList(proofs)),
     };
     let mut plain = wrap(25, &part);
     plain.extend([0; 3]);
@@ -204,7 +205,7 @@ fn reply_in(bytes: &[u8], lie: Lie, key: &KeyOf, authtime: SystemTime, inside: &
     let mut reply = KdcRep {
         pvno: 5,
         msg_type: 11,
-        padata: padata.map(List),
+        padata: padata.map(BoundedList),
         crealm: match lie {
             Lie::Realm => KerberosString("EVIL.COM".into()),
             Lie::RealmCase => KerberosString(request.req_body.realm.0.to_lowercase()),
@@ -437,7 +438,7 @@ fn granted(request: &[u8], tgt: &Ticket, server: &str, lie: Lie) -> Vec<u8> {
     let (session, other_key) = (session(), service_key().key);
     let part = EncKdcRepPart {
         key: EncryptionKey { keytype: 18, keyvalue: OctetString::new(session.octets()).unwrap() },
-        last_req: List::default(),
+        last_req: BoundedList::default(),
         nonce: request.req_body.nonce ^ u32::from(lie == Lie::Nonce),
         key_expiration: None,
         flags: BitString::from_bytes(&[0x40, 0, 0, 0]).unwrap(),

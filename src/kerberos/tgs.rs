@@ -8,8 +8,8 @@ use der::asn1::{BitString, OctetString};
 use super::exchange::{ExchangeError, nonce};
 use super::kdc_error::KdcError;
 use super::messages::{
-    Authenticator, Checksum, EncKdcRepPart, FORWARDABLE, KRB_ERROR, KdcRep, KdcReq, KdcReqBody, KerberosString, List,
-    PA_TGS_REQ, PaData, PrincipalName, RENEWABLE, Reply, TGS_REP, TGS_REQ, time,
+    Authenticator, BoundedList, Checksum, EncKdcRepPart, FORWARDABLE, KRB_ERROR, KdcRep, KdcReq, KdcReqBody,
+    KerberosString, PA_TGS_REQ, PaData, PrincipalName, RENEWABLE, Reply, TGS_REP, TGS_REQ, time,
 };
 use super::principal::Principal;
 use super::{ENCTYPES, Ticket, ap};
@@ -73,7 +73,7 @@ impl<'a> TgsExchange<'a> {
             till: time(clock::from_unix(till.into()))?,
             rtime: None,
             nonce: self.nonce,
-            etype: List(ENCTYPES.to_vec()),
+            etype: BoundedList(ENCTYPES.to_vec()),
         };
         let key = &credentials.session_key;
         let authenticator = Authenticator {
@@ -86,7 +86,7 @@ impl<'a> TgsExchange<'a> {
         };
         let ap_req = ap::request(self.tgt, 0, USAGE_TGS_REQ_AUTHENTICATOR, &authenticator, entropy)?;
         let proof = PaData { padata_type: PA_TGS_REQ, padata_value: OctetString::new(ap_req)? };
-        Ok(KdcReq { pvno: 5, msg_type: TGS_REQ, padata: List(vec![proof]), req_body }.encode()?)
+        Ok(KdcReq { pvno: 5, msg_type: TGS_REQ, padata: BoundedList(vec![proof]), req_body }.encode()?)
     }
 
     /// Takes the KDC's reply. It is believed only if it decrypts with the session key, answers our nonce and names our

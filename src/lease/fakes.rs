@@ -9,19 +9,19 @@ use std::time::{Duration, SystemTime};
 
 use zeroize::Zeroizing;
 
-use super::manager::{Conduct, ConfAt, LeaseSpec, Manager};
+use super::manager::{ConfAt, LeasePolicy, LeaseSpec, Manager};
 use super::metrics::Metrics;
-use super::ports::{Asked, Bridge, Domains, Files, ReadSpecs, Renew};
+use super::ports::{Asked, Bridge, Domains, ReadSpecs, Renew, TicketFiles};
 use super::publisher::Publisher;
 use super::refresh::Refresh;
 use super::status::{LeaseKey, LeaseState, Order, Status, Statuses};
 use crate::clock;
 use crate::credspec::{CredSpec, LoginSource, Reference};
-use crate::directory::{Extras, KeptKey, Renewal, twin};
+use crate::directory::{Extras, GmsaCredential, Renewal, twin};
 use crate::fault::{Code, Fault};
 use crate::kerberos::{GmsaTgt, ServiceTicket};
 use crate::name::{Account, Domain};
-use crate::volume::{Krb5Conf, LeaseFolder, Location, Ownership, Watch, Written};
+use crate::volume::{Krb5Conf, LeaseFolder, Location, Ownership, VolumeWatch, Written};
 
 /// What a fake directory answers to one renewal.
 pub(crate) enum Answer {
@@ -138,7 +138,12 @@ impl Domains for FakeDomains {
 }
 
 impl Renew for FakeDomain {
-    fn renew<'a>(&'a self, account: &'a Account, kept: Option<KeptKey>, extras: &'a Extras) -> Asked<'a, Renewal> {
+    fn renew<'a>(
+        &'a self,
+        account: &'a Account,
+        kept: Option<GmsaCredential>,
+        extras: &'a Extras,
+    ) -> Asked<'a, Renewal> {
         let answer = {
             let mut state = self.state.lock().unwrap();
             state.count += 1;
@@ -184,7 +189,7 @@ impl Renew for FakeDomain {
         })
     }
 
-    fn bridge<'a>(&'a self, account: &'a Account, _: KeptKey) -> Bridge<'a> {
+    fn bridge<'a>(&'a self, account: &'a Account, _: GmsaCredential) -> Bridge<'a> {
         self.state.lock().unwrap().bridged.push(account.to_string());
         let ticket = GmsaTgt::sample(account, &self.domain, clock::now() + TEN_HOURS);
         Box::pin(std::future::ready(Some(Arc::new(ticket))))
@@ -284,12 +289,12 @@ pub(crate) fn reference(name: &str) -> Reference {
 /// Files in memory. A write can be held up, as on a network's file system.
 #[derive(Default)]
 pub(crate) struct FakeFiles {
-    state: Mutex<Held>,
+    state: Mutex<HeldTicket>,
     moved: Condvar,
 }
 
 #[derive(Default)]
-struct Held {
+struct HeldTicket {
     files: BTreeMap<PathBuf, Vec<u8>>,
     /// No write ends while this is set.
     gate: bool,
@@ -331,7 +336,7 @@ impl FakeFiles {
     }
 }
 
-impl Files for FakeFiles {
+impl TicketFiles for FakeFiles {
     fn ccache_path(&self, folder: &LeaseFolder) -> PathBuf {
         folder.path().join("krb5cc")
     }
@@ -388,7 +393,7 @@ impl Files for FakeFiles {
         self.put_conf(Some(conf), None).map(|()| None)
     }
 
-    fn watch(&self, _watch: &Watch, _locations: &[Location]) -> std::io::Result<()> {
+    fn watch(&self, _watch: &VolumeWatch, _locations: &[Location]) -> std::io::Result<()> {
         Ok(())
     }
 
@@ -422,16 +427,16 @@ pub(crate) struct World {
 impl World {
     /// Of `run`. The clock stands still but for what the test waits for.
     pub(crate) fn new() -> Self {
-        Self::of(Conduct::RUN)
+        Self::of(LeasePolicy::RUN)
     }
 
-    pub(crate) fn of(conduct: Conduct) -> Self {
+    pub(crate) fn of(conduct: LeasePolicy) -> Self {
         let files = Arc::<FakeFiles>::default();
         Self::with_files(conduct, Arc::clone(&files) as _, files)
     }
 
     /// With files elsewhere.
-    pub(crate) fn with_files(conduct: Conduct, used: Arc<dyn Files>, files: Arc<FakeFiles>) -> Self {
+    pub(crate) fn with_files(conduct: LeasePolicy, used: Arc<dyn TicketFiles>, files: Arc<FakeFiles>) -> Self {
         clock::fake::start();
         let (domains, specs) = (Arc::<FakeDomains>::default(), Arc::<FakeSpecs>::default());
         let (statuses, metrics, refresh) = (Statuses::default(), Arc::new(Metrics::new()), Refresh::default());

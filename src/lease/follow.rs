@@ -17,7 +17,7 @@ use tracing::Level;
 use super::manager::{ConfAt, LeaseSpec, Manager};
 use super::ports::ReadSpecs;
 use super::schedule::retry;
-use super::source::Source;
+use super::source::FollowedSpec;
 use super::status::{LeaseKey, LeaseState, Order};
 use crate::clock;
 use crate::config::{Config, ServiceTickets};
@@ -36,7 +36,7 @@ pub trait LookAgain: Send + Sync {
 
 /// What the configuration says of all leases. What is set wins over what a CredSpec says.
 #[derive(Debug, Clone, Default)]
-pub struct Settings {
+pub struct LeaseDefaults {
     /// `GMSA_OWNER`.
     pub owner: Option<Owner>,
     /// `GMSA_MODE`, if it is set.
@@ -47,7 +47,7 @@ pub struct Settings {
     pub services: ServiceTickets,
 }
 
-impl From<&Config> for Settings {
+impl From<&Config> for LeaseDefaults {
     fn from(config: &Config) -> Self {
         Self {
             owner: config.owner,
@@ -58,7 +58,7 @@ impl From<&Config> for Settings {
     }
 }
 
-impl Settings {
+impl LeaseDefaults {
     /// What is kept beside the TGT of `account`, and for whom it is written.
     pub(crate) fn of(&self, account: &Account, overrides: &Overrides) -> (Extras, Ownership) {
         let mut services = self.services.of(account);
@@ -74,19 +74,19 @@ impl Settings {
 
 /// One CredSpec that is followed.
 pub struct Followed {
-    source: Source,
+    source: FollowedSpec,
     manager: Manager,
-    settings: Arc<Settings>,
+    settings: Arc<LeaseDefaults>,
     /// Its place among the CredSpecs.
     order: Order,
     krb5_conf: ConfAt,
-    state: Mutex<State>,
+    state: Mutex<FollowState>,
     /// The leases were brought in line.
     applied: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct FollowState {
     /// Its entry in the reports while it has no lease.
     entry: Option<LeaseKey>,
     /// Whether its first account's files are copied to the volume's root.
@@ -115,7 +115,7 @@ impl Followed {
         reference: Reference,
         reader: Arc<dyn ReadSpecs>,
         manager: &Manager,
-        settings: Arc<Settings>,
+        settings: Arc<LeaseDefaults>,
         order: Order,
         at_root: bool,
     ) -> Arc<Self> {
@@ -126,15 +126,15 @@ impl Followed {
         reference: Reference,
         reader: Arc<dyn ReadSpecs>,
         manager: &Manager,
-        settings: Arc<Settings>,
+        settings: Arc<LeaseDefaults>,
         order: Order,
         at_root: bool,
         krb5_conf: ConfAt,
     ) -> Arc<Self> {
         let entry = manager.next_key();
-        let source = Source::new(reference, reader, Arc::clone(manager.metrics()));
+        let source = FollowedSpec::new(reference, reader, Arc::clone(manager.metrics()));
         manager.statuses().add(entry, order, &source.name(), None);
-        let state = Mutex::new(State { entry: Some(entry), at_root, ..State::default() });
+        let state = Mutex::new(FollowState { entry: Some(entry), at_root, ..FollowState::default() });
         let (manager, applied) = (manager.clone(), Notify::new());
         Arc::new(Self { source, manager, settings, order, krb5_conf, state, applied })
     }
@@ -231,7 +231,7 @@ impl Followed {
         self.applied.notify_one();
     }
 
-    fn align(self: &Arc<Self>, state: &mut State, newest: &CredSpec) -> Result<(), Fault> {
+    fn align(self: &Arc<Self>, state: &mut FollowState, newest: &CredSpec) -> Result<(), Fault> {
         let mut before = std::mem::take(&mut state.leases);
         before.append(&mut state.retiring);
         // Another CredSpec may have taken a folder over meanwhile.
@@ -283,7 +283,7 @@ impl Followed {
 
     /// What was known stays in use, and shows why it is not the newest; but it gives way to another CredSpec that names
     /// the same gMSA.
-    fn keep_known(&self, state: &mut State, fault: &Fault) {
+    fn keep_known(&self, state: &mut FollowState, fault: &Fault) {
         for named in &state.leases {
             if let Some(known) = self.manager.spec(named.key) {
                 self.manager.change(named.key, LeaseSpec { fault: Some(fault.clone()), ..LeaseSpec::clone(&known) });
@@ -312,7 +312,7 @@ impl Followed {
     }
 
     /// The entry of a CredSpec that has no lease tells why.
-    fn show_unusable(&self, state: &mut State, fault: &Fault) {
+    fn show_unusable(&self, state: &mut FollowState, fault: &Fault) {
         let entry = *state.entry.get_or_insert_with(|| {
             let key = self.manager.next_key();
             self.manager.statuses().add(key, self.order, &self.source.name(), None);
@@ -321,7 +321,7 @@ impl Followed {
         self.manager.statuses().change(entry, |lease| lease.state = LeaseState::Pending(Some(fault.clone())));
     }
 
-    fn remove_entry(&self, state: &mut State) {
+    fn remove_entry(&self, state: &mut FollowState) {
         if let Some(entry) = state.entry.take() {
             self.manager.statuses().remove(entry);
         }
@@ -366,7 +366,7 @@ impl Followed {
         self.apply();
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, FollowState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -382,19 +382,19 @@ pub struct FollowedList {
     reference: Reference,
     reader: Arc<dyn ReadSpecs>,
     manager: Manager,
-    settings: Arc<Settings>,
+    settings: Arc<LeaseDefaults>,
     order: Order,
     /// Whether the first CredSpec of the list has the copies in the volume's root.
     at_root: bool,
     /// Its entry in the reports until it was read.
     entry: Option<LeaseKey>,
-    items: BTreeMap<String, Item>,
+    items: BTreeMap<String, ListedSpec>,
     /// How many there were: the place of the next one.
     seen: usize,
 }
 
 /// A CredSpec that the list names.
-struct Item {
+struct ListedSpec {
     followed: Arc<Followed>,
     task: AbortOnDrop,
 }
@@ -405,7 +405,7 @@ impl FollowedList {
         reference: Reference,
         reader: Arc<dyn ReadSpecs>,
         manager: &Manager,
-        settings: Arc<Settings>,
+        settings: Arc<LeaseDefaults>,
         order: Order,
         at_root: bool,
     ) -> Self {
@@ -482,9 +482,9 @@ impl FollowedList {
                 tracing::info!(event = "credspec.found", spec = name, "the list names a CredSpec");
             }
             let task = tokio::spawn(Arc::clone(&followed).follow());
-            self.items.insert(name, Item { followed, task: AbortOnDrop(task.abort_handle()) });
+            self.items.insert(name, ListedSpec { followed, task: AbortOnDrop(task.abort_handle()) });
         }
-        for (spec, Item { followed, task }) in gone {
+        for (spec, ListedSpec { followed, task }) in gone {
             if log::admits("credspec.gone") {
                 tracing::info!(event = "credspec.gone", spec, "the list does not name this CredSpec any more");
             }

@@ -19,7 +19,7 @@ use super::ports::Domains;
 use super::publisher::Publisher;
 use super::refresh::Refresh;
 use super::schedule::Backoff;
-use super::status::{Held, Identity, LeaseKey, LeaseState, Order, Statuses};
+use super::status::{HeldTicket, Identity, LeaseKey, LeaseState, Order, Statuses};
 use crate::credspec::{LoginSource, account_twice};
 use crate::directory::Extras;
 use crate::fault::{Code, Fault};
@@ -78,11 +78,11 @@ impl LeaseSpec {
 }
 
 /// The ticket, or why there is none.
-pub type Outcome = Result<Held, Fault>;
+pub type Outcome = Result<HeldTicket, Fault>;
 
 /// How the leases of a process behave.
 #[derive(Debug, Clone, Copy)]
-pub struct Conduct {
+pub struct LeasePolicy {
     /// A valid ticket that an earlier process left counts.
     pub warm_start: bool,
     /// A fault of the configuration ends the process, as long as it was never ready.
@@ -98,7 +98,7 @@ pub struct Conduct {
     pub answers: bool,
 }
 
-impl Conduct {
+impl LeasePolicy {
     /// That of `run`.
     pub const RUN: Self = Self {
         warm_start: true,
@@ -125,15 +125,15 @@ const MOST_OF_A_TASK: usize = 512;
 
 /// What all leases share. Clones are one and the same.
 #[derive(Clone)]
-pub struct Manager(Arc<Shared>);
+pub struct Manager(Arc<ManagerState>);
 
-struct Shared {
+struct ManagerState {
     domains: Arc<dyn Domains>,
     publisher: Arc<Publisher>,
     statuses: Statuses,
     metrics: Arc<Metrics>,
     refresh: Refresh,
-    conduct: Conduct,
+    conduct: LeasePolicy,
     leases: Mutex<Leases>,
     /// Counts the folders that were let go, or would be.
     freed: watch::Sender<u64>,
@@ -143,12 +143,12 @@ struct Shared {
 struct Leases {
     /// The last key that was given out.
     last: u64,
-    running: HashMap<LeaseKey, Running>,
+    running: HashMap<LeaseKey, RunningLease>,
     /// Who writes to which folder, or did so last and has not ended yet.
     folders: HashMap<String, Claim>,
 }
 
-struct Running {
+struct RunningLease {
     spec: watch::Sender<Arc<LeaseSpec>>,
     identity: Identity,
     asked: Arc<Notify>,
@@ -184,10 +184,10 @@ impl Manager {
         statuses: Statuses,
         metrics: Arc<Metrics>,
         refresh: Refresh,
-        conduct: Conduct,
+        conduct: LeasePolicy,
     ) -> Self {
         let (leases, freed) = (Mutex::default(), watch::Sender::new(0));
-        Self(Arc::new(Shared { domains, publisher, statuses, metrics, refresh, conduct, leases, freed }))
+        Self(Arc::new(ManagerState { domains, publisher, statuses, metrics, refresh, conduct, leases, freed }))
     }
 
     /// Begins a lease. Its ticket comes later: see [`wait`](Self::wait) and [`outcome`](Self::outcome).
@@ -251,7 +251,7 @@ impl Manager {
             lease.keep(backoff).await
         };
         let task = tokio::spawn(work.instrument(span));
-        leases.running.insert(key, Running { spec, identity, asked, outcome: outcomes, task, retiring: false });
+        leases.running.insert(key, RunningLease { spec, identity, asked, outcome: outcomes, task, retiring: false });
         Ok(key)
     }
 
@@ -407,7 +407,7 @@ impl Manager {
 
     /// Takes a lease out, and has the rest done: what was begun must end before its files can go.
     fn end(&self, leases: &mut Leases, key: LeaseKey, remove: bool) -> Option<Ended> {
-        let Running { spec, identity, task, .. } = leases.running.remove(&key)?;
+        let RunningLease { spec, identity, task, .. } = leases.running.remove(&key)?;
         task.abort();
         self.0.statuses.remove(key);
         let (ending, ended) = watch::channel(());

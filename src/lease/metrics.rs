@@ -231,12 +231,12 @@ struct BuildLabels {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::status::{Held, LeaseKey, LeaseState, LeaseStatus, Order};
+    use crate::lease::status::{HeldTicket, LeaseKey, LeaseState, LeaseStatus, Order};
 
     fn status(expires_at: SystemTime, identity: &Identity) -> Status {
         let spn = "MSSQLSvc/db.example.com:1433".parse().unwrap();
         let services = vec![crate::lease::ServiceHeld { spn, expires_at: Some(expires_at) }];
-        let held = Held { services, ..Held::found(expires_at, expires_at) };
+        let held = HeldTicket { services, ..HeldTicket::found(expires_at, expires_at) };
         let lease = LeaseStatus {
             key: LeaseKey::default(),
             order: Order::default(),

@@ -9,12 +9,12 @@ use zeroize::Zeroizing;
 
 use crate::aws::{Aws, LONGEST_CALL};
 use crate::credspec::{self, CredSpec, LoginSource, Reference};
-use crate::directory::{Directories, Directory, Extras, KeptKey, Renewal};
+use crate::directory::{Directories, Directory, Extras, GmsaCredential, Renewal};
 use crate::fault::Fault;
 use crate::kerberos::GmsaTgt;
 use crate::name::{Account, Domain};
 use crate::progress;
-use crate::volume::{KRB5_CONF, Krb5Conf, LeaseFolder, Location, Volume, Watch, Written};
+use crate::volume::{KRB5_CONF, Krb5Conf, LeaseFolder, Location, Volume, VolumeWatch, Written};
 
 /// An answer that takes time.
 pub type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, Fault>> + Send + 'a>>;
@@ -22,11 +22,16 @@ pub type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, Fault>> + Send + '
 /// One domain as one login sees it.
 pub trait Renew: Send + Sync {
     /// Gets fresh tickets for a gMSA, with the key kept from the last time while that is good.
-    fn renew<'a>(&'a self, account: &'a Account, kept: Option<KeptKey>, extras: &'a Extras) -> Asked<'a, Renewal>;
+    fn renew<'a>(
+        &'a self,
+        account: &'a Account,
+        kept: Option<GmsaCredential>,
+        extras: &'a Extras,
+    ) -> Asked<'a, Renewal>;
 
     /// Gets a renewable TGT with the key of the last renewal, once nobody waits for a ticket. None if there is none to be
     /// had: without it all is well, until a restart.
-    fn bridge<'a>(&'a self, account: &'a Account, kept: KeptKey) -> Bridge<'a>;
+    fn bridge<'a>(&'a self, account: &'a Account, kept: GmsaCredential) -> Bridge<'a>;
 }
 
 /// A renewable TGT, in time.
@@ -52,11 +57,16 @@ pub trait ReadSpecs: Send + Sync {
 }
 
 impl Renew for Directory {
-    fn renew<'a>(&'a self, account: &'a Account, kept: Option<KeptKey>, extras: &'a Extras) -> Asked<'a, Renewal> {
+    fn renew<'a>(
+        &'a self,
+        account: &'a Account,
+        kept: Option<GmsaCredential>,
+        extras: &'a Extras,
+    ) -> Asked<'a, Renewal> {
         Box::pin(self.renew(account, kept, extras))
     }
 
-    fn bridge<'a>(&'a self, account: &'a Account, kept: KeptKey) -> Bridge<'a> {
+    fn bridge<'a>(&'a self, account: &'a Account, kept: GmsaCredential) -> Bridge<'a> {
         Box::pin(async move { self.bridge(account, &kept).await })
     }
 }
@@ -85,7 +95,7 @@ impl ReadSpecs for Aws {
 }
 
 /// Where tickets are written. Every call blocks.
-pub trait Files: Send + Sync {
+pub trait TicketFiles: Send + Sync {
     /// Where a lease's ccache lies.
     fn ccache_path(&self, folder: &LeaseFolder) -> PathBuf;
 
@@ -108,13 +118,13 @@ pub trait Files: Send + Sync {
     ///
     /// # Errors
     /// The kernel cannot.
-    fn watch(&self, watch: &Watch, locations: &[Location]) -> std::io::Result<()>;
+    fn watch(&self, watch: &VolumeWatch, locations: &[Location]) -> std::io::Result<()>;
 
     /// Removes what was put, in the root too if it is the lease's there.
     fn remove(&self, what: &Written, at_root: bool) -> Result<(), Fault>;
 }
 
-impl Files for Volume {
+impl TicketFiles for Volume {
     fn ccache_path(&self, folder: &LeaseFolder) -> PathBuf {
         self.ccache_path(folder)
     }
@@ -161,7 +171,7 @@ impl Files for Volume {
         Ok(self.write_krb5_conf(conf)?.then(|| self.path().join(KRB5_CONF)))
     }
 
-    fn watch(&self, watch: &Watch, locations: &[Location]) -> std::io::Result<()> {
+    fn watch(&self, watch: &VolumeWatch, locations: &[Location]) -> std::io::Result<()> {
         watch.follow(self, locations)
     }
 

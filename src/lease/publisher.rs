@@ -12,22 +12,24 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::Level;
 use zeroize::Zeroizing;
 
-use self::restored::{Pace, Reports};
+use self::restored::{LossRecords, Pace};
 use crate::clock;
 use crate::directory::dc::Locator;
-use crate::directory::{KeptKey, Renewal};
+use crate::directory::{GmsaCredential, Renewal};
 use crate::fault::{Code, Fault};
 use crate::kerberos::{GmsaTgt, ServiceTicket, renewable, warm};
 use crate::lease::manager::{ConfAt, LeaseSpec};
-use crate::lease::ports::Files;
-use crate::lease::status::{Held, LeaseKey, Order, ServiceHeld};
+use crate::lease::ports::TicketFiles;
+use crate::lease::status::{HeldTicket, LeaseKey, Order, ServiceHeld};
 use crate::log;
 use crate::name::Host;
-use crate::volume::{Kdc, Krb5Conf, LeaseFolder, Location, RealmEntry, Watch, Written, read_private, write_private};
+use crate::volume::{
+    KdcAddress, Krb5Conf, LeaseFolder, Location, RealmEntry, VolumeWatch, Written, read_private, write_private,
+};
 
 /// The volume with what all leases write together: krb5.conf names the realms of all of them.
 pub struct Publisher {
-    files: Arc<dyn Files>,
+    files: Arc<dyn TicketFiles>,
     /// Gives addresses for krb5.conf, where the app's resolver does not know the names of the DCs.
     addresses: Option<Arc<Locator>>,
     put: Mutex<Put>,
@@ -86,7 +88,7 @@ impl Put {
 
 impl Publisher {
     /// Writes to a volume. With a locator krb5.conf names addresses, else the names of the DCs.
-    pub fn new(files: Arc<dyn Files>, addresses: Option<Arc<Locator>>) -> Arc<Self> {
+    pub fn new(files: Arc<dyn TicketFiles>, addresses: Option<Arc<Locator>>) -> Arc<Self> {
         Arc::new(Self { files, addresses, put: Mutex::default(), conf: Mutex::default(), root: Mutex::default() })
     }
 
@@ -97,7 +99,7 @@ impl Publisher {
 
     /// The ticket that an earlier sidecar left, if it is the gMSA's and still good, with those for services. Without a
     /// keytab that it should have it does not count.
-    pub async fn warm(&self, spec: &LeaseSpec) -> Option<Held> {
+    pub async fn warm(&self, spec: &LeaseSpec) -> Option<HeldTicket> {
         let (files, at, keytab) = (Arc::clone(&self.files), spec.location.clone(), spec.extras.keytab);
         let image = tokio::task::spawn_blocking(move || files.found(&at, keytab)).await.ok()??;
         let found = warm(&image, &spec.account, &spec.domain.realm(), clock::now())?;
@@ -105,18 +107,18 @@ impl Publisher {
             let ticket = found.services.iter().find(|(name, _)| spn.same_as(name));
             ServiceHeld { spn: spn.clone(), expires_at: ticket.map(|(_, end)| *end) }
         });
-        Some(Held { services: services.collect(), ..Held::found(found.expires_at, found.issued_at) })
+        Some(HeldTicket { services: services.collect(), ..HeldTicket::found(found.expires_at, found.issued_at) })
     }
 
     /// A renewable ticket that an earlier process left: our own, or one that another program left in the lease's folder.
-    pub async fn bridge(&self, spec: &LeaseSpec) -> Option<KeptKey> {
+    pub async fn bridge(&self, spec: &LeaseSpec) -> Option<GmsaCredential> {
         let (files, at, folder) = (Arc::clone(&self.files), spec.location.clone(), spec.extras.bridge.clone()?);
         let (account, realm) = (spec.account.clone(), spec.domain.realm());
         let found = tokio::task::spawn_blocking(move || {
             let usable = |image: Zeroizing<Vec<u8>>| renewable(&image, &account, &realm, clock::now());
             read_private(&folder).and_then(usable).or_else(|| files.found(&at, false).and_then(usable))
         });
-        found.await.ok().flatten().and_then(KeptKey::of_ticket)
+        found.await.ok().flatten().and_then(GmsaCredential::of_ticket)
     }
 
     /// Writes krb5.conf and the keytab, then the tickets: an app that waits for its ticket finds the configuration too.
@@ -226,11 +228,11 @@ impl Publisher {
     /// Puts back what somebody deletes, truncates or overwrites: at once where the file system tells of changes, and
     /// by looking now and then where it does not.
     pub async fn guard(self: &Arc<Self>) -> std::convert::Infallible {
-        let watch = Watch::new().map(Arc::new);
+        let watch = VolumeWatch::new().map(Arc::new);
         let mut unwatched = watch.as_ref().err().map(ToString::to_string);
         unwatched.iter().for_each(|why| not_watched(why));
         let watch = watch.ok();
-        let (mut pace, mut reports) = (Pace::new(Instant::now()), Reports::default());
+        let (mut pace, mut reports) = (Pace::new(Instant::now()), LossRecords::default());
         let mut last: Option<Fault> = None;
         loop {
             match self.restore(watch.clone()).await {
@@ -258,7 +260,7 @@ impl Publisher {
         }
     }
 
-    async fn restore(self: &Arc<Self>, watch: Option<Arc<Watch>>) -> Result<Restored, Fault> {
+    async fn restore(self: &Arc<Self>, watch: Option<Arc<VolumeWatch>>) -> Result<Restored, Fault> {
         let this = Arc::clone(self);
         blocking(move || {
             let (conf, root, slots) = {
@@ -285,14 +287,14 @@ impl Publisher {
         .await
     }
 
-    async fn kdcs(&self, controllers: &[Host]) -> Vec<Kdc> {
+    async fn kdcs(&self, controllers: &[Host]) -> Vec<KdcAddress> {
         let mut kdcs = Vec::new();
         for host in controllers.iter().take(KDCS) {
             match &self.addresses {
-                None => kdcs.push(Kdc::Host(host.clone())),
+                None => kdcs.push(KdcAddress::Host(host.clone())),
                 // A DC without an address is of no use to the app; the one that served has some.
                 Some(locator) => {
-                    kdcs.extend(locator.addresses(host).await.unwrap_or_default().into_iter().map(Kdc::Address));
+                    kdcs.extend(locator.addresses(host).await.unwrap_or_default().into_iter().map(KdcAddress::Address));
                 }
             }
         }

@@ -15,7 +15,7 @@ use crate::fault::Fault;
 use crate::log;
 
 /// Where one CredSpec comes from, and what it said last.
-pub struct Source {
+pub struct FollowedSpec {
     reference: Reference,
     reader: Arc<dyn ReadSpecs>,
     metrics: Arc<Metrics>,
@@ -32,7 +32,7 @@ struct LastRead {
     fault: Option<Fault>,
 }
 
-impl Source {
+impl FollowedSpec {
     /// Nothing is read yet.
     pub fn new(reference: Reference, reader: Arc<dyn ReadSpecs>, metrics: Arc<Metrics>) -> Self {
         Self { reference, reader, metrics, begun: AtomicU64::new(0), last: Mutex::default(), seen: StdMutex::default() }

@@ -220,20 +220,20 @@ pub struct Identity {
     pub path: PathBuf,
 }
 
-/// How a lease stands. Expiry is not a state of its own: it is [`Held::valid_at`] and the clock.
+/// How a lease stands. Expiry is not a state of its own: it is [`HeldTicket::valid_at`] and the clock.
 #[derive(Debug, Clone)]
 pub enum LeaseState {
     /// No ticket yet; the fault of the last attempt, if there was one.
     Pending(Option<Fault>),
     /// A ticket is on the volume.
-    Held(Held),
+    Held(HeldTicket),
     /// A ticket is on the volume but its last renewal failed.
-    Overdue(Held, Fault),
+    Overdue(HeldTicket, Fault),
 }
 
 impl LeaseState {
     /// The ticket, if there is one.
-    pub fn held(&self) -> Option<&Held> {
+    pub fn held(&self) -> Option<&HeldTicket> {
         match self {
             Self::Pending(_) => None,
             Self::Held(held) | Self::Overdue(held, _) => Some(held),
@@ -265,7 +265,7 @@ impl LeaseState {
 
 /// A ticket on the volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
+pub struct HeldTicket {
     /// When it expires.
     pub expires_at: SystemTime,
     /// The tickets for services next to it: one entry for each service of the lease.
@@ -282,7 +282,7 @@ pub struct Held {
     pub clock_offset: Option<i64>,
 }
 
-impl Held {
+impl HeldTicket {
     /// A ticket that tells no more than its times.
     pub fn found(expires_at: SystemTime, renewed_at: SystemTime) -> Self {
         let services = Vec::new();

@@ -3,7 +3,7 @@
 mod flat;
 
 use super::fakes::{A_MONTH, Answer, TEN_HOURS, World, fault, login};
-use super::manager::{Conduct, LeaseSpec};
+use super::manager::{LeasePolicy, LeaseSpec};
 use super::status::LeaseState;
 use super::*;
 use crate::directory::Extras;
@@ -243,9 +243,10 @@ async fn a_ticket_that_an_earlier_process_left_counts_in_run_and_not_in_init() {
     earlier.add("WebApp01");
     earlier.until(&["WebApp01: held"]).await;
     let left = earlier.files.read("WebApp01/krb5cc").unwrap();
-    for (conduct, states) in
-        [(Conduct::RUN, "WebApp01: overdue dc-unreachable"), (Conduct::INIT, "WebApp01: pending dc-unreachable")]
-    {
+    for (conduct, states) in [
+        (LeasePolicy::RUN, "WebApp01: overdue dc-unreachable"),
+        (LeasePolicy::INIT, "WebApp01: pending dc-unreachable"),
+    ] {
         let world = World::of(conduct);
         world.files.plant("WebApp01/krb5cc", left.clone());
         world.domains.script("WebApp01", (0..9).map(|_| Answer::Fault(Code::DcUnreachable)));
@@ -336,7 +337,7 @@ async fn a_fault_of_the_configuration_ends_a_process_that_was_never_ready_and_no
     use crate::credspec::LoginSource;
     let ends = |world: &World| {
         let status = world.status();
-        status.faults().any(|fault| Conduct::RUN.ends_with(fault, status.ever_ready))
+        status.faults().any(|fault| LeasePolicy::RUN.ends_with(fault, status.ever_ready))
     };
     let world = World::new();
     let joined = |account: &str, world: &World| LeaseSpec { login: LoginSource::DomainJoined, ..world.spec(account) };
@@ -359,7 +360,10 @@ async fn a_fault_of_the_configuration_ends_a_process_that_was_never_ready_and_no
 
 #[test]
 fn one_line_tells_of_a_clock_that_differs_and_one_that_it_does_no_more() {
-    let held = |offset| Held { clock_offset: Some(offset), ..Held::found(clock::from_unix(9), clock::from_unix(1)) };
+    let held = |offset| HeldTicket {
+        clock_offset: Some(offset),
+        ..HeldTicket::found(clock::from_unix(9), clock::from_unix(1))
+    };
     tell_clock(None, &held(90));
     tell_clock(Some(&held(90)), &held(0));
     tell_clock(Some(&held(0)), &held(0));
@@ -371,7 +375,7 @@ fn one_line_tells_of_a_clock_that_differs_and_one_that_it_does_no_more() {
 /// In a process whose callers bring logins, one that takes the place of another proves itself, once.
 #[tokio::test(start_paused = true)]
 async fn a_login_that_replaces_another_proves_itself_and_the_key_serves_if_it_cannot() {
-    let world = World::of(Conduct::HOST);
+    let world = World::of(LeasePolicy::HOST);
     let key = world.add("WebApp01");
     world.until(&["WebApp01: held"]).await;
     let change = |name: &str| {
@@ -395,7 +399,7 @@ async fn a_login_that_replaces_another_proves_itself_and_the_key_serves_if_it_ca
 
 #[tokio::test(start_paused = true)]
 async fn the_bridge_to_the_next_process_comes_after_the_ticket_and_is_written_apart() {
-    let world = World::of(Conduct::HOST);
+    let world = World::of(LeasePolicy::HOST);
     let private = tempfile::tempdir().unwrap();
     let mut spec = world.spec("WebApp01");
     spec.extras.bridge = Some(private.path().to_owned());
@@ -417,7 +421,7 @@ async fn the_bridge_to_the_next_process_comes_after_the_ticket_and_is_written_ap
 
 #[tokio::test(start_paused = true)]
 async fn whoever_brings_a_login_to_a_host_is_answered_also_in_a_back_off() {
-    let world = World::of(Conduct::HOST);
+    let world = World::of(LeasePolicy::HOST);
     world.domains.script("WebApp01", [Answer::Fault(Code::GmsaReadDenied)]);
     let key = world.add("WebApp01");
     world.until(&["WebApp01: pending gmsa-read-denied"]).await;

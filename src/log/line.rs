@@ -58,7 +58,7 @@ impl Visit for Fields {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let mut text = Bounded::default();
+        let mut text = BoundedText::default();
         // It fails once there is enough.
         let whole = write!(text, "{value:?}").is_ok();
         self.set(field, visible(if whole { text.0 } else { text.0 + CUT }));
@@ -188,9 +188,9 @@ fn cut(text: &str, limit: usize) -> String {
 
 /// Takes the start of a text of any length.
 #[derive(Default)]
-struct Bounded(String);
+struct BoundedText(String);
 
-impl Write for Bounded {
+impl Write for BoundedText {
     fn write_str(&mut self, part: &str) -> fmt::Result {
         let room = LINE.saturating_sub(self.0.len());
         if part.len() <= room {

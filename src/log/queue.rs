@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 /// Lines on their way to a writer; clones of the `Arc` are one and the same queue.
 pub(super) struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     changed: Condvar,
     /// Lines dropped since the start.
     dropped: AtomicU64,
@@ -22,7 +22,7 @@ pub(super) struct Queue {
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     lines: VecDeque<String>,
     /// Of all lines in the queue.
     bytes: usize,
@@ -109,7 +109,7 @@ impl Queue {
     }
 
     /// Lines flow again: reports how many did not.
-    fn catch_up(&self, state: &mut State) {
+    fn catch_up(&self, state: &mut QueueState) {
         if state.dropped > 0 {
             let dropped = std::mem::take(&mut state.dropped);
             state.append((self.report)(dropped));
@@ -119,12 +119,12 @@ impl Queue {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl QueueState {
     fn append(&mut self, line: String) {
         self.bytes += line.len();
         self.lines.push_back(line);

@@ -18,18 +18,18 @@ use crate::fault::{Code, Fault};
 
 /// The counts of all login accounts of the process.
 #[derive(Debug, Default)]
-pub struct Lockout(StdMutex<HashMap<Key, Record>>);
+pub struct Lockout(StdMutex<HashMap<AccountKey, Record>>);
 
 /// What an account goes by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Key {
+pub enum AccountKey {
     /// Its principal; AD compares names without case.
     Name(String),
     /// The salt of its key, as the KDC told it.
     Salt(Vec<u8>),
 }
 
-impl Key {
+impl AccountKey {
     /// The key of a principal.
     pub fn name(principal: &str) -> Self {
         Self::Name(principal.to_ascii_lowercase())
@@ -69,7 +69,7 @@ pub enum Ending {
 
 /// Why a proof may not be sent now.
 #[derive(Debug, Clone)]
-pub enum Held {
+pub enum WhyHeld {
     /// This version of the secret was refused.
     Refused(Fault),
     /// Too many proofs were refused or unanswered.
@@ -81,7 +81,7 @@ pub enum Held {
     },
 }
 
-impl Held {
+impl WhyHeld {
     /// As a fault of the login `principal`.
     pub fn fault(self, principal: &str) -> Fault {
         match self {
@@ -104,7 +104,7 @@ impl Held {
 
 impl Lockout {
     /// Waits for the turn to prove an account. Take the name's before the salt's.
-    pub async fn turn(&self, key: &Key) -> OwnedMutexGuard<()> {
+    pub async fn turn(&self, key: &AccountKey) -> OwnedMutexGuard<()> {
         let turn = {
             let mut records = self.records();
             make_room(&mut records);
@@ -117,7 +117,7 @@ impl Lockout {
     ///
     /// # Errors
     /// Why not.
-    pub fn allows(&self, keys: &[&Key], version: &str, now: Instant) -> Result<(), Held> {
+    pub fn allows(&self, keys: &[&AccountKey], version: &str, now: Instant) -> Result<(), WhyHeld> {
         let mut records = self.records();
         for key in keys {
             let Some(record) = records.get_mut(*key) else { continue };
@@ -127,7 +127,7 @@ impl Lockout {
     }
 
     /// Counts a proof that is about to be sent.
-    pub fn count(&self, keys: &[&Key], now: Instant) {
+    pub fn count(&self, keys: &[&AccountKey], now: Instant) {
         let mut records = self.records();
         for key in keys {
             records.entry((*key).clone()).or_default().counted.push(now);
@@ -135,7 +135,7 @@ impl Lockout {
     }
 
     /// Settles a proof that was counted at `counted`.
-    pub fn settle(&self, keys: &[&Key], counted: Instant, ending: &Ending, now: Instant) {
+    pub fn settle(&self, keys: &[&AccountKey], counted: Instant, ending: &Ending, now: Instant) {
         let mut records = self.records();
         for key in keys {
             if let Some(record) = records.get_mut(*key) {
@@ -146,33 +146,33 @@ impl Lockout {
 
     /// Whether this account was proven before: only then may a pending version of its secret stand in for the current
     /// one, since a process that never logged in cannot tell a rotation from a wrong secret.
-    pub fn has_succeeded(&self, key: &Key) -> bool {
+    pub fn has_succeeded(&self, key: &AccountKey) -> bool {
         self.records().get(key).is_some_and(|record| record.succeeded)
     }
 
     /// Lets go of an account that no lease needs any more, unless its counts still matter.
-    pub fn forget(&self, key: &Key, now: Instant) {
+    pub fn forget(&self, key: &AccountKey, now: Instant) {
         let mut records = self.records();
         if records.get(key).is_some_and(|record| record.is_idle(now)) {
             records.remove(key);
         }
     }
 
-    fn records(&self) -> MutexGuard<'_, HashMap<Key, Record>> {
+    fn records(&self) -> MutexGuard<'_, HashMap<AccountKey, Record>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Makes room for one more: names and salts come from outside, and a KDC may tell another salt each time. What counts
 /// stays as long as there is anything else to let go.
-fn make_room(records: &mut HashMap<Key, Record>) {
+fn make_room(records: &mut HashMap<AccountKey, Record>) {
     if records.len() < MOST_ACCOUNTS {
         return;
     }
     let now = Instant::now();
     records.retain(|_, record| !record.is_idle(now) || record.succeeded);
     while records.len() >= MOST_ACCOUNTS {
-        let salt = records.iter().find(|(key, record)| matches!(key, Key::Salt(_)) && record.has_no_turn());
+        let salt = records.iter().find(|(key, record)| matches!(key, AccountKey::Salt(_)) && record.has_no_turn());
         let any = salt.or_else(|| records.iter().find(|(_, record)| record.has_no_turn()));
         let Some(key) = any.map(|(key, _)| key.clone()) else { return };
         records.remove(&key);
@@ -180,18 +180,18 @@ fn make_room(records: &mut HashMap<Key, Record>) {
 }
 
 impl Record {
-    fn allows(&mut self, version: &str, now: Instant) -> Result<(), Held> {
+    fn allows(&mut self, version: &str, now: Instant) -> Result<(), WhyHeld> {
         self.refused.retain(|(_, at, _)| now < *at + REFUSED_FOR);
         if let Some((_, _, fault)) = self.refused.iter().find(|(refused, ..)| refused == version) {
-            return Err(Held::Refused(fault.clone()));
+            return Err(WhyHeld::Refused(fault.clone()));
         }
         self.counted.retain(|at| now < *at + COUNTS_FOR);
         if let Some(hold) = self.hold.filter(|hold| now < hold.until) {
-            return Err(Held::Counted { counted: self.counted.len().max(1), left: hold.until - now });
+            return Err(WhyHeld::Counted { counted: self.counted.len().max(1), left: hold.until - now });
         }
         match self.counted.as_slice() {
             [.., second, _] if self.counted.len() >= MOST => {
-                Err(Held::Counted { counted: self.counted.len(), left: *second + COUNTS_FOR - now })
+                Err(WhyHeld::Counted { counted: self.counted.len(), left: *second + COUNTS_FOR - now })
             }
             _ => Ok(()),
         }
@@ -267,8 +267,8 @@ mod tests {
         Fault::new(Code::TicketLoginRefused, "no ticket").because("wrong")
     }
 
-    fn name() -> Key {
-        Key::name("svc@EXAMPLE.COM")
+    fn name() -> AccountKey {
+        AccountKey::name("svc@EXAMPLE.COM")
     }
 
     fn minutes(count: u64) -> Duration {
@@ -276,7 +276,7 @@ mod tests {
     }
 
     /// Sends one proof at `now`, if it may be sent, with this ending; tells whether it was.
-    fn send(lockout: &Lockout, keys: &[&Key], version: &str, now: Instant, ending: &Ending) -> bool {
+    fn send(lockout: &Lockout, keys: &[&AccountKey], version: &str, now: Instant, ending: &Ending) -> bool {
         let allowed = lockout.allows(keys, version, now).is_ok();
         if allowed {
             lockout.count(keys, now);
@@ -290,7 +290,7 @@ mod tests {
         let (lockout, start) = (Lockout::default(), Instant::now());
         assert!(send(&lockout, &[&name()], "a", start, &Ending::Silence));
         assert!(send(&lockout, &[&name()], "a", start + minutes(1), &Ending::Silence));
-        let Err(Held::Counted { counted: 2, left }) = lockout.allows(&[&name()], "a", start + minutes(2)) else {
+        let Err(WhyHeld::Counted { counted: 2, left }) = lockout.allows(&[&name()], "a", start + minutes(2)) else {
             panic!("not held")
         };
         assert_eq!(left, minutes(29), "half an hour after the second");
@@ -302,7 +302,7 @@ mod tests {
         let (lockout, start) = (Lockout::default(), Instant::now());
         lockout.count(&[&name()], start);
         lockout.count(&[&name()], start);
-        assert!(matches!(lockout.allows(&[&name()], "a", start), Err(Held::Counted { .. })));
+        assert!(matches!(lockout.allows(&[&name()], "a", start), Err(WhyHeld::Counted { .. })));
     }
 
     #[test]
@@ -350,18 +350,18 @@ mod tests {
     #[test]
     fn spellings_of_one_account_share_what_counts_under_their_salt() {
         let (lockout, start) = (Lockout::default(), Instant::now());
-        let salt = Key::Salt(b"EXAMPLE.COMsvc".to_vec());
-        let (plain, upn) = (Key::name("svc@EXAMPLE.COM"), Key::name("svc@alias.test@EXAMPLE.COM"));
+        let salt = AccountKey::Salt(b"EXAMPLE.COMsvc".to_vec());
+        let (plain, upn) = (AccountKey::name("svc@EXAMPLE.COM"), AccountKey::name("svc@alias.test@EXAMPLE.COM"));
         assert!(send(&lockout, &[&plain, &salt], "a", start, &Ending::Silence));
         assert!(send(&lockout, &[&upn, &salt], "a", start, &Ending::Silence));
         assert!(lockout.allows(&[&plain], "a", start).is_ok(), "before the salt is known");
         assert!(lockout.allows(&[&plain, &salt], "a", start).is_err());
-        assert_eq!(Key::name("SVC@example.com"), plain);
+        assert_eq!(AccountKey::name("SVC@example.com"), plain);
         // A KDC that tells another salt each time gains nothing: the name holds.
         for told in 0..100_u8 {
-            send(&lockout, &[&plain, &Key::Salt(vec![told])], "a", start, &Ending::Silence);
+            send(&lockout, &[&plain, &AccountKey::Salt(vec![told])], "a", start, &Ending::Silence);
         }
-        assert!(lockout.allows(&[&plain, &Key::Salt(vec![200])], "a", start).is_err());
+        assert!(lockout.allows(&[&plain, &AccountKey::Salt(vec![200])], "a", start).is_err());
     }
 
     #[tokio::test(start_paused = true)]
@@ -374,7 +374,7 @@ mod tests {
         lockout.turn(&name()).await;
         lockout.count(&[&name()], Instant::now());
         for number in 0..3 * MOST_ACCOUNTS {
-            let key = Key::Salt(number.to_be_bytes().to_vec());
+            let key = AccountKey::Salt(number.to_be_bytes().to_vec());
             lockout.turn(&key).await;
             lockout.count(&[&key], Instant::now());
         }

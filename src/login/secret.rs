@@ -29,11 +29,11 @@ pub struct Secret {
     /// Which secret it is.
     pub arn: SecretArn,
     /// What it says.
-    pub login: Login,
+    pub login: SecretLogin,
 }
 
 /// The plain AD account that may read the managed password.
-pub struct Login {
+pub struct SecretLogin {
     /// How the account is called in its domain.
     pub user: UserName,
     /// Its domain: the secret's `domainName`, else the CredSpec's.
@@ -67,7 +67,7 @@ impl UserName {
     }
 }
 
-impl Login {
+impl SecretLogin {
     /// Reads the secret's text: a JSON object (UTF-8, a BOM is ignored, at most 64 KiB) with the keys, in any case,
     ///
     /// - `username` | `usernameOfStandardUserAccount` | `awsSeamlessDomainUsername`: `user`, `user@domain`,
@@ -117,7 +117,7 @@ impl Login {
     }
 }
 
-impl fmt::Debug for Login {
+impl fmt::Debug for SecretLogin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Login").field("user", &self.user).field("domain", &self.domain).finish_non_exhaustive()
     }
@@ -163,7 +163,7 @@ impl Around<'_> {
 /// of its ARN. `domain` is the CredSpec's, for secrets that name none.
 pub async fn fetch(arn: &SecretArn, domain: &Domain, aws: &Aws, stage: Stage) -> Result<Secret, Fault> {
     let Raw { version_id, created_at, text } = secret::read(arn, aws, stage).await?;
-    match Login::parse(&text, arn, domain) {
+    match SecretLogin::parse(&text, arn, domain) {
         Ok(login) => Ok(Secret { version_id, created_at, arn: arn.clone(), login }),
         Err(malformed) => Err(malformed.fault(arn, domain)),
     }
@@ -175,7 +175,7 @@ pub fn decode(text: &[u8], json_key: Option<&str>) -> Option<UserName> {
     let domain = "example.com".parse().ok()?;
     let mut arn: SecretArn = "gmsa/login".parse().ok()?;
     arn.json_key = json_key.map(str::to_owned);
-    Login::parse(text, &arn, &domain).ok().map(|login| login.user)
+    SecretLogin::parse(text, &arn, &domain).ok().map(|login| login.user)
 }
 
 /// Why a text is not a login, without any of it.
@@ -376,15 +376,15 @@ mod tests {
     const ARN: &str = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:gmsa/login-AbCdEf";
     const PASSWORD: &str = "pa55W0RD-marker";
 
-    fn parse(text: &str) -> Result<Login, Malformed> {
+    fn parse(text: &str) -> Result<SecretLogin, Malformed> {
         parse_key(text, None)
     }
 
-    fn parse_key(text: &str, json_key: Option<&str>) -> Result<Login, Malformed> {
+    fn parse_key(text: &str, json_key: Option<&str>) -> Result<SecretLogin, Malformed> {
         let mut arn: SecretArn = ARN.parse().unwrap();
         arn.json_key = json_key.map(str::to_owned);
         arn.hints.netbios = Some("KORP".to_owned());
-        Login::parse(text.as_bytes(), &arn, &domain())
+        SecretLogin::parse(text.as_bytes(), &arn, &domain())
     }
 
     fn name(text: &str) -> Result<UserName, &'static str> {
@@ -499,7 +499,7 @@ mod tests {
         assert!(other.why.contains("looks like a NetBIOS name"), "{}", other.why);
         let mut arn: SecretArn = ARN.parse().unwrap();
         arn.login_domain = Some("parent.test".parse().unwrap());
-        let login = Login::parse(br#"{"username":"s","password":"x"}"#, &arn, &domain()).unwrap();
+        let login = SecretLogin::parse(br#"{"username":"s","password":"x"}"#, &arn, &domain()).unwrap();
         assert_eq!(login.domain.as_str(), "parent.test");
     }
 

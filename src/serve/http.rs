@@ -24,7 +24,7 @@ use tokio::time::{sleep, timeout};
 
 /// Answers one request a connection by the routes that `routes` has for the peer, until it is dropped.
 pub(super) async fn accept(listener: TcpListener, routes: impl Fn(SocketAddr) -> Router) -> Infallible {
-    let mut places = Places::default();
+    let mut places = ConnectionSlots::default();
     let mut spare = None;
     loop {
         // Given away when descriptors run out, so that one connection can still be taken at a time.
@@ -48,7 +48,7 @@ pub(super) async fn accept(listener: TcpListener, routes: impl Fn(SocketAddr) ->
 }
 
 /// A connection could not be taken: without a free descriptor, frees one.
-async fn make_descriptor(error: &io::Error, places: &mut Places, spare: &mut Option<OwnedFd>) {
+async fn make_descriptor(error: &io::Error, places: &mut ConnectionSlots, spare: &mut Option<OwnedFd>) {
     match Errno::from_io_error(error) {
         // The peer has hung up already.
         Some(Errno::CONNABORTED | Errno::INTR) => {}
@@ -61,36 +61,36 @@ async fn make_descriptor(error: &io::Error, places: &mut Places, spare: &mut Opt
 
 /// The connections that are served.
 #[derive(Default)]
-struct Places {
+struct ConnectionSlots {
     tasks: JoinSet<()>,
     /// In the order of their arrival.
-    taken: Vec<Place>,
+    taken: Vec<ConnectionSlot>,
 }
 
-struct Place {
+struct ConnectionSlot {
     task: AbortHandle,
     /// The request is there: only its answer is still to be taken by the peer.
     answering: Arc<AtomicBool>,
 }
 
-impl Place {
+impl ConnectionSlot {
     fn is_answering(&self) -> bool {
         self.answering.load(Ordering::Relaxed)
     }
 }
 
-impl Places {
+impl ConnectionSlots {
     fn take(&mut self, stream: TcpStream, router: Router) {
         if self.taken.len() >= PLACES {
             self.evict();
         }
         // An answer may be long, and the peer need not read it.
         if self.taken.iter().filter(|place| place.is_answering()).count() > ANSWERS {
-            self.evict_first(Place::is_answering);
+            self.evict_first(ConnectionSlot::is_answering);
         }
         let answering = Arc::new(AtomicBool::new(false));
         let task = self.tasks.spawn(serve(stream, router, Arc::clone(&answering)));
-        self.taken.push(Place { task, answering });
+        self.taken.push(ConnectionSlot { task, answering });
     }
 
     /// Closes the incomplete request that has waited longest, else the answer; tells whether there was one.
@@ -98,7 +98,7 @@ impl Places {
         self.evict_first(|place| !place.is_answering()) || self.evict_first(|_| true)
     }
 
-    fn evict_first(&mut self, which: impl Fn(&Place) -> bool) -> bool {
+    fn evict_first(&mut self, which: impl Fn(&ConnectionSlot) -> bool) -> bool {
         let Some(at) = self.taken.iter().position(which) else { return false };
         self.taken.remove(at).task.abort();
         true

@@ -34,7 +34,7 @@ use crate::serve::http;
 
 /// What the answers are made of.
 #[derive(Debug, Clone)]
-pub struct State {
+pub struct ReadinessState {
     /// All that is known of the leases.
     pub status: watch::Receiver<Status>,
     /// The counters.
@@ -78,7 +78,7 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, Fault> {
 const BACKLOG: u32 = 4096;
 
 /// Answers requests and logs each change of readiness, until it is dropped.
-pub async fn serve(listener: TcpListener, state: State) -> Infallible {
+pub async fn serve(listener: TcpListener, state: ReadinessState) -> Infallible {
     let here = listener.local_addr().is_ok_and(|address| is_loopback(address.ip()));
     let changes = announce(state.status.clone(), HEARTBEAT);
     let routes = Routes::new(state, here);
@@ -98,8 +98,8 @@ struct Routes {
 
 impl Routes {
     /// On an address that is not loopback only what health checks and scrapers need is there.
-    fn new(state: State, on_loopback: bool) -> Self {
-        let shown = |in_full| Shown { state: state.clone(), in_full };
+    fn new(state: ReadinessState, on_loopback: bool) -> Self {
+        let shown = |in_full| Visible { state: state.clone(), in_full };
         let near = if on_loopback { everything() } else { essentials() };
         Self { near: finished(near, shown(true)), far: finished(essentials(), shown(false)) }
     }
@@ -115,12 +115,12 @@ fn is_loopback(address: IpAddr) -> bool {
 
 /// The state, and whether logins, ARNs and faults are shown.
 #[derive(Clone)]
-struct Shown {
-    state: State,
+struct Visible {
+    state: ReadinessState,
     in_full: bool,
 }
 
-fn essentials() -> Router<Shown> {
+fn essentials() -> Router<Visible> {
     Router::new()
         .route("/health", get(|| async { "ok\n" }))
         .route("/ready", get(ready))
@@ -128,45 +128,45 @@ fn essentials() -> Router<Shown> {
         .route("/metrics", get(scrape))
 }
 
-fn everything() -> Router<Shown> {
+fn everything() -> Router<Visible> {
     essentials().route("/leases", get(leases)).route("/refresh", post(refresh)).route("/", get(status_page))
 }
 
-fn finished(router: Router<Shown>, shown: Shown) -> Router {
+fn finished(router: Router<Visible>, shown: Visible) -> Router {
     router
         .fallback(|| async { (StatusCode::NOT_FOUND, "not found\n") })
         .layer(middleware::from_fn(guard))
         .with_state(shown)
 }
 
-async fn ready(extract::State(Shown { state, in_full }): extract::State<Shown>) -> Response {
+async fn ready(extract::State(Visible { state, in_full }): extract::State<Visible>) -> Response {
     let (status, now) = (state.status.borrow(), clock::now());
-    json(yes_or_no(status.is_ready(now)), &report::Report::new(&status, now, in_full))
+    json(yes_or_no(status.is_ready(now)), &report::ReadyReport::new(&status, now, in_full))
 }
 
 /// What `gmsa-sidecar health` asks; it tells the same as `/ready`, for the reason of a no.
-async fn gate(extract::State(Shown { state, in_full }): extract::State<Shown>) -> Response {
+async fn gate(extract::State(Visible { state, in_full }): extract::State<Visible>) -> Response {
     let (status, now) = (state.status.borrow(), clock::now());
-    json(yes_or_no(status.is_open(now)), &report::Report::new(&status, now, in_full))
+    json(yes_or_no(status.is_open(now)), &report::ReadyReport::new(&status, now, in_full))
 }
 
-async fn leases(extract::State(Shown { state, .. }): extract::State<Shown>) -> Response {
+async fn leases(extract::State(Visible { state, .. }): extract::State<Visible>) -> Response {
     json(StatusCode::OK, &report::Details::new(&state.status.borrow(), clock::now()))
 }
 
-async fn scrape(extract::State(Shown { state, .. }): extract::State<Shown>) -> Response {
+async fn scrape(extract::State(Visible { state, .. }): extract::State<Visible>) -> Response {
     let text = state.metrics.render(&state.status.borrow(), clock::now());
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }
 
-async fn status_page(extract::State(Shown { state, .. }): extract::State<Shown>) -> Response {
+async fn status_page(extract::State(Visible { state, .. }): extract::State<Visible>) -> Response {
     let page = page::render(&report::Details::new(&state.status.borrow(), clock::now()));
     let headers =
         [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, page::SECURITY_POLICY)];
     (headers, page).into_response()
 }
 
-async fn refresh(extract::State(Shown { state, .. }): extract::State<Shown>) -> Response {
+async fn refresh(extract::State(Visible { state, .. }): extract::State<Visible>) -> Response {
     match state.refresh.ask(Instant::now()) {
         Ok(()) => (StatusCode::ACCEPTED, "asked every lease to renew now\n").into_response(),
         Err(wait) => {
@@ -273,7 +273,7 @@ fn tell_change(status: &Status, was: bool, now: SystemTime) -> bool {
     match (was, is) {
         (false, true) => tracing::info!(event = "sidecar.ready", leases = status.leases.len()),
         (true, false) => {
-            let report = report::Report::new(status, now, true);
+            let report = report::ReadyReport::new(status, now, true);
             let culprit = report.leases.iter().find(|lease| lease.state != "held" && lease.state != "overdue");
             let (account, state) = culprit.map(|lease| (lease.account, lease.state)).unzip();
             let code = culprit.and_then(|lease| lease.fault).map(|fault| fault.code.name());
@@ -286,7 +286,7 @@ fn tell_change(status: &Status, was: bool, now: SystemTime) -> bool {
 
 /// A sign of life.
 fn tell_state(status: &Status, now: SystemTime) {
-    let report = report::Report::new(status, now, true);
+    let report = report::ReadyReport::new(status, now, true);
     let number = |state: &str| report.leases.iter().filter(|lease| lease.state == state).count();
     tracing::info!(
         event = "sidecar.heartbeat",

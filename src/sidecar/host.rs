@@ -8,7 +8,7 @@ use crate::aws::Aws;
 use crate::config::{Config, HostConfig};
 use crate::fault::Fault;
 use crate::host::{self, Files, Host, Kept, Notify, Together};
-use crate::lease::manager::{Conduct, Manager};
+use crate::lease::manager::{LeasePolicy, Manager};
 use crate::lease::metrics::Metrics;
 use crate::lease::refresh::Refresh;
 use crate::lease::status::Statuses;
@@ -26,7 +26,8 @@ pub async fn host(
 ) -> Result<(), Fault> {
     let listener = readiness::bind(config.listen).inspect_err(failed)?;
     let (statuses, metrics) = (Statuses::default(), Arc::new(Metrics::new().of_host()));
-    let state = readiness::State { status: statuses.watch(), metrics: Arc::clone(&metrics), refresh: refresh.clone() };
+    let state =
+        readiness::ReadinessState { status: statuses.watch(), metrics: Arc::clone(&metrics), refresh: refresh.clone() };
     let server = tokio::spawn(readiness::serve(listener, state));
     let dir = host::prepare(&config.dir).inspect_err(failed)?;
     // Whose a lease's files are is a matter of each lease: the folders around them are the daemon's own.
@@ -39,12 +40,12 @@ pub async fn host(
         statuses.clone(),
         Arc::clone(&metrics),
         refresh.clone(),
-        Conduct::HOST,
+        LeasePolicy::HOST,
     );
     statuses.discovered();
     statuses.of_host();
     let keeper = Kept::new(manager, statuses.watch(), config.aws.clone(), metrics);
-    let files = Files { owner: host.owner, mode: config.mode, keytab: config.keytab, services: Vec::new() };
+    let files = TicketFiles { owner: host.owner, mode: config.mode, keytab: config.keytab, services: Vec::new() };
     let settings = host::Settings {
         dir,
         socket: config.host_socket.clone(),

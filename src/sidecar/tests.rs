@@ -1,7 +1,7 @@
 //! What `init` comes to and when `run` gives up, with tokio's clock paused.
 
 use super::*;
-use crate::lease::status::{Held, Identity, LeaseKey, LeaseState};
+use crate::lease::status::{HeldTicket, Identity, LeaseKey, LeaseState};
 
 /// A lease that was tried so often.
 fn lease(state: LeaseState, attempts: u64) -> LeaseStatus {
@@ -33,7 +33,7 @@ fn failed(code: Code) -> LeaseStatus {
 
 fn held() -> LeaseStatus {
     let now = clock::now();
-    lease(LeaseState::Held(Held::found(now + Duration::from_secs(36_000), now)), 1)
+    lease(LeaseState::Held(HeldTicket::found(now + Duration::from_secs(36_000), now)), 1)
 }
 
 fn status(leases: Vec<LeaseStatus>) -> Status {
@@ -91,14 +91,14 @@ async fn init_is_done_when_the_last_ticket_is_there() {
 
 #[test]
 fn a_fault_of_the_configuration_ends_run_but_not_while_a_login_is_refused() {
-    let ends = |leases| ends_with(Conduct::RUN, &status(leases)).map(|fault| fault.code);
+    let ends = |leases| ends_with(LeasePolicy::RUN, &status(leases)).map(|fault| fault.code);
     let config = || failed(Code::ConfigAccountTwice);
     assert_eq!(ends(vec![failed(Code::DcUnreachable), config()]), Some(Code::ConfigAccountTwice));
     for code in [Code::TicketLoginRefused, Code::TicketLoginHeld] {
         assert_eq!(ends(vec![config(), failed(code)]), None, "a new process sends the next proof");
     }
-    assert_eq!(ends_with(Conduct::RUN, &Status { ever_ready: true, ..status(vec![config()]) }), None);
-    assert_eq!(ends_with(Conduct::HOST, &status(vec![config()])), None);
+    assert_eq!(ends_with(LeasePolicy::RUN, &Status { ever_ready: true, ..status(vec![config()]) }), None);
+    assert_eq!(ends_with(LeasePolicy::HOST, &status(vec![config()])), None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -21,12 +21,12 @@ pub struct RealmEntry {
     /// The AD domain; the realm is its name in upper case.
     pub domain: Domain,
     /// Its KDCs in order of preference; none while none is known.
-    pub kdcs: Vec<Kdc>,
+    pub kdcs: Vec<KdcAddress>,
 }
 
 /// A KDC, at port 88.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kdc {
+pub enum KdcAddress {
     /// By name, which the app resolves itself.
     Host(Host),
     /// By address: with `GMSA_DNS_SERVERS` the app's resolver does not know the name.
@@ -60,7 +60,7 @@ impl fmt::Display for Krb5Conf {
     }
 }
 
-impl fmt::Display for Kdc {
+impl fmt::Display for KdcAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Host(host) => host.fmt(f),
@@ -113,9 +113,9 @@ mod tests {
                 RealmEntry {
                     domain: "corp.example.com".parse().unwrap(),
                     kdcs: vec![
-                        Kdc::Host("dc2.corp.example.com".parse().unwrap()),
-                        Kdc::Address("10.0.0.10".parse().unwrap()),
-                        Kdc::Address("2001:db8::10".parse().unwrap()),
+                        KdcAddress::Host("dc2.corp.example.com".parse().unwrap()),
+                        KdcAddress::Address("10.0.0.10".parse().unwrap()),
+                        KdcAddress::Address("2001:db8::10".parse().unwrap()),
                     ],
                 },
                 RealmEntry { domain: "login.test".parse().unwrap(), kdcs: vec![] },

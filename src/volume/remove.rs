@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{self as os, AtFlags, FileType, OFlags};
 use rustix::io::Errno;
 
-use super::{CCACHE, Folder, KEYTAB, KRB5_CONF, Krb5Conf, Location, Ownership, Volume};
+use super::{CCACHE, KEYTAB, KRB5_CONF, Krb5Conf, Location, OpenFolder, Ownership, Volume};
 use super::{failed, read};
 use crate::fault::Fault;
 use crate::kerberos::ccache::tgt_expires_at;
@@ -75,7 +75,7 @@ impl Volume {
         self.remove_file(&root, KRB5_CONF, self.ownership, |bytes| bytes == text.as_bytes())
     }
 
-    fn remove_files(&self, folder: &Folder, written: &Written, own: bool) -> Result<(), Fault> {
+    fn remove_files(&self, folder: &OpenFolder, written: &Written, own: bool) -> Result<(), Fault> {
         let Written { location, cache, keytab, conf } = written;
         let ownership = location.ownership;
         self.remove_file(folder, CCACHE, ownership, |bytes| bytes.starts_with(cache.bytes()))?;
@@ -91,7 +91,7 @@ impl Volume {
 
     fn remove_file(
         &self,
-        folder: &Folder,
+        folder: &OpenFolder,
         name: &str,
         ownership: Ownership,
         is_it: impl Fn(&[u8]) -> bool,
@@ -128,7 +128,7 @@ impl Volume {
     }
 
     /// When the TGT in a folder expires, if all of that is ours.
-    fn expired(&self, folder: &Folder) -> Option<SystemTime> {
+    fn expired(&self, folder: &OpenFolder) -> Option<SystemTime> {
         let ours = |stat: &os::Stat| self.is_ours(stat, self.ownership);
         os::fstat(&folder.fd).ok().filter(ours)?;
         for entry in os::Dir::read_from(&folder.fd).ok()? {
@@ -146,7 +146,7 @@ impl Volume {
         tgt_expires_at(&bytes)
     }
 
-    fn empty(&self, root: &Folder, folder: &Folder, name: &str) -> bool {
+    fn empty(&self, root: &OpenFolder, folder: &OpenFolder, name: &str) -> bool {
         for file in FILES {
             let _ = os::unlinkat(&folder.fd, file, AtFlags::empty());
         }
@@ -154,7 +154,7 @@ impl Volume {
     }
 
     /// Removes our temporary files, here and in our folders. What cannot be removed does no harm.
-    pub(super) fn sweep(&self, folder: &Folder, depth: usize) {
+    pub(super) fn sweep(&self, folder: &OpenFolder, depth: usize) {
         let Ok(entries) = os::Dir::read_from(&folder.fd) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();

@@ -39,7 +39,7 @@ fn image(bytes: &[u8]) -> CacheImage {
 
 fn conf(address: &str) -> Krb5Conf {
     let domain: crate::name::Domain = "example.com".parse().unwrap();
-    let kdcs = vec![Kdc::Address(address.parse().unwrap())];
+    let kdcs = vec![KdcAddress::Address(address.parse().unwrap())];
     Krb5Conf { default: domain.clone(), realms: vec![RealmEntry { domain, kdcs }] }
 }
 
@@ -435,7 +435,7 @@ fn mit_reads_the_cache_and_the_configuration() {
     let folder = folder();
     let volume = open(&folder);
     let now = u32::try_from(crate::clock::unix(crate::clock::now())).unwrap();
-    let bytes = sample::cache("WebApp01$", &[sample::Ticket(&["krbtgt", "EXAMPLE.COM"], now, now + 36_000)]);
+    let bytes = sample::cache("WebApp01$", &[sample::WrittenTicket(&["krbtgt", "EXAMPLE.COM"], now, now + 36_000)]);
     volume.write_ccache(&of(&volume, &account(), true), &image(&bytes)).unwrap();
     volume.write_krb5_conf(&conf("2001:db8::1")).unwrap();
     let klist = Command::new("klist")
@@ -585,7 +585,7 @@ fn stale_folders_are_removed_and_no_others() {
     let folder = folder();
     let volume = open(&folder);
     let now = clock::from_unix(2_000_000_000);
-    let ccache = |end| sample::cache("WebApp01$", &[sample::Ticket(&["krbtgt", "EXAMPLE.COM"], 1, end)]);
+    let ccache = |end| sample::cache("WebApp01$", &[sample::WrittenTicket(&["krbtgt", "EXAMPLE.COM"], 1, end)]);
     let plant = |account: &str, end: u32| {
         let location = at(LeaseFolder::new(&[account]).unwrap(), false, volume.ownership);
         volume.write_ccache(&location, &image(&ccache(end))).unwrap();

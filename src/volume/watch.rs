@@ -16,13 +16,13 @@ use tokio::net::unix::pipe::Receiver;
 use super::{Location, Volume};
 
 /// What the kernel is asked to report of the volume.
-pub struct Watch {
+pub struct VolumeWatch {
     kernel: Receiver,
     /// Numbers of the folders' watches.
     folders: Mutex<BTreeSet<i32>>,
 }
 
-impl Watch {
+impl VolumeWatch {
     /// Watches nothing yet. Needs a runtime.
     ///
     /// # Errors
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
     use crate::volume::{LeaseFolder, Mode, Ownership};
 
-    impl Watch {
+    impl VolumeWatch {
         /// How many watches the kernel keeps: `/proc/self/fdinfo` has a line for each.
         fn watches(&self) -> usize {
             let info = format!("/proc/self/fdinfo/{}", self.kernel.as_raw_fd());
@@ -155,7 +155,7 @@ mod tests {
         symlink(path("somebody"), path("WebApp03")).unwrap();
         std::fs::write(path("WebApp04"), "a file").unwrap();
 
-        let watch = Watch::new().unwrap();
+        let watch = VolumeWatch::new().unwrap();
         let ours = locations(&["WebApp01", "WebApp02", "WebApp03", "WebApp04", "WebApp05"]);
         for _ in 0..3 {
             watch.follow(&volume, &ours).unwrap();
@@ -189,7 +189,7 @@ mod tests {
     async fn a_flood_of_changes_is_read_in_parts() {
         let folder = crate::volume::tests::folder();
         let volume = Volume::open(folder.path(), None, Mode::default()).unwrap();
-        let watch = Watch::new().unwrap();
+        let watch = VolumeWatch::new().unwrap();
         watch.follow(&volume, &[]).unwrap();
         for at in 0..2 * READS * 16 * 1024 / 32 {
             let name = folder.path().join(format!("{at}"));

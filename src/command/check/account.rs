@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::domain::Ports;
-use super::{Outcome, Tried, Walk, Wanted, passed};
+use super::{Checks, ConfiguredLease, Outcome, Tried, passed};
 use crate::clock;
 use crate::credspec::LoginSource;
-use crate::directory::error::{DirectoryError, Kind};
+use crate::directory::error::{DirectoryError, FailureKind};
 use crate::directory::ldap::Transport;
 use crate::directory::session::Session;
 use crate::directory::{Connected, Directories, Directory, Renewal};
@@ -19,7 +19,7 @@ use crate::name::{Account, Domain, Host, Spn};
 use crate::text::powershell;
 
 /// One login at one domain.
-struct Visit<'a> {
+struct LoginCheck<'a> {
     directory: &'a Directory,
     via: &'a Connected,
     session: Arc<Session>,
@@ -29,7 +29,7 @@ struct Visit<'a> {
 /// What came of a renewal by password; a fault comes with the server that gave the password, if one did.
 type Renewed = Result<Renewal, (Option<Host>, DirectoryError)>;
 
-impl Walk<'_, '_> {
+impl Checks<'_, '_> {
     /// Logs in, and tries each gMSA of the login. Returns whether the login was accepted.
     pub(super) async fn leases(
         &mut self,
@@ -38,7 +38,7 @@ impl Walk<'_, '_> {
         source: &LoginSource,
         login: &Login,
         ports: &Ports,
-        leases: &[&Wanted],
+        leases: &[&ConfiguredLease],
     ) -> bool {
         let principal = login.principal.to_string();
         let connected = async {
@@ -70,7 +70,7 @@ impl Walk<'_, '_> {
         let session = match directory.session(&via.controllers, &via.kdc, &first.account).await {
             Ok(session) => session,
             Err(error) => {
-                let accepted = error.kind == Kind::BindRefused || error.fault.code == Code::GmsaConnectionLost;
+                let accepted = error.kind == FailureKind::BindRefused || error.fault.code == Code::GmsaConnectionLost;
                 if accepted {
                     self.show("login", &principal, passed((), "the KDC accepts it"), start.elapsed());
                     self.show::<()>("bind", domain.as_str(), Err(error.into()), Duration::ZERO);
@@ -92,21 +92,21 @@ impl Walk<'_, '_> {
         };
         let seen = format!("LDAP on port {}, {sealed}", self.config.ldap.service().port());
         self.show("bind", host.as_str(), passed((), seen), Duration::ZERO);
-        let visit = Visit { directory: &directory, via: &via, session: Arc::clone(&session), domain };
+        let visit = LoginCheck { directory: &directory, via: &via, session: Arc::clone(&session), domain };
         for lease in leases {
             self.lease(&visit, lease).await;
         }
         true
     }
 
-    fn not_accepted(&mut self, domain: &Domain, principal: &str, leases: &[&Wanted]) {
+    fn not_accepted(&mut self, domain: &Domain, principal: &str, leases: &[&ConfiguredLease]) {
         let stopped_by = format!("login {principal}");
         self.skip_all(&["bind"], domain.as_str(), &stopped_by);
         self.skip_leases(leases, &stopped_by);
     }
 
     /// The account, its password and the tickets, as a renewal asks for them.
-    async fn lease(&mut self, visit: &Visit<'_>, lease: &Wanted) {
+    async fn lease(&mut self, visit: &LoginCheck<'_>, lease: &ConfiguredLease) {
         let (account, subject) = (&lease.account, lease.account.as_str());
         self.screen.begin("gmsa", subject);
         let start = Instant::now();
@@ -157,8 +157,8 @@ impl Walk<'_, '_> {
     }
 }
 
-impl Visit<'_> {
-    async fn renew(&self, lease: &Wanted) -> Renewed {
+impl LoginCheck<'_> {
+    async fn renew(&self, lease: &ConfiguredLease) -> Renewed {
         self.directory.renew_by_password(&lease.account, lease.extras.keytab, self.via).await
     }
 

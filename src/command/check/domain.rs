@@ -7,9 +7,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use super::{Outcome, Tried, Walk, passed};
+use super::{Checks, Outcome, Tried, passed};
 use crate::clock;
-use crate::directory::dc::{self, DomainControllers, Locator, Service, Site};
+use crate::directory::dc::{self, DcService, DomainControllers, Locator, Site};
 use crate::directory::kdc::{self, Kdc};
 use crate::directory::ldap::Transport;
 use crate::directory::site;
@@ -19,7 +19,7 @@ use crate::name::{Account, Domain, Host};
 use crate::text::{count, short};
 
 /// How far the network lets us come.
-pub(super) enum Reach {
+pub(super) enum Reachability {
     /// The KDC of a domain controller, at least.
     Some(Ports),
     /// Nowhere: the step that stopped it.
@@ -35,13 +35,13 @@ pub(super) struct Ports {
 }
 
 /// One domain controller after the connections to its ports.
-struct Dialled {
+struct DialledServer {
     host: Host,
     addresses: Vec<IpAddr>,
     /// What was seen of the ports that are open, and of one that need not be.
     seen: Vec<String>,
-    open: Vec<Service>,
-    closed: Vec<(Service, Fault)>,
+    open: Vec<DcService>,
+    closed: Vec<(DcService, Fault)>,
     took: Duration,
 }
 
@@ -52,14 +52,14 @@ struct Silent {
     took: Duration,
 }
 
-impl Walk<'_, '_> {
+impl Checks<'_, '_> {
     /// Finds the domain controllers as `run` does, and connects to all of them.
-    pub(super) async fn domain(&mut self, locator: &Arc<Locator>, domain: &Domain, account: &Account) -> Reach {
+    pub(super) async fn domain(&mut self, locator: &Arc<Locator>, domain: &Domain, account: &Account) -> Reachability {
         let mut silent = Vec::new();
         let Some(mut hosts) = self.dns(locator, domain, &mut silent).await else {
             let stopped_by = format!("dns {domain}");
             self.skip_all(&["dc"], domain.as_str(), &stopped_by);
-            return Reach::None(stopped_by);
+            return Reachability::None(stopped_by);
         };
         if self.config.site != Site::Off && !locator.is_configured(domain) && hosts.len() > 1 {
             hosts = self.site(locator, hosts, domain).await;
@@ -77,7 +77,7 @@ impl Walk<'_, '_> {
         let servers = if given.is_empty() { Locator::system_servers() } else { given.clone() };
         let find = async {
             let (found, answers) = tokio::join!(locator.locate(domain), each_server(&servers, domain));
-            let words = answers.iter().map(Answer::to_string).collect::<Vec<_>>().join(", ");
+            let words = answers.iter().map(DnsAnswer::to_string).collect::<Vec<_>>().join(", ");
             let mut hosts = found.map_err(|fault| match &fault.why {
                 // With one server the fault has said all of it.
                 Some(why) if servers.len() > 1 => {
@@ -90,7 +90,7 @@ impl Walk<'_, '_> {
                 // Those of one priority come in any order.
                 hosts.sort();
             }
-            silent.extend(answers.into_iter().filter_map(Answer::silent));
+            silent.extend(answers.into_iter().filter_map(DnsAnswer::silent));
             let names: Vec<_> = hosts.iter().map(Host::as_str).collect();
             let seen = format!("{} ({words})", names.join(", "));
             passed(hosts, seen)
@@ -135,16 +135,16 @@ impl Walk<'_, '_> {
         domain: &Domain,
         account: &Account,
         mut silent: Vec<Silent>,
-    ) -> Reach {
+    ) -> Reachability {
         let ldap = self.config.ldap.service();
         self.screen.begin("dc", &count(hosts.len(), "domain controller"));
         let mut all = join_all(hosts.iter().map(|host| dial(locator, host, ldap))).await;
-        let served = |service: Service, all: &[Dialled]| {
+        let served = |service: DcService, all: &[DialledServer]| {
             all.iter().find(|one| one.open.contains(&service)).map(|one| one.host.clone())
         };
-        let (kdc, directory) = (served(Service::Kdc, &all), served(ldap, &all));
+        let (kdc, directory) = (served(DcService::Kdc, &all), served(ldap, &all));
         let client = kerberos::gmsa_principal(&account.sam_account_name(), domain);
-        let clocks = join_all(all.iter().map(async |one| match one.open.contains(&Service::Kdc) {
+        let clocks = join_all(all.iter().map(async |one| match one.open.contains(&DcService::Kdc) {
             true => Some(clock_of(locator, &one.host, &client, domain).await),
             false => None,
         }));
@@ -165,7 +165,7 @@ impl Walk<'_, '_> {
         }
         for one in all {
             let blocks = one.closed.iter().any(|(service, _)| match service {
-                Service::Kdc => kdc.is_none(),
+                DcService::Kdc => kdc.is_none(),
                 _ => directory.is_none(),
             });
             let (host, took) = (one.host.to_string(), one.took);
@@ -181,12 +181,12 @@ impl Walk<'_, '_> {
         for (name, subject, tried, took) in late {
             self.show(name, &subject, tried, took);
         }
-        let Some(kdc) = kdc else { return Reach::None(format!("dc {domain}")) };
+        let Some(kdc) = kdc else { return Reachability::None(format!("dc {domain}")) };
         let ldap = match directory {
             None => Err(format!("dc {domain}")),
             Some(_) => self.certificates(locator, hosts).await.then_some(()).ok_or_else(|| format!("tls {domain}")),
         };
-        Reach::Some(Ports { kdc, ldap })
+        Reachability::Some(Ports { kdc, ldap })
     }
 
     /// Begins a TLS connection to each DC with `ldaps`; returns whether one can be trusted.
@@ -214,7 +214,7 @@ impl Walk<'_, '_> {
     }
 }
 
-impl Dialled {
+impl DialledServer {
     /// What was seen, or one fault for all ports that are closed. A host that is a silent DNS server too is one matter.
     fn into_fault(self, silent: &mut Vec<Silent>) -> Result<String, Fault> {
         let mut closed = self.closed.into_iter();
@@ -242,13 +242,13 @@ impl Dialled {
 }
 
 /// What one DNS server says of a domain.
-struct Answer {
+struct DnsAnswer {
     server: SocketAddr,
     found: Result<Vec<Host>, Fault>,
     took: Duration,
 }
 
-impl Answer {
+impl DnsAnswer {
     fn silent(self) -> Option<Silent> {
         let Self { server, found, took } = self;
         let fault = found.err().filter(|fault| fault.code != Code::DcSrvNotFound)?;
@@ -256,7 +256,7 @@ impl Answer {
     }
 }
 
-impl std::fmt::Display for Answer {
+impl std::fmt::Display for DnsAnswer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (server, took) = (self.server, short(self.took));
         let server = if server.port() == 53 { server.ip().to_string() } else { server.to_string() };
@@ -269,19 +269,19 @@ impl std::fmt::Display for Answer {
 }
 
 /// What each DNS server says of a domain, asked at once.
-async fn each_server(servers: &[SocketAddr], domain: &Domain) -> Vec<Answer> {
+async fn each_server(servers: &[SocketAddr], domain: &Domain) -> Vec<DnsAnswer> {
     let answers = servers.iter().map(async |server| {
         let start = Instant::now();
         let found = Locator::new(&[*server], DomainControllers::default(), Site::Off).locate(domain).await;
-        Answer { server: *server, found, took: start.elapsed() }
+        DnsAnswer { server: *server, found, took: start.elapsed() }
     });
     join_all(answers).await
 }
 
 /// Connects to the ports of a DC, at once, and hangs up. Of its two for LDAP one is needed.
-async fn dial(locator: &Locator, host: &Host, ldap: Service) -> Dialled {
+async fn dial(locator: &Locator, host: &Host, ldap: DcService) -> DialledServer {
     let begun = Instant::now();
-    let mut dialled = Dialled {
+    let mut dialled = DialledServer {
         host: host.clone(),
         addresses: Vec::new(),
         seen: Vec::new(),
@@ -290,17 +290,17 @@ async fn dial(locator: &Locator, host: &Host, ldap: Service) -> Dialled {
         took: Duration::ZERO,
     };
     match locator.addresses(host).await {
-        Err(fault) => dialled.closed.push((Service::Kdc, fault)),
+        Err(fault) => dialled.closed.push((DcService::Kdc, fault)),
         Ok(addresses) => {
-            let dial = async |service: Service| {
+            let dial = async |service: DcService| {
                 let start = Instant::now();
                 let dialled = dc::dial(host, &addresses, service.port()).await;
                 (service, dialled.map(|_hangs_up| start.elapsed()))
             };
-            let tries = tokio::join!(dial(Service::Kdc), dial(Service::Ldap), dial(Service::Ldaps));
+            let tries = tokio::join!(dial(DcService::Kdc), dial(DcService::Ldap), dial(DcService::Ldaps));
             dialled.seen.push(addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
             for (service, tried) in <[_; 3]>::from(tries) {
-                let (port, needed) = (service.port(), [Service::Kdc, ldap].contains(&service));
+                let (port, needed) = (service.port(), [DcService::Kdc, ldap].contains(&service));
                 match tried {
                     Ok(took) => {
                         dialled.seen.push(format!("TCP {port} in {}", short(took)));

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::domain::Reach;
-use super::{Outcome, Tried, Walk, passed, unique};
+use super::domain::Reachability;
+use super::{Checks, Outcome, Tried, passed, unique};
 use crate::aws::Aws;
-use crate::config::{ECS_CONFIG, FileSeen, HOST_CONF, HostSeen, Unknown};
+use crate::config::{ECS_CONFIG, FileSeen, HOST_CONF, HostSeen, UnknownVariable};
 use crate::credspec::LoginSource;
 use crate::directory::Directories;
 use crate::directory::dc::Locator;
@@ -19,7 +19,7 @@ use crate::name::{Account, Domain};
 use crate::text::count;
 use crate::volume::Volume;
 
-impl Walk<'_, '_> {
+impl Checks<'_, '_> {
     /// The settings of the daemon, and the files that they come from.
     pub(super) async fn host_configuration(&mut self, fault: Option<Fault>, unknown: &[Unknown], host: &HostSeen) {
         for file in &host.files {
@@ -144,8 +144,8 @@ impl Walk<'_, '_> {
             let reach = self.domain(&locator, &domain, &account).await;
             let Some((source, login)) = login.as_ref().filter(|(_, login)| login.domain == domain) else { continue };
             match reach {
-                Reach::None(stopped_by) => self.skip_all(&["login"], &login.principal.to_string(), &stopped_by),
-                Reach::Some(ports) => {
+                Reachability::None(stopped_by) => self.skip_all(&["login"], &login.principal.to_string(), &stopped_by),
+                Reachability::Some(ports) => {
                     let prove = async {
                         let directory = directories.of(&domain, source)?;
                         let via = directory.kdc().await?;

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use super::{Walk, passed};
+use super::{Checks, passed};
 use crate::command::health;
-use crate::config::Unknown;
+use crate::config::UnknownVariable;
 use crate::fault::{Code, Fault};
 use crate::serve::readiness;
 use crate::text::count;
 use crate::volume::Volume;
 
-impl Walk<'_, '_> {
+impl Checks<'_, '_> {
     /// Returns whether the configuration can be used as it is.
-    pub(super) async fn configuration(&mut self, fault: Option<Fault>, unknown: &[Unknown]) -> bool {
+    pub(super) async fn configuration(&mut self, fault: Option<Fault>, unknown: &[UnknownVariable]) -> bool {
         let specs = match &self.config.cred_specs {
             Some(specs) => format!("GMSA_CREDENTIAL_SPECS names {}", count(specs.len(), "CredSpec")),
             None => "the ECS task is asked for its CredSpecs".to_owned(),
@@ -23,10 +23,10 @@ impl Walk<'_, '_> {
     }
 
     /// Its fault, or what was seen of it; and the variables that mean nothing.
-    pub(super) async fn configuration_is(&mut self, fault: Option<Fault>, unknown: &[Unknown], seen: String) {
+    pub(super) async fn configuration_is(&mut self, fault: Option<Fault>, unknown: &[UnknownVariable], seen: String) {
         let read = async { fault.map_or_else(|| passed((), seen), Err) };
         self.step("configuration", "", read).await;
-        for Unknown { variable, nearest } in unknown {
+        for UnknownVariable { variable, nearest } in unknown {
             let what = format!("the variable {variable} is not a setting of gmsa-sidecar and has no effect");
             let next = format!("rename {variable} to {nearest} if that is what it is for; else remove it");
             let fault = Fault::new(Code::ConfigInvalid, what).with_next(next);

@@ -11,7 +11,7 @@ use crate::text::{count, harmless, short};
 
 /// One step that was tried, or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
+pub struct CheckStep {
     /// `secret`, `dns`, ...
     pub name: &'static str,
     /// Which of several: an ARN, a host, an account; empty where there is one only.
@@ -37,12 +37,12 @@ pub enum Outcome {
 
 /// All steps in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct CheckReport {
     /// The steps.
-    pub steps: Vec<Step>,
+    pub steps: Vec<CheckStep>,
 }
 
-impl Report {
+impl CheckReport {
     /// The fault of the first step that failed: what the others may only be consequences of.
     pub fn fault(&self) -> Option<&Fault> {
         self.steps.iter().find_map(|step| match &step.outcome {
@@ -61,7 +61,7 @@ impl Report {
     }
 }
 
-impl Serialize for Report {
+impl Serialize for CheckReport {
     /// `{"passed","exit_code","fault","steps"}`.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut fields = serializer.serialize_struct("Report", 4)?;
@@ -73,7 +73,7 @@ impl Serialize for Report {
     }
 }
 
-impl Serialize for Step {
+impl Serialize for CheckStep {
     /// `{"step","subject","result","code","what","why","next","owner","took_ms"}`; null where there is nothing to tell.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (result, what, why, fault) = match &self.outcome {
@@ -98,7 +98,7 @@ impl Serialize for Step {
 
 /// The form of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Style {
+pub enum OutputFormat {
     /// A terminal: the step at work is shown too.
     Terminal {
         /// Whether it may have colours.
@@ -113,21 +113,21 @@ pub enum Style {
 /// Where the steps are shown. That nobody reads any more is no reason to stop.
 pub struct Screen<'a> {
     out: &'a mut dyn Write,
-    style: Style,
+    style: OutputFormat,
     /// Skipped steps that one line may join.
-    skipped: Vec<Step>,
+    skipped: Vec<CheckStep>,
 }
 
 impl<'a> Screen<'a> {
     /// Shows steps in this form on `out`: stdout, as a rule.
-    pub fn new(out: &'a mut dyn Write, style: Style) -> Self {
+    pub fn new(out: &'a mut dyn Write, style: OutputFormat) -> Self {
         Self { out, style, skipped: Vec::new() }
     }
 
     /// A step begins.
     pub(super) fn begin(&mut self, name: &str, subject: &str) {
         self.show_skipped();
-        if matches!(self.style, Style::Terminal { .. }) {
+        if matches!(self.style, OutputFormat::Terminal { .. }) {
             // On one line of any terminal: only the last one can be taken back.
             let line: String = format!("{name} {}", harmless(subject)).chars().take(60).collect();
             let _ = write!(self.out, "{ERASE}..    {line}");
@@ -136,7 +136,7 @@ impl<'a> Screen<'a> {
     }
 
     /// A step has ended.
-    pub(super) fn show(&mut self, step: &Step) {
+    pub(super) fn show(&mut self, step: &CheckStep) {
         match &step.outcome {
             Outcome::Skipped(_) => {
                 if self.skipped.last().is_some_and(|last| last.outcome != step.outcome) {
@@ -154,38 +154,38 @@ impl<'a> Screen<'a> {
     /// Several steps in a row that one fault stopped are one line.
     fn show_skipped(&mut self) {
         let skipped = std::mem::take(&mut self.skipped);
-        if let Some(Step { outcome: Outcome::Skipped(why), .. }) = skipped.first() {
+        if let Some(CheckStep { outcome: Outcome::Skipped(why), .. }) = skipped.first() {
             self.write(|colour| skipped_words(&skipped, why, colour));
         }
     }
 
     fn write(&mut self, text: impl FnOnce(bool) -> String) {
         let text = match self.style {
-            Style::Terminal { colour } => format!("{ERASE}{}", text(colour)),
-            Style::Plain => text(false),
-            Style::Json => return,
+            OutputFormat::Terminal { colour } => format!("{ERASE}{}", text(colour)),
+            OutputFormat::Plain => text(false),
+            OutputFormat::Json => return,
         };
         let _ = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
     }
 
     /// All steps have ended.
-    pub(super) fn end(&mut self, report: &Report) {
+    pub(super) fn end(&mut self, report: &CheckReport) {
         self.show_skipped();
         let _ = match self.style {
-            Style::Json => json(self.out, report),
+            OutputFormat::Json => json(self.out, report),
             _ => writeln!(self.out, "\n{}", summary(report)),
         };
         let _ = self.out.flush();
     }
 }
 
-fn json(out: &mut dyn Write, report: &Report) -> io::Result<()> {
+fn json(out: &mut dyn Write, report: &CheckReport) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, report)?;
     writeln!(out)
 }
 
 /// `skip  dns example.com, dc example.com, ticket WebApp01: not tried, ..`
-fn skipped_words(steps: &[Step], why: &str, colour: bool) -> String {
+fn skipped_words(steps: &[CheckStep], why: &str, colour: bool) -> String {
     let (hue, plain) = if colour { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
     let names = steps.iter().map(|step| match step.subject.as_str() {
         "" => step.name.to_owned(),
@@ -195,7 +195,7 @@ fn skipped_words(steps: &[Step], why: &str, colour: bool) -> String {
 }
 
 /// `ok    dns example.com (2.0ms): ..`, the parts of a fault on lines of their own.
-fn words(step: &Step, colour: bool) -> String {
+fn words(step: &CheckStep, colour: bool) -> String {
     let (mark, hue) = match &step.outcome {
         Outcome::Passed(_) => ("ok  ", "\x1b[32m"),
         Outcome::Warned(_) => ("warn", "\x1b[33m"),
@@ -228,7 +228,7 @@ fn words(step: &Step, colour: bool) -> String {
     text + "\n"
 }
 
-fn summary(report: &Report) -> String {
+fn summary(report: &CheckReport) -> String {
     let passed = report.number(|outcome| matches!(outcome, Outcome::Passed(_)));
     let failed = report.number(|outcome| matches!(outcome, Outcome::Failed(_)));
     let skipped = report.number(|outcome| matches!(outcome, Outcome::Skipped(_)));
@@ -249,8 +249,8 @@ mod tests {
     use super::*;
     use crate::fault::Code;
 
-    fn report() -> Report {
-        let step = |name, subject: &str, outcome| Step {
+    fn report() -> CheckReport {
+        let step = |name, subject: &str, outcome| CheckStep {
             name,
             subject: subject.to_owned(),
             outcome,
@@ -258,7 +258,7 @@ mod tests {
         };
         let fault = Fault::new(Code::DcSrvNotFound, "no domain controller is known for `example.com`");
         let unreachable = Fault::new(Code::DcUnreachable, "the domain controller `dc2.example.com` cannot be reached");
-        Report {
+        CheckReport {
             steps: vec![
                 step("configuration", "", Outcome::Passed("GMSA_CREDENTIAL_SPECS names 1 CredSpec".into())),
                 step("dns", "example.com", Outcome::Failed(fault.because("NXDOMAIN\x1b[31m"))),
@@ -270,7 +270,7 @@ mod tests {
         }
     }
 
-    fn shown(style: Style) -> String {
+    fn shown(style: OutputFormat) -> String {
         let mut out = Vec::new();
         let mut screen = Screen::new(&mut out, style);
         let report = report();
@@ -286,20 +286,20 @@ mod tests {
 
     #[test]
     fn a_log_gets_whole_lines() {
-        insta::assert_snapshot!(shown(Style::Plain));
+        insta::assert_snapshot!(shown(OutputFormat::Plain));
     }
 
     #[test]
     fn a_terminal_sees_the_step_at_work() {
         insta::assert_snapshot!(
-            shown(Style::Terminal { colour: true }).escape_debug().to_string().replace("\\n", "\n")
+            shown(OutputFormat::Terminal { colour: true }).escape_debug().to_string().replace("\\n", "\n")
         );
     }
 
     #[test]
     fn json_has_every_field_and_null_where_there_is_nothing() {
-        insta::assert_snapshot!(shown(Style::Json));
+        insta::assert_snapshot!(shown(OutputFormat::Json));
         assert_eq!(report().exit(), 69);
-        assert_eq!(Report::default().exit(), 0);
+        assert_eq!(CheckReport::default().exit(), 0);
     }
 }

@@ -2,13 +2,13 @@
 
 use tokio::time::Instant;
 
-use super::{Walk, passed};
+use super::{Checks, passed};
 use crate::clock;
 use crate::directory::{Connected, Directory, Renewal, twin};
 use crate::fault::{Code, Fault};
 use crate::name::Spn;
 
-impl Walk<'_, '_> {
+impl Checks<'_, '_> {
     /// A twin that is missing is a warning: `run` writes its ticket where there is one and goes without where not.
     pub(super) async fn twins(&mut self, directory: &Directory, via: &Connected, renewal: &Renewal, services: &[Spn]) {
         for twin in twin::of(services.iter()) {

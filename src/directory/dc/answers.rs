@@ -8,7 +8,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 use tokio::time::{sleep_until, timeout};
 
-use super::{CONNECT_DEADLINE, Locator, Service, TROUBLE, dial, peers, summary};
+use super::{CONNECT_DEADLINE, DcService, Locator, TROUBLE, dial, peers, summary};
 use crate::directory::dns::DNS_DEADLINE;
 use crate::directory::race::{PENDING, Race, STEP, race};
 use crate::fault::Fault;
@@ -21,7 +21,7 @@ type Dialled = (usize, Result<(Host, TcpStream), (Host, Fault)>);
 impl Locator {
     /// Connects to a service of one of the hosts: they race, the preferred ones first, those in trouble last. Returns
     /// the one that it reached; the others are left alone, and those that were slow come later for a while.
-    pub async fn connect(self: &Arc<Self>, hosts: &[Host], service: Service) -> Result<(Host, TcpStream), Fault> {
+    pub async fn connect(self: &Arc<Self>, hosts: &[Host], service: DcService) -> Result<(Host, TcpStream), Fault> {
         let hosts = self.by_health(hosts, service);
         let attempt = |place: usize| Arc::clone(self).attempt(place, hosts[place].clone(), service);
         let (all, rounds) =
@@ -40,14 +40,14 @@ impl Locator {
         // One that serves at once needs no second; behind one that does not the next may be as dead.
         let rest = if place == 0 { Vec::new() } else { hosts[begun..].to_vec() };
         if !pending.is_empty() || !rest.is_empty() {
-            let searching = (place > 0 && service == Service::Kdc).then(|| Searching::begin(self));
+            let searching = (place > 0 && service == DcService::Kdc).then(|| Searching::begin(self));
             let attempt = Self::attempt;
             tokio::spawn(Arc::clone(self).look_at_the_others(service, pending, rest, attempt, searching));
         }
         Ok((host, stream))
     }
 
-    async fn attempt(self: Arc<Self>, place: usize, host: Host, service: Service) -> Dialled {
+    async fn attempt(self: Arc<Self>, place: usize, host: Host, service: DcService) -> Dialled {
         let work = async { dial(&host, &self.addresses(&host).await?, service.port()).await };
         match work.await {
             Ok(stream) => (place, Ok((host, stream))),
@@ -62,10 +62,10 @@ impl Locator {
     /// the rest until one does. Their connections are closed unused.
     async fn look_at_the_others<F: Future<Output = Dialled>>(
         self: Arc<Self>,
-        service: Service,
+        service: DcService,
         mut pending: FuturesUnordered<F>,
         rest: Vec<Host>,
-        attempt: impl Fn(Arc<Self>, usize, Host, Service) -> F,
+        attempt: impl Fn(Arc<Self>, usize, Host, DcService) -> F,
         mut searching: Option<Searching>,
     ) {
         let (mut faults, mut rest, mut found) = (Vec::new(), rest.into_iter(), false);
@@ -104,8 +104,8 @@ impl Locator {
     /// that served, those that answered lately, those of which nothing is known, those that were slow or in trouble.
     pub(in crate::directory) fn for_apps(&self, hosts: &[Host], served: Option<&Host>) -> Vec<Host> {
         let memory = self.memory();
-        let is_in = |seen: &std::collections::HashMap<(Host, Service), Instant>, host: &Host| {
-            seen.get(&(host.clone(), Service::Kdc)).is_some_and(|since| since.elapsed() < TROUBLE)
+        let is_in = |seen: &std::collections::HashMap<(Host, DcService), Instant>, host: &Host| {
+            seen.get(&(host.clone(), DcService::Kdc)).is_some_and(|since| since.elapsed() < TROUBLE)
         };
         let mut hosts = hosts.to_vec();
         hosts.sort_by_cached_key(|host| match host {
@@ -119,7 +119,7 @@ impl Locator {
     }
 
     /// Notes that a DC's service answered.
-    fn answered(&self, host: &Host, service: Service) {
+    fn answered(&self, host: &Host, service: DcService) {
         self.forgive(host, service);
         let (mut memory, of) = (self.memory(), (host.clone(), service));
         memory.make_room();
@@ -128,7 +128,7 @@ impl Locator {
     }
 
     /// Notes that a host behind these answered first.
-    fn passed_over(&self, hosts: &[Host], service: Service) {
+    fn passed_over(&self, hosts: &[Host], service: DcService) {
         let mut memory = self.memory();
         memory.make_room();
         for host in hosts {
@@ -174,15 +174,15 @@ mod tests {
     #[tokio::test]
     async fn apps_are_given_what_served_then_what_answered_and_last_what_is_in_trouble() {
         let (locator, all) = (locator(), hosts(&["hung", "slow", "unknown", "second", "served"]));
-        locator.in_trouble(&all[0], Service::Kdc, &Fault::new(Code::DcUnreachable, "it hangs"));
-        locator.passed_over(&all[1..2], Service::Kdc);
-        locator.answered(&all[3], Service::Kdc);
-        locator.answered(&all[1], Service::Ldap);
+        locator.in_trouble(&all[0], DcService::Kdc, &Fault::new(Code::DcUnreachable, "it hangs"));
+        locator.passed_over(&all[1..2], DcService::Kdc);
+        locator.answered(&all[3], DcService::Kdc);
+        locator.answered(&all[1], DcService::Ldap);
         let order = |served| locator.for_apps(&all, served);
         assert_eq!(order(Some(&all[4])), hosts(&["served", "second", "unknown", "slow", "hung"]));
         // The one that served comes first although it hangs now; without news the order is DNS's.
         assert_eq!(order(Some(&all[0]))[0], all[0]);
-        locator.answered(&all[1], Service::Kdc);
+        locator.answered(&all[1], DcService::Kdc);
         assert_eq!(order(None), hosts(&["slow", "second", "unknown", "served", "hung"]));
     }
 
@@ -191,7 +191,7 @@ mod tests {
     async fn a_second_one_that_answers_is_looked_for_where_the_first_did_not() {
         let locator = locator();
         let rest = hosts(&["dead1", "dead2", "alive", "later"]);
-        let attempt = |_: Arc<Locator>, place: usize, host: Host, _: Service| async move {
+        let attempt = |_: Arc<Locator>, place: usize, host: Host, _: DcService| async move {
             if host.as_str() == "alive" {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -204,7 +204,7 @@ mod tests {
         };
         let (searching, start) = (Searching::begin(&locator), tokio::time::Instant::now());
         let looking = Arc::clone(&locator).look_at_the_others(
-            Service::Kdc,
+            DcService::Kdc,
             FuturesUnordered::new(),
             rest.clone(),
             attempt,

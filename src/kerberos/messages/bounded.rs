@@ -65,17 +65,17 @@ impl EncodeValue for Text {
 
 /// A `SEQUENCE OF`. One of more than 64 values is refused: KDCs send a handful.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct List<T>(pub(crate) Vec<T>);
+pub(crate) struct BoundedList<T>(pub(crate) Vec<T>);
 
 const LIST_LIMIT: usize = 64;
 
-impl<T> Default for List<T> {
+impl<T> Default for BoundedList<T> {
     fn default() -> Self {
         Self(Vec::new())
     }
 }
 
-impl<T> std::ops::Deref for List<T> {
+impl<T> std::ops::Deref for BoundedList<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -83,11 +83,11 @@ impl<T> std::ops::Deref for List<T> {
     }
 }
 
-impl<T> FixedTag for List<T> {
+impl<T> FixedTag for BoundedList<T> {
     const TAG: Tag = Tag::Sequence;
 }
 
-impl<'a, T: Decode<'a, Error = der::Error>> DecodeValue<'a> for List<T> {
+impl<'a, T: Decode<'a, Error = der::Error>> DecodeValue<'a> for BoundedList<T> {
     type Error = der::Error;
 
     fn decode_value<R: Reader<'a>>(reader: &mut R, _header: Header) -> der::Result<Self> {
@@ -102,7 +102,7 @@ impl<'a, T: Decode<'a, Error = der::Error>> DecodeValue<'a> for List<T> {
     }
 }
 
-impl<T: Encode> EncodeValue for List<T> {
+impl<T: Encode> EncodeValue for BoundedList<T> {
     fn value_len(&self) -> der::Result<Length> {
         self.0.value_len()
     }

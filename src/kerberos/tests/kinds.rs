@@ -377,19 +377,19 @@ fn lists_and_names_have_bounds() {
     };
     let name = |length: usize| KerberosString("n".repeat(length));
     assert!(with(&|_| {}));
-    assert!(with(&|reply| reply.padata = Some(List(vec![data(2, Vec::new()); 64]))));
-    assert!(!with(&|reply| reply.padata = Some(List(vec![data(2, Vec::new()); 65]))));
-    assert!(!with(&|reply| reply.cname.name_string = List(vec![name(1); 65])));
+    assert!(with(&|reply| reply.padata = Some(BoundedList(vec![data(2, Vec::new()); 64]))));
+    assert!(!with(&|reply| reply.padata = Some(BoundedList(vec![data(2, Vec::new()); 65]))));
+    assert!(!with(&|reply| reply.cname.name_string = BoundedList(vec![name(1); 65])));
     assert!(!with(&|reply| reply.crealm = name(1025)));
     // Lists within what is encrypted, and elsewhere, are of the same type.
     let octets = || OctetString::new(Vec::new()).unwrap();
     fn is_bounded<T: Encode>(value: T) -> bool
     where
-        List<T>: for<'a> Decode<'a, Error = der::Error>,
+        BoundedList<T>: for<'a> Decode<'a, Error = der::Error>,
     {
         let one = value.to_der().unwrap();
         let list = |count| Any::new(Tag::Sequence, one.repeat(count)).unwrap().to_der().unwrap();
-        List::<T>::from_der(&list(64)).is_ok() && List::<T>::from_der(&list(65)).is_err()
+        BoundedList::<T>::from_der(&list(64)).is_ok() && BoundedList::<T>::from_der(&list(65)).is_err()
     }
     assert!(is_bounded(LastReq { lr_type: 0, lr_value: time(now()).unwrap() }));
     assert!(is_bounded(HostAddress { addr_type: 2, address: octets() }));

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::fault::Code;
 use crate::lease::fakes::{Answer, TEN_HOURS, World, cred_spec, fault, login, reference};
-use crate::lease::manager::Conduct;
+use crate::lease::manager::LeasePolicy;
 use crate::name::Spn;
 
 const ONE: &str = "arn:aws:s3:::bucket/one";
@@ -34,7 +34,7 @@ async fn look(world: &World) {
 
 fn ends(world: &World) -> bool {
     let status = world.status();
-    status.faults().any(|fault| Conduct::RUN.ends_with(fault, status.ever_ready))
+    status.faults().any(|fault| LeasePolicy::RUN.ends_with(fault, status.ever_ready))
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,10 +184,10 @@ async fn what_is_set_wins_over_what_a_credspec_says() {
         keytab: Some(true),
         service_tickets: Some(vec![spn.clone()]),
     };
-    let (extras, ownership) = Settings::default().of(&account, &overrides);
+    let (extras, ownership) = LeaseDefaults::default().of(&account, &overrides);
     assert_eq!((extras.keytab, extras.services.len(), ownership.owner), (true, 1, overrides.owner));
     assert_eq!(ownership.mode, overrides.mode.unwrap());
-    let set = Settings {
+    let set = LeaseDefaults {
         owner: Some("7".parse().unwrap()),
         mode: Some(Mode::default()),
         keytab: Some(false),

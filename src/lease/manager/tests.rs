@@ -39,12 +39,12 @@ async fn a_folder_is_one_lease_s_whatever_the_case_of_its_name() {
 /// Whoever writes to the bucket of a list decides how many gMSAs it names.
 #[tokio::test(start_paused = true)]
 async fn there_are_as_many_leases_as_there_may_be_and_one_that_ends_makes_room() {
-    let world = World::of(Conduct { most_leases: 2, ..Conduct::RUN });
+    let world = World::of(LeasePolicy { most_leases: 2, ..LeasePolicy::RUN });
     let one = world.add("WebApp01");
     world.add("WebApp02");
     let fault = world.manager.add(world.spec("WebApp03")).unwrap_err();
     assert_eq!(fault.code, Code::CredSpecTooLarge);
-    assert!(!Conduct::RUN.ends_with(&fault, false), "the others go on");
+    assert!(!LeasePolicy::RUN.ends_with(&fault, false), "the others go on");
     world.manager.remove(one).wait().await;
     world.add("WebApp03");
     world.until(&["WebApp02: held", "WebApp03: held"]).await;
@@ -177,7 +177,7 @@ async fn leases_of_one_login_share_a_directory_and_the_last_one_lets_go_of_it() 
 /// A host keeps several leases of one gMSA: what was counted goes with the last.
 #[tokio::test(start_paused = true)]
 async fn metrics_of_a_gmsa_end_with_its_last_lease() {
-    let world = World::of(Conduct::HOST);
+    let world = World::of(LeasePolicy::HOST);
     let spec = |id: &str| {
         let folder = crate::volume::LeaseFolder::new(&[id, "WebApp01"]).unwrap();
         LeaseSpec { location: Location { folder, ..world.spec("WebApp01").location }, ..world.spec("WebApp01") }

@@ -34,22 +34,22 @@ const BURST: u32 = 10;
 
 /// What was reported of each file.
 #[derive(Default)]
-pub(super) struct Reports(BTreeMap<PathBuf, Report>);
+pub(super) struct LossRecords(BTreeMap<PathBuf, LossRecord>);
 
-struct Report {
+struct LossRecord {
     at: Instant,
     /// How often it was put back since, without a line.
     left_out: u64,
 }
 
-impl Reports {
+impl LossRecords {
     /// A file was put back.
     pub(super) fn restored(&mut self, path: PathBuf, now: Instant) {
         match self.0.get_mut(&path) {
             Some(report) => report.left_out += 1,
             None => {
                 log(&path, 0);
-                self.0.insert(path, Report { at: now, left_out: 0 });
+                self.0.insert(path, LossRecord { at: now, left_out: 0 });
             }
         }
     }
@@ -60,7 +60,7 @@ impl Reports {
             let over = now.saturating_duration_since(report.at) >= QUIET;
             if over && report.left_out > 0 {
                 log(path, report.left_out - 1);
-                *report = Report { at: now, left_out: 0 };
+                *report = LossRecord { at: now, left_out: 0 };
                 return true;
             }
             !over
@@ -114,7 +114,7 @@ mod tests {
         };
         let told = |path: &str, left_out: &str| (path.to_owned(), left_out.to_owned());
         let start = Instant::now();
-        let mut reports = Reports::default();
+        let mut reports = LossRecords::default();
         for second in 0..9 {
             let now = start + Duration::from_secs(second);
             reports.restored("/a".into(), now);

@@ -6,7 +6,7 @@ use std::time::Instant as Wall;
 
 use crate::credspec::{GivenLogin, LoginSource};
 use crate::lease::fakes::World;
-use crate::lease::manager::{Conduct, LeaseSpec, Manager};
+use crate::lease::manager::{LeasePolicy, LeaseSpec, Manager};
 use crate::lease::status::Order;
 use crate::lease::*;
 use crate::volume::{LeaseFolder, Location, Mode, Ownership, Volume};
@@ -53,7 +53,7 @@ async fn a_hundred_thousand_leases_come_and_go_and_leave_nothing() {
 
 /// Returns by how many KiB the process grew from the first of them to the last.
 async fn many(from: usize, to: usize) -> usize {
-    let world = World::of(Conduct::HOST);
+    let world = World::of(LeasePolicy::HOST);
     world.domains.only_count();
     let (begun, spec) = (Wall::now(), world.spec("WebApp01"));
     for number in 0..from {
@@ -78,7 +78,7 @@ async fn many(from: usize, to: usize) -> usize {
 async fn a_thousand_leases_come_and_go_on_a_volume() {
     let folder = crate::volume::tests::folder();
     let volume = Volume::open(folder.path(), None, Mode::default()).unwrap();
-    let world = World::with_files(Conduct::RUN, Arc::new(volume), Arc::default());
+    let world = World::with_files(LeasePolicy::RUN, Arc::new(volume), Arc::default());
     let theirs = folder.path().join("somebody-elses");
     std::fs::write(&theirs, "precious").unwrap();
     // One that stays, and what it wrote.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::report::{Detail, Details};
 use crate::clock;
 use crate::fault::Fault;
-use crate::progress::Step;
+use crate::progress::Wait;
 
 /// The page. Everything that was not written in this file is escaped.
 pub(super) fn render(details: &Details<'_>) -> String {
@@ -33,7 +33,7 @@ pub(super) fn render(details: &Details<'_>) -> String {
     page + "<footer>Reloads every 10 seconds. In the container: <code>gmsa-sidecar check</code></footer>\n"
 }
 
-fn waiting(step: &Step) -> String {
+fn waiting(step: &Wait) -> String {
     let [since, until] = [step.since, step.until].map(clock::rfc3339);
     format!("<p>Waiting for <code>{}</code> since {since}; gives up at {until}.</p>\n", escaped(&step.peer))
 }

@@ -12,19 +12,20 @@ use crate::progress;
 
 /// `/ready` and `/gate`.
 #[derive(Serialize)]
-pub(super) struct Report<'a> {
+pub(super) struct ReadyReport<'a> {
     ready: bool,
     /// Of the discovery.
     fault: Option<&'a Fault>,
-    pub(super) leases: Vec<Lease<'a>>,
-    waiting: Vec<progress::Step>,
+    pub(super) leases: Vec<LeaseReport<'a>>,
+    waiting: Vec<progress::Wait>,
 }
 
-impl<'a> Report<'a> {
+impl<'a> ReadyReport<'a> {
     /// In full, or without what names logins and where they come from: ARNs, faults.
     pub(super) fn new(status: &'a status::Status, now: SystemTime, in_full: bool) -> Self {
-        let shown = |lease: Lease<'a>| if in_full { lease } else { Lease { spec: None, fault: None, ..lease } };
-        let leases = status.leases.iter().map(|lease| shown(Lease::new(lease, now))).collect();
+        let shown =
+            |lease: LeaseReport<'a>| if in_full { lease } else { LeaseReport { spec: None, fault: None, ..lease } };
+        let leases = status.leases.iter().map(|lease| shown(LeaseReport::new(lease, now))).collect();
         let fault = status.discovery.as_ref().filter(|_| in_full);
         let waiting = if in_full { progress::steps() } else { Vec::new() };
         Self { ready: status.is_ready(now), fault, leases, waiting }
@@ -37,7 +38,7 @@ pub(super) struct Details<'a> {
     pub(super) ready: bool,
     pub(super) fault: Option<&'a Fault>,
     pub(super) leases: Vec<Detail<'a>>,
-    pub(super) waiting: Vec<progress::Step>,
+    pub(super) waiting: Vec<progress::Wait>,
 }
 
 impl<'a> Details<'a> {
@@ -49,7 +50,7 @@ impl<'a> Details<'a> {
 
 /// One lease.
 #[derive(Serialize)]
-pub(super) struct Lease<'a> {
+pub(super) struct LeaseReport<'a> {
     pub(super) spec: Option<&'a str>,
     pub(super) account: Option<&'a str>,
     pub(super) realm: Option<String>,
@@ -60,7 +61,7 @@ pub(super) struct Lease<'a> {
     pub(super) fault: Option<&'a Fault>,
 }
 
-impl<'a> Lease<'a> {
+impl<'a> LeaseReport<'a> {
     fn new(lease: &'a LeaseStatus, now: SystemTime) -> Self {
         let identity = lease.identity.as_ref();
         Self {
@@ -80,18 +81,18 @@ impl<'a> Lease<'a> {
 #[derive(Serialize)]
 pub(super) struct Detail<'a> {
     #[serde(flatten)]
-    pub(super) lease: Lease<'a>,
+    pub(super) lease: LeaseReport<'a>,
     pub(super) dc: Option<&'a str>,
     pub(super) last_success_at: Option<String>,
     pub(super) attempts: u64,
     pub(super) kvno: Option<u32>,
     /// The services whose tickets are wanted.
-    pub(super) service_tickets: Vec<ServiceTicket>,
+    pub(super) service_tickets: Vec<ServiceTicketReport>,
     pub(super) took: Option<String>,
     /// How far the KDC's clock is ahead of ours.
     pub(super) clock_offset_seconds: Option<i64>,
     /// The last attempts, the latest first.
-    pub(super) history: Vec<Attempt<'a>>,
+    pub(super) history: Vec<AttemptReport<'a>>,
     /// How much of the ticket's life is left, and its whole life.
     #[serde(skip)]
     pub(super) life: Option<(Duration, Duration)>,
@@ -99,12 +100,12 @@ pub(super) struct Detail<'a> {
 
 /// A service whose ticket is wanted; without an end there is none.
 #[derive(Serialize)]
-pub(super) struct ServiceTicket {
+pub(super) struct ServiceTicketReport {
     pub(super) service: String,
     pub(super) expires_at: Option<String>,
 }
 
-impl ServiceTicket {
+impl ServiceTicketReport {
     fn new(service: &status::ServiceHeld) -> Self {
         Self { service: service.spn.to_string(), expires_at: service.expires_at.map(clock::rfc3339) }
     }
@@ -112,7 +113,7 @@ impl ServiceTicket {
 
 /// One attempt to renew.
 #[derive(Serialize)]
-pub(super) struct Attempt<'a> {
+pub(super) struct AttemptReport<'a> {
     pub(super) at: String,
     pub(super) took: String,
     pub(super) dc: Option<&'a str>,
@@ -120,7 +121,7 @@ pub(super) struct Attempt<'a> {
     pub(super) code: Option<&'static str>,
 }
 
-impl<'a> Attempt<'a> {
+impl<'a> AttemptReport<'a> {
     fn new(attempt: &'a status::Attempt) -> Self {
         Self {
             at: clock::rfc3339(attempt.at),
@@ -135,15 +136,15 @@ impl<'a> Detail<'a> {
     fn new(lease: &'a LeaseStatus, now: SystemTime) -> Self {
         let held = lease.state.held();
         Self {
-            lease: Lease::new(lease, now),
+            lease: LeaseReport::new(lease, now),
             dc: held.and_then(|held| held.dc.as_ref()).map(|dc| dc.as_str()),
             last_success_at: held.map(|held| clock::rfc3339(held.renewed_at)),
             attempts: lease.attempts,
             kvno: held.and_then(|held| held.kvno),
-            service_tickets: held.map_or(&[][..], |held| &held.services).iter().map(ServiceTicket::new).collect(),
+            service_tickets: held.map_or(&[][..], |held| &held.services).iter().map(ServiceTicketReport::new).collect(),
             took: held.and_then(|held| held.took).map(rounded),
             clock_offset_seconds: held.and_then(|held| held.clock_offset),
-            history: lease.history.iter().map(Attempt::new).collect(),
+            history: lease.history.iter().map(AttemptReport::new).collect(),
             life: held.map(|held| {
                 let span = |from: SystemTime| held.expires_at.duration_since(from).unwrap_or_default();
                 (span(now), span(held.renewed_at))

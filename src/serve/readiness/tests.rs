@@ -2,7 +2,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::*;
-use crate::lease::status::{Attempt, Held, Identity, LeaseKey, LeaseState, LeaseStatus, Order, ServiceHeld};
+use crate::lease::status::{Attempt, HeldTicket, Identity, LeaseKey, LeaseState, LeaseStatus, Order, ServiceHeld};
 
 /// A server on a port of its own, and the hand that changes what it tells.
 struct Server {
@@ -21,7 +21,7 @@ async fn start_for(status: Status, on_loopback: bool, peer: Option<IpAddr>) -> S
     let address = listener.local_addr().unwrap();
     let (sender, receiver) = watch::channel(status);
     let refresh = Refresh::default();
-    let state = State { status: receiver, metrics: Arc::new(Metrics::new()), refresh: refresh.clone() };
+    let state = ReadinessState { status: receiver, metrics: Arc::new(Metrics::new()), refresh: refresh.clone() };
     let routes = Routes::new(state, on_loopback);
     tokio::spawn(async move { http::accept(listener, |from| routes.of(peer.unwrap_or(from.ip()))).await });
     Server { address, status: sender, refresh }
@@ -77,8 +77,8 @@ fn history() -> std::collections::VecDeque<Attempt> {
     [attempt(1_700_000_000, Ok(Some(dc))), attempt(1_699_999_000, Err(Code::DcUnreachable))].into()
 }
 
-fn held(expires_at: i64) -> Held {
-    Held {
+fn held(expires_at: i64) -> HeldTicket {
+    HeldTicket {
         expires_at: clock::from_unix(expires_at),
         services: Vec::new(),
         renewed_at: clock::from_unix(1_700_000_000),
@@ -93,7 +93,7 @@ fn held(expires_at: i64) -> Held {
 fn with_service(expires_at: Option<i64>) -> LeaseState {
     let expires_at = expires_at.map(clock::from_unix);
     let services = vec![ServiceHeld { spn: "HTTP/web.example.com".parse().unwrap(), expires_at }];
-    LeaseState::Held(Held { services, ..held(FUTURE) })
+    LeaseState::Held(HeldTicket { services, ..held(FUTURE) })
 }
 
 fn fault() -> Fault {
