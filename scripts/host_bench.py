@@ -28,6 +28,7 @@ PASSWORD = "Bench-Passw0rd-1"
 LOGINS = [f"svc-hostbench{number}" for number in range(10)]
 GMSAS = [f"HostBench{number:03}" for number in range(1, 101)]
 RELAY = "127.72.0.1"
+SAMBA = ("samba", "smbd", "winbindd")
 
 
 def logins():
@@ -105,11 +106,11 @@ def ticks(process):
 
 
 def controllers():
-    """The processor time of the lab's domain controllers: all samba processes in this network namespace."""
+    """The processor time of the lab's domain controllers: all processes of Samba in this network namespace."""
     total, here = 0, os.readlink("/proc/self/ns/net")
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if (folder / "comm").read_text().startswith("samba") and os.readlink(folder / "ns/net") == here:
+            if os.path.basename(os.readlink(folder / "exe")) in SAMBA and os.readlink(folder / "ns/net") == here:
                 total += ticks(folder.name)
         except OSError:
             pass  # it has ended

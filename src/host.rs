@@ -40,6 +40,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
+use tracing::Level;
 
 pub use daemon::{Daemon, Granted, Host};
 pub use keeper::{AwsKeys, Duty, Files, Given, Got, Health, Keeper, Login, Need, Place};
@@ -52,6 +53,7 @@ pub use together::Together;
 
 use crate::clock;
 use crate::fault::Fault;
+use crate::log;
 
 /// What the host daemon is told from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +88,7 @@ pub async fn serve<K: Keeper>(settings: Settings, keeper: K, shutdown: impl Futu
     let Settings { dir, socket, group, host, notify, listen } = settings;
     // The socket first: who connects while the leases are read waits, and is not refused.
     let (listener, inherited) = socket::listen(&socket, group)?;
+    warn_if_unseen(&dir);
     let daemon = Daemon::start(dir, host, keeper).await?;
     notify.ready();
     tracing::info!(
@@ -104,6 +107,14 @@ pub async fn serve<K: Keeper>(settings: Settings, keeper: K, shutdown: impl Futu
     notify.stopping();
     tracing::info!(event = "host.stopped");
     Ok(())
+}
+
+/// In a container whose folder is not the host's every call would succeed, and every app find an empty folder.
+fn warn_if_unseen(dir: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    if let Err(fault) = look::of_host(dir, &mounts) {
+        log::fault(Level::WARN, "host.folder-unseen", &fault);
+    }
 }
 
 /// Looks for leases that nobody uses.

@@ -6,14 +6,14 @@
 /// wires one process: what `run`, `init` and `host` do
 pub mod sidecar;
 
+/// the commands that look: check, klist, health, explain
+pub mod command;
+
 /// the ECS agent's socket -> leases of a whole host
 pub mod host;
 
 /// the state of the leases -> HTTP
 pub mod serve;
-
-/// the commands that look: check, klist, health, explain
-pub mod command;
 
 /// one gMSA's ticket, kept fresh
 pub mod lease;

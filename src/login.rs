@@ -125,7 +125,7 @@ pub struct Logins {
 pub struct HostKeytab {
     /// The file.
     pub path: PathBuf,
-    /// `HOST$` or `HOST$@REALM`; if absent the first one in the file that ends in `$`, else the first.
+    /// `HOST$` or `HOST$@REALM`; if absent that of this host, else the first one in the file that ends in `$`, else the first.
     pub principal: Option<String>,
 }
 
@@ -201,7 +201,7 @@ impl HostKeytab {
             Ok(Err(error)) => return Err(unusable().caused_by(&error)),
             Err(_elapsed) => return Err(unusable().because(format!("nothing came within {READ_DEADLINE:?}"))),
         };
-        self.login(&file).map_err(|why| {
+        self.login(&file, &own_name()).map_err(|why| {
             let path = shell(&self.path.display().to_string());
             let next = match &self.principal {
                 Some(principal) if why.contains("but of") => {
@@ -216,11 +216,11 @@ impl HostKeytab {
     /// For the fuzzer: what a file tells of the login in it, or why it is none.
     #[cfg(fuzzing)]
     pub fn decode(&self, file: &[u8]) -> Result<String, String> {
-        self.login(file).map(|login| format!("{} {}", login.principal.to_string().escape_debug(), login.told))
+        self.login(file, "HOST").map(|login| format!("{} {}", login.principal.to_string().escape_debug(), login.told))
     }
 
-    /// The newest keys of the principal. AD compares its names without case.
-    fn login(&self, file: &[u8]) -> Result<Login, String> {
+    /// The newest keys of the principal; of several accounts that of this host. AD compares names without case.
+    fn login(&self, file: &[u8], host: &str) -> Result<Login, String> {
         let entries = keytab::decode(file)?;
         let is_wanted = |principal: &Principal| {
             let names = [principal.to_string(), principal.name()];
@@ -228,8 +228,15 @@ impl HostKeytab {
         };
         // Not each name of a host can log in, but its account can.
         let is_account = |principal: &Principal| principal.components.iter().all(|name| name.ends_with('$'));
+        let is_own = |principal: &Principal| {
+            principal
+                .components
+                .iter()
+                .all(|name| name.strip_suffix('$').is_some_and(|name| name.eq_ignore_ascii_case(host)))
+        };
         let mut wanted = entries.iter().filter(|entry| is_wanted(&entry.principal));
-        let first = wanted.clone().find(|entry| is_account(&entry.principal)).or_else(|| wanted.next());
+        let own = wanted.clone().find(|entry| is_own(&entry.principal));
+        let first = own.or_else(|| wanted.clone().find(|entry| is_account(&entry.principal))).or_else(|| wanted.next());
         let Some(first) = first else {
             let mut names: Vec<_> = entries.iter().map(|entry| entry.principal.to_string()).collect();
             names.dedup();
@@ -259,6 +266,12 @@ impl HostKeytab {
             origin: Origin::Keytab(self.path.clone()),
         })
     }
+}
+
+/// The name of this host's account, without `$`: that of the host as far as a NetBIOS name goes.
+fn own_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().split('.').next().unwrap_or_default().chars().take(15).collect()
 }
 
 /// For a keytab, which may lie on a network's file system.
@@ -314,7 +327,7 @@ mod tests {
         let file = keytab::encode(&entries, clock::from_unix(0));
         let read = |principal: Option<&str>| {
             let keytab = HostKeytab { path: "x".into(), principal: principal.map(str::to_owned) };
-            keytab.login(&file)
+            keytab.login(&file, "other")
         };
         let login = read(None).unwrap();
         assert_eq!((login.principal.to_string().as_str(), login.domain.as_str()), ("HOST$@EXAMPLE.COM", "example.com"));
@@ -325,5 +338,24 @@ mod tests {
         let why = |principal| read(principal).err().unwrap();
         assert!(why(Some("nobody")).starts_with("it has no AES key of `nobody`, but of HOST$@EXAMPLE.COM, host/h."));
         assert!(why(Some("svc")).contains("in capitals"));
+    }
+
+    #[test]
+    fn of_several_accounts_that_of_this_host_is_the_login() {
+        let entry = |name: &str| keytab::KeytabEntry {
+            principal: name.parse().unwrap(),
+            kvno: 1,
+            key: Key::from_password(18, name, b"salt", None).unwrap(),
+        };
+        let names = ["host/web1@EXAMPLE.COM", "OLD$@EXAMPLE.COM", "WEB1$@EXAMPLE.COM"];
+        let file = keytab::encode(&names.map(entry), clock::from_unix(0));
+        let of = |host: &str, principal: Option<&str>| {
+            let keytab = HostKeytab { path: "x".into(), principal: principal.map(str::to_owned) };
+            keytab.login(&file, host).unwrap().principal.to_string()
+        };
+        assert_eq!(of("web1", None), names[2]);
+        assert_eq!(of("other", None), names[1], "the first account");
+        assert_eq!(of("web1", Some("OLD$")), names[1], "what is set wins");
+        assert!(own_name().len() <= 15 && !own_name().contains('.'));
     }
 }

@@ -43,7 +43,12 @@ fn main() -> ExitCode {
             tracing::warn!(event = "config.foreign-log-target", ignored = target, "{FOREIGN}");
         }
     }
-    let code = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    if matches!(invocation.command, Command::Host(_)) {
+        // A hundred calls at once would start a thread for each file and each key, and each keeps memory.
+        runtime.max_blocking_threads(BLOCKING);
+    }
+    let code = match runtime.enable_all().build() {
         Ok(runtime) => runtime.block_on(obey(invocation)).unwrap_or_else(exit),
         Err(error) => exit(system("the runtime cannot start", &error)),
     };
@@ -161,6 +166,9 @@ fn no(no: health::No) -> ExitCode {
 }
 
 const FOREIGN: &str = "GMSA_LOG names another crate: only the sidecar's own records are ever logged";
+
+/// Threads of `host` for files and for the derivation of keys.
+const BLOCKING: usize = 8;
 
 /// sysexits.h: EX_USAGE.
 const USAGE: u8 = 64;

@@ -32,6 +32,7 @@ SEALED = {
     "tiny=N": "answers it with one message of N octets of tiny elements",
     "values=N": "answers it with one entry of N empty values",
     "long=N": "answers it with entries of N octets, as many as were asked for and more",
+    "readers=N": "tells no password, but N accounts that may read it",
     "frame": "says that a sealed frame of 4 GiB follows, and sends without an end",
     "frames": "sends sealed frames of one octet each, without an end",
     "blob=N": "tells a managed password of N octets",
@@ -231,6 +232,17 @@ class Ldap:
                 # A frame holds a megabyte at most.
                 for at in range(0, len(long), 500_000):
                     stream.sendall(seal(long[at:at + 500_000]))
+        elif mode == "readers":
+            allowed = b"".join(struct.pack("<BBHIBB6sI", 0, 0, 20, 0xF01FF, 1, 1, b"\0\0\0\0\0\5", at)
+                               for at in range(int(value)))
+            descriptor = struct.pack("<BBHIIII", 1, 0, 0x8004, 0, 0, 0, 20) \
+                + struct.pack("<BBHHH", 4, 0, 0xFFFF, int(value), 0) + allowed
+            told = message(identity, entry(WIDE, attribute("sAMAccountName", "WebApp01$"),
+                                           attribute("objectClass", "msDS-GroupManagedServiceAccount"),
+                                           attribute("msDS-GroupMSAMembership", descriptor)))
+            for at in range(0, len(told), 500_000):
+                stream.sendall(seal(told[at:at + 500_000]))
+            return stream.sendall(seal(message(identity, result(0x65, 0))))
         elif mode == "frame":
             stream.sendall(b"\xff\xff\xff\xff")
             endless(stream, bytes(1024), "ldap")

@@ -134,7 +134,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         variable: "GMSA_LOGIN_PRINCIPAL",
         flag: "login-principal",
         takes: "PRINCIPAL",
-        default: "the first that ends in `$`, else the first",
+        default: "this host's, else the first that ends in `$`, else the first",
         help: "The principal of that keytab that logs in",
     },
     Setting {

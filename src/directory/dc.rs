@@ -575,7 +575,10 @@ mod tests {
         let memory = locator.memory();
         let kept = [memory.troubled.len(), memory.addresses.len(), memory.own_names.len(), memory.answered.len()];
         assert!(kept.iter().all(|kept| *kept <= REMEMBERED + 1), "{kept:?}");
-        assert!(memory.troubled.len() > 1, "the latest counts");
+        drop(memory);
+        let last: Host = "dc.example.com".parse().unwrap();
+        locator.avoid(&last, DcService::Ldap);
+        assert!(locator.is_troubled(&last, DcService::Ldap), "the latest counts");
     }
 
     #[test]

@@ -27,21 +27,29 @@ impl fmt::Display for Sid {
     }
 }
 
-/// Those that the descriptor allows something, in its order. What cannot be read names nobody.
+/// The first of those that the descriptor allows something, in its order. What cannot be read names nobody.
 pub(crate) fn readers(descriptor: &[u8]) -> Vec<Sid> {
     let mut sids: Vec<Sid> = Vec::new();
     for sid in entries(descriptor).unwrap_or_default() {
         if !sids.contains(&sid) {
             sids.push(sid);
         }
+        if sids.len() == MOST {
+            break;
+        }
     }
     sids
 }
+
+/// Whoever reads the list names a few of it. Comparing all with all takes seconds where a server tells thousands.
+const MOST: usize = 32;
 
 /// The entries of the DACL, whose place is at offset 16.
 fn entries(descriptor: &[u8]) -> Option<Vec<Sid>> {
     let offset = usize::try_from(u32::from_le_bytes(*descriptor.get(16..)?.first_chunk()?)).ok()?;
     let list = descriptor.get(offset..).filter(|_| offset != 0)?;
+    // A list has 64 KiB at most, header included (MS-DTYP 2.4.5), and says how many.
+    let list = list.get(..usize::from(u16::from_le_bytes([*list.get(2)?, *list.get(3)?]))).unwrap_or(list);
     let count = u16::from_le_bytes([*list.get(4)?, *list.get(5)?]);
     let (mut rest, mut sids) = (list.get(8..)?, Vec::new());
     for _ in 0..count {
@@ -91,6 +99,24 @@ mod tests {
         let told: Vec<_> = readers(&descriptor()).iter().map(ToString::to_string).collect();
         assert_eq!(told, ["S-1-5-21-1-2-3-1104", "S-1-5-21-1-2-3-1105"]);
         assert!(readers(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_list_without_an_end_costs_no_time() {
+        let entries: Vec<u8> = (0..u16::MAX)
+            .flat_map(|at| {
+                let [low, high] = at.to_le_bytes();
+                [0, 0, 20, 0, 0xff, 1, 0x0f, 0, 1, 1, 0, 0, 0, 0, 0, 5, low, high, 0, 0]
+            })
+            .collect();
+        for octets in [u16::MAX, 0] {
+            let mut bytes = vec![1, 0, 4, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 20, 0, 0, 0];
+            bytes.extend([4, 0, octets.to_le_bytes()[0], octets.to_le_bytes()[1], 0xff, 0xff, 0, 0]);
+            bytes.extend(&entries);
+            let start = std::time::Instant::now();
+            assert!(readers(&bytes).len() <= MOST);
+            assert!(start.elapsed() < std::time::Duration::from_secs(1), "{:?}", start.elapsed());
+        }
     }
 
     proptest! {

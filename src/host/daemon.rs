@@ -382,7 +382,10 @@ impl<K: Keeper> Daemon<K> {
         let mut removed = 0;
         for id in unused {
             tracing::warn!(event = "host.lease-orphaned", lease = %id, "no container has mounted it for a day: removed");
-            removed += usize::from(self.delete(id).await.is_ok());
+            if self.delete(id).await.is_ok() {
+                self.keeper.unused();
+                removed += 1;
+            }
         }
         removed
     }

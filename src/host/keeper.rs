@@ -157,6 +157,9 @@ pub trait Keeper: Send + Sync + 'static {
     /// is none.
     fn remove(&self, place: &Place) -> impl Future<Output = ()> + Send;
 
+    /// A lease was removed because nobody used it: for those who count.
+    fn unused(&self) {}
+
     /// Reads a CredSpec in S3, of the caller's own account, at most 64 KiB.
     fn cred_spec(&self, arn: &str, keys: &AwsKeys) -> impl Future<Output = Result<Vec<u8>, Fault>> + Send;
 }

@@ -15,6 +15,7 @@ use crate::credspec::{self, GivenLogin, LoginSource};
 use crate::directory::Extras;
 use crate::fault::{Code, Exit, Fault};
 use crate::lease::manager::{ConfAt, LeaseSpec, Manager};
+use crate::lease::metrics::Metrics;
 use crate::lease::status::{LeaseKey, LeaseState, Order, Status};
 use crate::login::secret::{self, Stage};
 use crate::name::Domain;
@@ -27,6 +28,7 @@ pub struct Kept {
     manager: Manager,
     status: watch::Receiver<Status>,
     aws: AwsSettings,
+    metrics: Arc<Metrics>,
     places: Mutex<Places>,
 }
 
@@ -39,8 +41,8 @@ struct Places {
 
 impl Kept {
     /// None yet. Secrets that a request names are read on this way to AWS, with the credentials of the request.
-    pub fn new(manager: Manager, status: watch::Receiver<Status>, aws: AwsSettings) -> Self {
-        Self { manager, status, aws, places: Mutex::default() }
+    pub fn new(manager: Manager, status: watch::Receiver<Status>, aws: AwsSettings, metrics: Arc<Metrics>) -> Self {
+        Self { manager, status, aws, metrics, places: Mutex::default() }
     }
 
     fn begin(&self, duty: &Duty, login: LoginSource) -> Result<LeaseKey, Fault> {
@@ -207,6 +209,10 @@ impl Keeper for Kept {
         if let Some(key) = key {
             self.manager.remove(key).wait().await;
         }
+    }
+
+    fn unused(&self) {
+        self.metrics.unused();
     }
 
     async fn cred_spec(&self, arn: &str, keys: &AwsKeys) -> Result<Vec<u8>, Fault> {

@@ -74,6 +74,10 @@ impl Enctype {
         if self == Aes256Sha384 { 24 } else { self.key_length() }
     }
 
+    fn default_rounds(self) -> u32 {
+        if self.has_sha2() { 32_768 } else { 4096 }
+    }
+
     fn has_sha2(self) -> bool {
         matches!(self, Aes128Sha256 | Aes256Sha384)
     }
@@ -131,16 +135,23 @@ impl Key {
         Ok(Self { enctype, octets })
     }
 
+    /// The rounds of PBKDF2 where a KDC names none (RFC 3962 section 4, RFC 8009 section 4).
+    ///
+    /// # Errors
+    /// An enctype that is not known.
+    pub(crate) fn default_rounds(enctype: i32) -> Result<u32, KeyError> {
+        Ok(Enctype::of(enctype)?.default_rounds())
+    }
+
     /// The key of a password: RFC 3962 section 4 and RFC 8009 section 4. `params` are the rounds of PBKDF2 where they
     /// are not the enctype's default, which costs some milliseconds.
     pub fn from_password(enctype: i32, password: &str, salt: &[u8], params: Option<[u8; 4]>) -> Result<Self, KeyError> {
         let enctype = Enctype::of(enctype)?;
-        let default = if enctype.has_sha2() { 32_768 } else { 4096 };
         // Zero stands for 2^32, which nobody has the time for.
         let rounds = match params.map(u32::from_be_bytes) {
             Some(0) => return Err(KeyError::Rounds),
             Some(rounds) => rounds,
-            None => default,
+            None => enctype.default_rounds(),
         };
         let password = password.as_bytes();
         let mut octets = Zeroizing::new(vec![0; enctype.key_length()]);

@@ -251,7 +251,7 @@ impl AsExchange {
         if told.code == KdcError::PREAUTH_REQUIRED && !methods.is_some_and(|methods| takes_timestamps(&methods)) {
             return Err(ExchangeError::Preauthentication(told));
         }
-        let params = rounds(entry.s2kparams.as_ref())?;
+        let params = rounds(entry.etype, entry.s2kparams.as_ref())?;
         self.key = Some(source.key(entry.etype, &salt, params)?);
         self.informed = true;
         self.learn_offset(&told, now);
@@ -320,7 +320,7 @@ impl AsExchange {
             None => None,
         };
         let (salt, params) = match info {
-            Some(entry) => (entry.salt.map(|salt| salt.0.into_bytes()), rounds(entry.s2kparams.as_ref())?),
+            Some(entry) => (entry.salt.map(|salt| salt.0.into_bytes()), rounds(entry.etype, entry.s2kparams.as_ref())?),
             None => (None, None),
         };
         let Some(salt) = salt.or_else(|| self.client.default_salt()) else {
@@ -393,12 +393,19 @@ fn takes_timestamps(methods: &[PaData]) -> bool {
     methods.iter().any(|method| method.padata_type == PA_ENC_TIMESTAMP)
 }
 
-/// The rounds of key derivation that a KDC asks for.
-fn rounds(params: Option<&OctetString>) -> Result<Option<[u8; 4]>, ExchangeError> {
+/// The rounds of key derivation that a KDC asks for. Fewer than the standards name would make the proof quick to guess
+/// from, and whoever answers chooses them.
+fn rounds(etype: i32, params: Option<&OctetString>) -> Result<Option<[u8; 4]>, ExchangeError> {
     let params = params.map(|params| <[u8; 4]>::try_from(params.as_bytes())).transpose();
     let params = params.map_err(|_| ExchangeError::Invalid("string-to-key parameters of a strange length".into()))?;
-    if params.is_some_and(|rounds| u32::from_be_bytes(rounds).wrapping_sub(1) >= MAX_ROUNDS) {
+    let Some(asked) = params.map(u32::from_be_bytes) else { return Ok(None) };
+    if asked.wrapping_sub(1) >= MAX_ROUNDS {
         return Err(ExchangeError::Invalid("the KDC asks for more rounds of key derivation than any does".into()));
+    }
+    let least = Key::default_rounds(etype)?;
+    if asked < least {
+        let why = format!("the KDC asks for {asked} rounds of key derivation; fewer than {least} are not safe");
+        return Err(ExchangeError::Invalid(why));
     }
     Ok(params)
 }

@@ -69,15 +69,28 @@ fn error(code: i32, methods: Option<Vec<PaData>>) -> Vec<u8> {
 }
 
 #[test]
-fn a_kdc_cannot_ask_for_rounds_of_key_derivation_without_end() {
-    for (rounds, granted) in [(4096, true), (1 << 16, true), ((1 << 16) + 1, false), (u32::MAX, false), (0, false)] {
+fn a_kdc_asks_for_no_fewer_rounds_of_key_derivation_than_the_standards_and_not_for_them_without_end() {
+    for (etype, rounds, granted) in [
+        (18, 4096, true),
+        (18, 1 << 16, true),
+        (18, (1 << 16) + 1, false),
+        (18, u32::MAX, false),
+        (18, 0, false),
+        (18, 1, false),
+        (18, 4095, false),
+        (17, 4095, false),
+        (17, 4096, true),
+        (20, 32_767, false),
+        (20, 32_768, true),
+        (19, 4096, false),
+    ] {
         let salt = Some(KerberosString(SALT.into()));
         let s2kparams = Some(OctetString::new(u32::to_be_bytes(rounds)).unwrap());
-        let info = vec![EtypeInfo2Entry { etype: 18, salt, s2kparams }].to_der().unwrap();
+        let info = vec![EtypeInfo2Entry { etype, salt, s2kparams }].to_der().unwrap();
         let methods = vec![data(PA_ENC_TIMESTAMP, Vec::new()), data(PA_ETYPE_INFO2, info)];
         let (mut exchange, _) = start(Proof::Password(password(RIGHT)));
         let step = exchange.receive(&error(KdcError::PREAUTH_REQUIRED, Some(methods)), now());
-        assert_eq!(step.is_ok(), granted, "{rounds} rounds");
+        assert_eq!(step.is_ok(), granted, "enctype {etype}, {rounds} rounds");
     }
 }
 

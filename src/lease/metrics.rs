@@ -32,6 +32,7 @@ pub struct Metrics {
     /// How many leases count under which labels: several may keep tickets of one gMSA.
     leases: Mutex<HashMap<LeaseLabels, usize>>,
     dropped: Counter,
+    unused: Counter,
 }
 
 impl Metrics {
@@ -45,7 +46,7 @@ impl Metrics {
         let duration = Family::new_with_constructor((|| Histogram::new(SECONDS)) as fn() -> Histogram);
         let faults = Family::default();
         let clock = Family::default();
-        let dropped = Counter::default();
+        let (dropped, unused) = (Counter::default(), Counter::default());
         let build = Family::<BuildLabels, Gauge<u64, AtomicU64>>::default();
         build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
 
@@ -67,7 +68,21 @@ impl Metrics {
         );
         registry.register(DROPPED, "Log lines dropped because nothing reads stderr", dropped.clone());
         registry.register("gmsa_build_info", "The version that runs", build);
-        Self { registry, ready, expiry, services, renewals, duration, faults, clock, leases: Mutex::default(), dropped }
+        let leases = Mutex::default();
+        Self { registry, ready, expiry, services, renewals, duration, faults, clock, leases, dropped, unused }
+    }
+
+    /// With what only the daemon of a host counts.
+    #[must_use]
+    pub fn of_host(mut self) -> Self {
+        let help = "Leases that were removed because no container had mounted them for a day";
+        self.registry.register(UNUSED, help, self.unused.clone());
+        self
+    }
+
+    /// A lease was removed because nobody used it.
+    pub fn unused(&self) {
+        self.unused.inc();
     }
 
     /// A lease begins.
@@ -133,7 +148,11 @@ impl Metrics {
         self.dropped.inner().store(log::dropped(), Ordering::Relaxed);
         for lease in &status.leases {
             let (Some(identity), Some(held)) = (&lease.identity, lease.state.held()) else { continue };
-            self.expiry.get_or_create(&identity.into()).set(clock::unix(held.expires_at));
+            // Of several leases of one gMSA the ticket that ends first counts.
+            let ends = clock::unix(held.expires_at);
+            let expiry = self.expiry.get_or_create(&identity.into());
+            expiry.set(if expiry.get() == 0 { ends } else { expiry.get().min(ends) });
+            drop(expiry);
             for ticket in &held.services {
                 let LeaseLabels { account, realm } = identity.into();
                 let labels = ServiceLabels { account, realm, service: ticket.spn.to_string() };
@@ -167,7 +186,8 @@ const FAILURE: &str = "failure";
 const RENEWALS: &str = "gmsa_renewals";
 const FAULTS: &str = "gmsa_faults";
 const DROPPED: &str = "gmsa_log_dropped";
-const COUNTERS: [&str; 3] = [RENEWALS, FAULTS, DROPPED];
+const UNUSED: &str = "gmsa_host_leases_unused";
+const COUNTERS: [&str; 4] = [RENEWALS, FAULTS, DROPPED, UNUSED];
 
 /// From a ticket out of the next rack to an attempt that waited for every deadline.
 const SECONDS: [f64; 10] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -276,5 +296,30 @@ mod tests {
 
         assert!(metrics.render(&status(expiry, &identity), expiry).contains("\ngmsa_ready 0\n"), "expired");
         assert!(!metrics.render(&Status::default(), expiry).contains("gmsa_ticket_expiry_timestamp_seconds{"));
+    }
+
+    #[test]
+    fn a_host_counts_unused_leases_and_tells_the_first_end_of_several_tickets() {
+        let identity = Identity {
+            account: "WebApp01".parse().unwrap(),
+            domain: "corp.example.com".parse().unwrap(),
+            path: "/krbdir/a/WebApp01/krb5cc".into(),
+        };
+        let metrics = Metrics::new().of_host();
+        metrics.unused();
+        let mut all = Status::default();
+        for end in [1_800_000_500, 1_800_000_000, 1_800_000_900] {
+            all.leases.extend(status(clock::from_unix(end), &identity).leases);
+        }
+        for _ in 0..2 {
+            let text = metrics.render(&all, clock::from_unix(1_799_999_999));
+            let line =
+                "gmsa_ticket_expiry_timestamp_seconds{account=\"WebApp01\",realm=\"CORP.EXAMPLE.COM\"} 1800000000\n";
+            assert!(text.contains(line), "{text}");
+            assert!(
+                text.contains("# TYPE gmsa_host_leases_unused_total counter\ngmsa_host_leases_unused_total 1\n"),
+                "{text}"
+            );
+        }
     }
 }

@@ -37,6 +37,11 @@ impl Statuses {
         self.0.send_modify(|status| status.discovery = None);
     }
 
+    /// The process serves many who come and go: see [`Status::of_host`].
+    pub fn of_host(&self) {
+        self.0.send_modify(|status| status.of_host = true);
+    }
+
     /// A lease has begun, or a CredSpec is to be read, which then is one entry without identity.
     pub(super) fn add(&self, key: LeaseKey, order: Order, spec: &str, identity: Option<Identity>) {
         self.0.send_modify(|status| {
@@ -115,19 +120,25 @@ pub struct Status {
     pub leases: Vec<LeaseStatus>,
     /// Whether all leases were ready at one time: from then on no fault ends the process.
     pub ever_ready: bool,
+    /// Leases of strangers, who come and go: without any all is well, and one that fails makes no process replaced that
+    /// keeps those of others.
+    pub of_host: bool,
 }
 
 impl Status {
     /// At least one lease, and every lease holds what its app needs now.
     pub fn is_ready(&self, now: SystemTime) -> bool {
-        !self.leases.is_empty() && self.leases.iter().all(|lease| lease.state.is_ready(now))
+        (self.of_host || !self.leases.is_empty()) && self.leases.iter().all(|lease| lease.state.is_ready(now))
     }
 
     /// Whether apps may run: every lease has held all that its app needs, and its TGT has not expired since. A failed
     /// renewal does not count, or one bad hour of AD would make ECS replace every task; nor does a service ticket that
     /// ends, or one SPN that somebody removes would; nor does a lease that came later and was not ready yet, or one more
-    /// CredSpec would.
+    /// CredSpec would. A host's daemon is open as long as it serves.
     pub fn is_open(&self, now: SystemTime) -> bool {
+        if self.of_host {
+            return true;
+        }
         let counts = |lease: &&LeaseStatus| lease.was_ready || !self.ever_ready;
         let holds = |lease: &LeaseStatus| lease.was_ready && lease.state.held().is_some_and(|held| held.valid_at(now));
         let mut counted = self.leases.iter().filter(counts).peekable();

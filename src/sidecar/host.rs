@@ -25,7 +25,7 @@ pub async fn host(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Fault> {
     let listener = readiness::bind(config.listen).inspect_err(failed)?;
-    let (statuses, metrics) = (Statuses::default(), Arc::new(Metrics::new()));
+    let (statuses, metrics) = (Statuses::default(), Arc::new(Metrics::new().of_host()));
     let state =
         readiness::ReadinessState { status: statuses.watch(), metrics: Arc::clone(&metrics), refresh: refresh.clone() };
     let server = tokio::spawn(readiness::serve(listener, state));
@@ -38,13 +38,14 @@ pub async fn host(
         Arc::new(Together::new(Arc::new(directories))),
         Arc::clone(&publisher),
         statuses.clone(),
-        metrics,
+        Arc::clone(&metrics),
         refresh.clone(),
         LeasePolicy::HOST,
     );
     statuses.discovered();
-    let keeper = Kept::new(manager, statuses.watch(), config.aws.clone());
-    let files = Files { owner: host.owner, mode: config.mode, keytab: config.keytab, services: Vec::new() };
+    statuses.of_host();
+    let keeper = Kept::new(manager, statuses.watch(), config.aws.clone(), metrics);
+    let files = TicketFiles { owner: host.owner, mode: config.mode, keytab: config.keytab, services: Vec::new() };
     let settings = host::Settings {
         dir,
         socket: config.host_socket.clone(),

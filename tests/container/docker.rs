@@ -189,6 +189,20 @@ impl Container {
         Self { name, is_ours: true }
     }
 
+    /// The image in the lab's network, with these arguments for the engine and these for itself.
+    pub fn of(engine: &[String], command: &[&str]) -> Self {
+        let name = unique();
+        let mut arguments = vec!["run", "--detach", "--name", &name, "--network", "host", "--dns", lab("LAB_DC1_IP")];
+        arguments.extend(["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]);
+        let (image, listen) = (image(), format!("--env=GMSA_LISTEN={}", listen()));
+        arguments.push(&listen);
+        arguments.extend(engine.iter().map(String::as_str));
+        arguments.push(&image);
+        arguments.extend(command);
+        docker(&arguments).ok();
+        Self { name, is_ours: true }
+    }
+
     /// Waits for the image's own health check.
     #[track_caller]
     pub fn wait_healthy(&self) {

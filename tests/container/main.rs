@@ -21,6 +21,14 @@ mod release;
 
 mod docker;
 
+/// the host daemon in a container
+mod host;
+
+/// the ECS agent's stand-in
+#[path = "../host/agent.rs"]
+#[allow(dead_code, reason = "tests/host uses all of it")]
+mod agent;
+
 use std::time::{Duration, Instant};
 
 use docker::{Container, Project, Volume, docker, image};

@@ -300,6 +300,7 @@ fn a_killed_daemon_renews_without_a_login_on_the_same_socket() {
     let (lease, folder) = granted(&mut agent, &add("WebApp01"));
     let id = lease.as_str().unwrap();
     let private = host.0.path("gmsa-sidecar").join(id).join("WebApp01/krbtgt");
+    running.wait("the bridge, which comes after the answer", || private.exists());
     let stat = std::fs::metadata(&private).unwrap();
     assert_eq!((stat.mode() & 0o7777, stat.uid()), (0o600, 0));
     let (before, bridge) = (inode(&folder.join("krb5cc")), inode(&private));
@@ -423,4 +424,123 @@ fn a_login_changes_its_name_once_the_new_one_has_proven_itself() {
         json!([text(&folder)])
     );
     assert_eq!(ok(&mut agent, &renew(old, "Passw0rd-Of-Both-1")).get("renewed_kerberos_file_paths"), None);
+}
+
+/// The steps of `check --host`: `step subject result`, and the whole report.
+fn check_host(host: &Host, ecs_config: &str) -> (Vec<String>, Value) {
+    let etc = host.0.path("etc");
+    // In a mount namespace of its own, with another ecs.config.
+    let script = format!(
+        "[ -d {etc} ] || cp -a /etc {etc}; mkdir -p {etc}/ecs {etc}/gmsa-sidecar; printf '%s' '{ecs_config}' >{etc}/ecs/ecs.config; \
+         echo GMSA_MODE=0640 >{etc}/gmsa-sidecar/host.conf; mount --bind {etc} /etc; exec \"$@\"",
+        etc = etc.display()
+    );
+    let mut checked =
+        Sidecar::new().with("GMSA_DIR", &text(&host.0.path("krbdir"))).with("GMSA_HOST_SOCKET", &text(&host.socket()));
+    checked = checked.with("GMSA_LISTEN", &host.0.listen.to_string());
+    let checked = checked.through(&["unshare", "--mount", "sh", "-ec", &script, "-"]);
+    let ended = checked.call(&["check", "--host", "--json"]);
+    let report: Value = serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended:?}"));
+    assert_eq!(report["exit_code"], ended.code.unwrap(), "{report:#}");
+    let steps = report["steps"].as_array().unwrap().iter();
+    let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let told =
+        steps.map(|step| format!("{} {} {}", word(&step["step"]), word(&step["subject"]), word(&step["result"])));
+    (told.collect(), report)
+}
+
+#[test]
+fn check_host_looks_at_files_socket_leases_and_the_way_to_their_domain() {
+    let host = Host::new().held();
+    let supported = "ECS_CLUSTER=apps\nECS_GMSA_SUPPORTED=true\n";
+    std::fs::create_dir_all(host.0.path("krbdir")).unwrap();
+    let (before, report) = check_host(&host, supported);
+    let socket = text(&host.socket());
+    assert!(before.contains(&format!("socket {socket} warn")), "{report:#}");
+    assert!(before.iter().any(|step| step.starts_with("dns - skipped")), "no domain is known yet: {report:#}");
+    assert_eq!(report["exit_code"], 0, "{report:#}");
+
+    let (_running, mut agent) = host.start();
+    let (lease, _) = granted(&mut agent, &add("WebApp01"));
+    let (steps, report) = check_host(&host, supported);
+    let dir = text(&host.0.path("krbdir"));
+    for step in [
+        "file /etc/ecs/ecs.config pass".to_owned(),
+        "file /etc/gmsa-sidecar/host.conf pass".to_owned(),
+        "configuration - pass".to_owned(),
+        "agent /etc/ecs/ecs.config pass".to_owned(),
+        format!("socket {socket} pass"),
+        format!("volume {dir} pass"),
+        format!("dns {} pass", lab("LAB_DOMAIN")),
+        format!("dc {} pass", lab("LAB_DC1")),
+    ] {
+        assert!(steps.contains(&step), "{step}: {report:#}");
+    }
+    let seen = |name: &str| {
+        let steps = report["steps"].as_array().unwrap().iter();
+        steps.filter(|step| step["step"] == name).map(|step| step["what"].to_string()).collect::<String>()
+    };
+    assert!(seen("leases").contains("1 ticket"), "{report:#}");
+    assert!(seen("configuration").contains("mode 0640"), "host.conf counts: {report:#}");
+    assert!(steps.iter().any(|step| step.starts_with("keytab ")), "{report:#}");
+
+    // What the agent would not look for.
+    let (steps, report) = check_host(&host, "ECS_GMSA_SUPPORTED=yes\n");
+    assert!(steps.contains(&"agent /etc/ecs/ecs.config fail".to_owned()), "{report:#}");
+    assert_eq!(report["exit_code"], 78);
+    let (_, report) = check_host(&host, &format!("{supported}CREDENTIALS_FETCHER_HOST=unix:///other.sock\nnonsense\n"));
+    assert!(report.to_string().contains("looks for another socket"), "{report:#}");
+    assert!(report.to_string().contains("ignores line 4"), "{report:#}");
+    // It has changed nothing.
+    assert_eq!(ok(&mut agent, &delete(&lease))["lease_id"], lease);
+    assert_eq!(host.files(), Vec::<PathBuf>::new());
+}
+
+/// The host's own login is in its keytab, which `check` proves once.
+#[test]
+fn check_host_proves_the_login_of_a_joined_host_once() {
+    let user = "svc-host-check";
+    samba_tool(&["user", "create", user, "Keytab-Passw0rd-1"]);
+    let host = Host::new();
+    let keytab = host.0.path("host.keytab");
+    samba_tool(&["domain", "exportkeytab", &text(&keytab), &format!("--principal={user}")]);
+    std::fs::create_dir_all(host.0.path("krbdir")).unwrap();
+    let checked = Sidecar::new()
+        .with("GMSA_DIR", &text(&host.0.path("krbdir")))
+        .with("GMSA_HOST_SOCKET", &text(&host.socket()))
+        .with("GMSA_LOGIN_KEYTAB", &text(&keytab));
+    let ended = checked.call(&["check", "--host", "--json"]);
+    let report: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let step =
+        |name: &str| report["steps"].as_array().unwrap().iter().find(|step| step["step"] == name).unwrap().clone();
+    assert_eq!(step("keytab")["result"], "pass", "{report:#}");
+    assert_eq!(step("login")["result"], "pass", "{report:#}");
+    assert!(step("login")["subject"].as_str().unwrap().starts_with(user), "{report:#}");
+}
+
+/// Ten logins take half a minute to make.
+#[test]
+fn slow_a_hundred_tasks_on_ten_logins() {
+    let logins: Vec<_> = (0..10).map(|number| format!("svc-host-many{number}")).collect();
+    let password = "Passw0rd-Of-Many-1";
+    for user in &logins {
+        samba_tool(&["user", "create", user, password]);
+        samba_tool(&["group", "addmembers", lab("LAB_GROUP"), user]);
+    }
+    let host = Host::new();
+    let (running, mut agent) = host.start();
+    let calls: Vec<_> = (0..100).map(|task| add_spec(&spec("WebApp01"), &logins[task % 10], password)).collect();
+    let answers = agent.call(&json!({"at_once": calls}));
+    let answers = answers.as_array().unwrap();
+    assert!(answers.iter().all(|answer| answer["code"] == "OK"), "{answers:?}");
+    let renewals: Vec<_> = (0..100).map(|_| renew(&logins[0], password)).collect();
+    let renewed = agent.call(&json!({"at_once": renewals}));
+    for answer in renewed.as_array().unwrap() {
+        assert_eq!(answer["reply"]["renewed_kerberos_file_paths"].as_array().unwrap().len(), 10, "{answer}");
+    }
+    assert_eq!(count(&running, "host.renewed"), 0, "no ticket is due: nobody is asked");
+    assert_eq!(count(&running, "lease.renewed"), 100);
+    let leases: Vec<_> = answers.iter().map(|answer| delete(&answer["reply"]["lease_id"])).collect();
+    agent.call(&json!({"at_once": leases}));
+    assert_eq!(host.files(), Vec::<PathBuf>::new());
 }

@@ -1,6 +1,6 @@
 //! `check --host`: what is decided on the instance, and the way from there to the directory.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,8 +40,12 @@ impl Checks<'_, '_> {
         let seen =
             format!("leases below {}, files of {owner} with mode {}", self.config.dir.display(), self.config.mode);
         self.configuration_is(fault, unknown, seen).await;
-        self.step("agent", ECS_CONFIG, async { agent_looks(host, &self.config.host_socket.display().to_string()) })
-            .await;
+        let ecs = host.files.iter().find(|file| file.path == Path::new(ECS_CONFIG));
+        if host.supported.is_none() && ecs.is_none_or(|file| file.read.is_none()) {
+            return self.skip("agent", ECS_CONFIG, "it does not exist here");
+        }
+        let socket = self.config.host_socket.display().to_string();
+        self.step("agent", ECS_CONFIG, async { agent_looks(host, &socket) }).await;
     }
 
     /// The units, the socket, and whether the agent has it.
@@ -55,7 +59,7 @@ impl Checks<'_, '_> {
         let is_served = socket.unwrap_or_default();
         match mounts {
             None => self.skip("agent", &subject, "the processes of the host are out of sight"),
-            Some(_) if !is_served => self.skip("agent", &subject, "nobody listens on the socket"),
+            Some(_) if !is_served => self.skip("agent", &subject, "no process listens on the socket"),
             Some(mounts) => {
                 self.step("agent", &subject, async { agent_has(look::mounted(path, mounts), &subject) }).await;
             }
@@ -204,7 +208,7 @@ fn seen_of(file: &FileSeen) -> Tried<()> {
     let path = file.path.display();
     match &file.read {
         Some(Ok(variables)) => passed((), format!("it sets {}", count(*variables, "variable"))),
-        None if file.path == PathBuf::from(HOST_CONF) => passed((), "it does not exist: the defaults apply"),
+        None if file.path == Path::new(HOST_CONF) => passed((), "it does not exist: the defaults apply"),
         None => {
             let what = format!("{path} does not exist: no ECS agent is set up here");
             warned(
@@ -252,10 +256,10 @@ fn socket_seen(socket: Socket, path: &str, group: Option<u32>) -> Tried<bool> {
     let served = |fault| Ok((true, Outcome::Warned(fault)));
     let listener = match socket {
         Socket::Served(listener) => listener,
-        Socket::None => return warned(fault(format!("nobody has made the socket `{path}` yet"), START)),
+        Socket::None => return warned(fault(format!("the socket `{path}` does not exist yet"), START)),
         Socket::Dead => {
             let next = format!("rm {path}; {START}; systemctl restart ecs");
-            return Err(fault(format!("nobody listens on the socket `{path}` any more"), &next));
+            return Err(fault(format!("no process listens on the socket `{path}` any more"), &next));
         }
         Socket::Other => {
             let next = format!("find out what made `{path}`, and remove it");

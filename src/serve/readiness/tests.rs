@@ -142,6 +142,19 @@ async fn service_tickets_count_for_readiness_and_once_for_the_gate() {
 }
 
 #[tokio::test]
+async fn the_daemon_of_a_host_is_open_as_long_as_it_serves() {
+    let server = start(Status::default(), true).await;
+    for (name, leases, ready) in [
+        ("no leases", vec![], 200),
+        ("held", vec![lease(LeaseState::Held(held(FUTURE)))], 200),
+        ("one of two", vec![lease(LeaseState::Held(held(FUTURE))), lease(LeaseState::Pending(Some(fault())))], 503),
+    ] {
+        server.status.send_replace(Status { leases, of_host: true, ..Status::default() });
+        assert_eq!((server.get("/ready").await.0, server.get("/gate").await.0), (ready, 200), "{name}");
+    }
+}
+
+#[tokio::test]
 async fn json_has_every_field_and_null_where_nothing_is_known() {
     let unread = LeaseStatus { identity: None, next_renewal_at: None, ..lease(LeaseState::Pending(None)) };
     let leases = vec![lease(with_service(Some(FUTURE))), lease(LeaseState::Overdue(held(PAST), fault())), unread];

@@ -140,6 +140,7 @@ sealed! {
     sealed_tiny: "one message of 1 MB of tiny elements, after the bind", "tiny=1000000";
     sealed_values: "one entry with 500,000 empty values, after the bind", "values=500000";
     sealed_long: "entries of 1 MB each, after the bind", "long=1000000";
+    sealed_readers: "50,000 accounts that may read the password", "readers=50000";
     sealed_frame: "a sealed frame of 4 GiB", "frame";
     sealed_frames: "sealed frames of one octet, without an end", "frames";
     sealed_blob: "a managed password of 900 KB", "blob=900000";

@@ -101,6 +101,18 @@ fn a_certificate_of_its_own_changes_nothing() {
     assert_named(&ended, HOST);
 }
 
+/// A KDC that has proven nothing asks for a key that takes one round to derive: from its proof a password could be guessed
+/// thousands of times as fast.
+#[test]
+fn no_proof_is_sent_of_a_key_that_is_quickly_guessed() {
+    for rounds in ["1", "4095"] {
+        let peer = Peer::domain(&[lab("LAB_DC1")], &[&format!("--kdc=rounds={rounds}")]);
+        let ended = peer.sidecar().init_with("GMSA_INIT_TIMEOUT", "1s");
+        assert!(peer.count("kdc") > 0 && peer.proofs().is_empty(), "{:#?}", peer.events());
+        assert!(ended.fault().contains("4096"), "{ended:#?}");
+    }
+}
+
 /// Where a controller is named by an alias, its LDAP ping tells its name: it may tell any.
 #[test]
 fn a_name_from_the_ping_proves_nothing() {
