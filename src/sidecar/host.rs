@@ -45,7 +45,7 @@ pub async fn host(
     statuses.discovered();
     statuses.of_host();
     let keeper = Kept::new(manager, statuses.watch(), config.aws.clone(), metrics);
-    let files = TicketFiles { owner: host.owner, mode: config.mode, keytab: config.keytab, services: Vec::new() };
+    let files = Files { owner: host.owner, mode: config.mode, keytab: config.keytab, services: Vec::new() };
     let settings = host::Settings {
         dir,
         socket: config.host_socket.clone(),
