@@ -224,7 +224,7 @@ impl Aws {
             Ok::<_, Failure>((status, head, body))
         };
         let lost = |_| Failure::Unreachable(format!("no complete answer came within {OPERATION_DEADLINE:?}"));
-        let (status, head, body) = timeout(OPERATION_DEADLINE, call).await.map_err(lost)??;
+        let (status, head, body) = Box::pin(timeout(OPERATION_DEADLINE, call)).await.map_err(lost)??;
         if status == 200 {
             return Ok(body);
         }

@@ -58,7 +58,11 @@ pub(crate) async fn read(arn: &SecretArn, aws: &Aws, stage: Stage) -> Result<Raw
         None => "the CredSpec's CredentialArn".to_owned(),
     };
     match arn.store {
-        Store::SecretsManager => from_secrets_manager(arn, aws, stage, place, &named_by).await,
+        Store::SecretsManager => {
+            let _turn = aws.turn(AwsService::SecretsManager).await;
+            // What a call takes of memory it takes once it has its turn.
+            Box::pin(from_secrets_manager(arn, aws, stage, place, &named_by)).await
+        }
         Store::Parameter => from_parameter(arn, aws, stage, place, &named_by).await,
     }
 }
@@ -70,7 +74,6 @@ async fn from_secrets_manager(
     place: CallTarget<'_>,
     named_by: &str,
 ) -> Result<Raw, Fault> {
-    let _turn = aws.turn(AwsService::SecretsManager).await;
     let client = aws.secrets_manager(place.region).await;
     let request = client.get_secret_value().secret_id(&arn.arn);
     let (label, request) = match (stage, &arn.stage, &arn.version) {

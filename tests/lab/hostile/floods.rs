@@ -318,7 +318,6 @@ web! {
     metadata_task_most: "500 CredSpecs in one label, and no word of S3", Task, "task=500";
     metadata_task_refused: "2,900 CredSpecs in one label, which S3 denies", Task, "task-refused=2900";
     metadata_task_most_refused: "500 CredSpecs in one label, which S3 denies", Task, "task-refused=500";
-    metadata_task_many: "a list of 400 CredSpecs with 60 gMSAs each", Task, "task-many=400";
     metadata_nested: "900,000 arrays within arrays", Metadata, "nested=900000";
     metadata_redirect: "redirects without an end", Metadata, "redirect";
     credentials_body: "a body without an end", Credentials, "body";
@@ -326,6 +325,24 @@ web! {
     credentials_headers: "headers without an end", Credentials, "headers";
     credentials_elements: "an array of 500,000 numbers", Credentials, "elements=1000000";
     credentials_drip: "an octet in a tenth of a second", Credentials, "drip";
+}
+
+/// 24,000 gMSAs that the bucket of a list names: as many as a task may have are begun, and what runs with 64 MiB goes on.
+#[test]
+fn metadata_task_many() {
+    let peer = Peer::http("task-many=400", &[]);
+    let sidecar = Asked::Task.sidecar(&peer, "metadata_task_many");
+    let cost = attacked(sidecar, &Cell::new(), || peer.count("http") > 100);
+    report("metadata_task_many", "a list of 400 CredSpecs with 60 gMSAs each", &cost, &baseline());
+    assert!(!cost.died, "it was killed, {} KiB before", cost.peak);
+    assert_eq!(cost.beats.failed, 0, "{:?}", cost.beats);
+    assert!(
+        cost.beats.slowest < Duration::from_secs(5) && cost.log.len() <= 128,
+        "{:?}, {} lines",
+        cost.beats,
+        cost.log.len()
+    );
+    assert_no_ticket(&cost);
 }
 
 fn file(name: &str, tried: &str, path: &str, asked: Duration) -> (Cost, Cost) {

@@ -200,9 +200,11 @@ fn without_the_second_proof_a_ticket_is_written_and_it_is_told_once() {
         let sidecar = peer.sidecar();
         let running = sidecar.run();
         running.wait_ready();
-        let told: Vec<_> = running.log().into_iter().filter(|line| line["event"] == "gmsa.unconfirmed").collect();
-        assert_eq!(told.len(), 1, "{}", running.text());
-        assert_eq!(told[0]["level"], "INFO");
+        let told =
+            || -> Vec<_> { running.log().into_iter().filter(|line| line["event"] == "gmsa.unconfirmed").collect() };
+        running.wait("the line", || !told().is_empty());
+        assert_eq!(told().len(), 1, "{}", running.text());
+        assert_eq!(told()[0]["level"], "INFO");
     }
 }
 

@@ -123,7 +123,8 @@ fn slow_a_start_on_a_full_volume_does_not_hold_up_health() {
     running.wait_ready();
     let beats = pulse.stop();
     assert_eq!(beats.failed, 0);
-    assert!(beats.asked > 0 && beats.slowest < Duration::from_secs(1), "{beats:?}");
+    // On an idle machine it was 0.7 s, on a busy one four.
+    assert!(beats.asked > 0 && beats.slowest < Duration::from_millis(400), "{beats:?}");
 }
 
 /// What a neighbour takes away again and again is not told again and again.
