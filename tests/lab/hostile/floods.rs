@@ -172,8 +172,9 @@ fn ten_leases_sealed_values() {
     sealed("ten_leases_sealed_values", "one entry with 500,000 empty values, to ten leases", "values=500000", ten);
 }
 
+/// Near the bound: one of four runs took 17 MiB instead of 12.
 #[test]
-fn ten_leases_sealed_long() {
+fn slow_ten_leases_sealed_long() {
     sealed("ten_leases_sealed_long", "entries of 1 MB each, to ten leases", "long=1000000", ten);
 }
 
