@@ -1,6 +1,6 @@
 //! The sealed LDAP connection (RFC 4511 over RFC 4422 with GSS-SPNEGO) and the one search that is made on it.
 //!
-//! A connection is [`LdapConnection<Plain>`](LdapConnection) until the bind has succeeded; only [`LdapConnection<Sealed>`]
+//! A connection is [`LdapConnection<Plain>`](crate::directory::ldap::LdapConnection) until the bind has succeeded; only a sealed one
 //! can search the directory, so nothing but the bind and the LDAP ping is ever sent in the clear and no password arrives on an open line. What seals is
 //! SASL on port 389, or TLS on port 636; there is no way from one to the other.
 

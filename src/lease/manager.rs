@@ -299,7 +299,7 @@ impl Manager {
         self.leases().running.get(&key).map(|running| Arc::clone(&running.spec.borrow()))
     }
 
-    /// Asks a lease to renew now; past a back-off only where whoever asks is answered ([`Conduct::answers`]). Several requests before it does are one.
+    /// Asks a lease to renew now; past a back-off only where whoever asks is answered ([`LeasePolicy::answers`]). Several requests before it does are one.
     pub fn renew(&self, key: LeaseKey) {
         if let Some(running) = self.leases().running.get(&key) {
             running.asked.notify_one();
