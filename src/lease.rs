@@ -71,14 +71,14 @@ struct Lease {
     statuses: Statuses,
     metrics: Arc<Metrics>,
     outcome: watch::Sender<Option<Outcome>>,
-    conduct: LeasePolicy,
+    policy: LeasePolicy,
 }
 
 impl Lease {
     /// Keeps the ticket fresh until it is aborted.
     async fn keep(mut self, mut backoff: Backoff) -> Infallible {
         let mut carried = Carried::default();
-        if self.conduct.warm_start {
+        if self.policy.warm_start {
             self.start_warm().await;
             let spec = Arc::clone(&self.spec.borrow());
             carried.key = self.publisher.bridge(&spec).await;
@@ -97,7 +97,7 @@ impl Lease {
     /// another. Another login is used at once only where the last attempt failed: it may be the remedy.
     async fn wait(&mut self, spec: &LeaseSpec, wake: SystemTime, carried: &mut Carried, backoff: &mut Backoff) {
         let mut spec = spec.clone();
-        let Self { key, identity, spec: specs, asked, publisher, outcome, conduct, .. } = self;
+        let Self { key, identity, spec: specs, asked, publisher, outcome, policy, .. } = self;
         let begun = Instant::now();
         loop {
             let unbridged = carried.unbridged;
@@ -107,7 +107,7 @@ impl Lease {
                 () = asked.notified() => match backoff.has_failed() {
                     false => return,
                     // Whoever brought a login waits for an answer: another attempt, or what the last one just found.
-                    true if conduct.answers => {
+                    true if policy.answers => {
                         if begun.elapsed() >= ASKED_AGAIN {
                             return;
                         }
@@ -176,7 +176,7 @@ impl Lease {
             }
             Some(fault) => {
                 let wake = now + backoff.failed(&fault);
-                let ends = self.conduct.ends_with(&fault, self.statuses.ever_ready());
+                let ends = self.policy.ends_with(&fault, self.statuses.ever_ready());
                 (wake, Some(fault.tried_again_at((!ends).then_some(wake))))
             }
         };
@@ -237,10 +237,10 @@ impl Lease {
 
     async fn renew(&self, spec: &LeaseSpec, carried: &mut Carried, start: Instant) -> Result<RenewedTicket, Fault> {
         let directory = carried.directory(&*self.domains, spec)?;
-        let key = if self.conduct.proves_logins { carried.key_unless_new(&spec.login) } else { carried.key.clone() };
+        let key = if self.policy.proves_logins { carried.key_unless_new(&spec.login) } else { carried.key.clone() };
         let proves = key.is_none();
         let mut renewal = directory.renew(&self.identity.account, key, &spec.extras).await?;
-        if proves && self.conduct.proves_logins {
+        if proves && self.policy.proves_logins {
             carried.proven = Some(spec.login.clone());
         }
         carried.unbridged = spec.extras.bridge.is_some();

@@ -129,7 +129,7 @@ struct Sidecar {
     statuses: Statuses,
     metrics: Arc<Metrics>,
     refresh: Refresh,
-    conduct: LeasePolicy,
+    policy: LeasePolicy,
     manager: Manager,
 }
 
@@ -158,7 +158,7 @@ impl Sidecar {
         statuses: Statuses,
         metrics: Arc<Metrics>,
         refresh: Refresh,
-        conduct: LeasePolicy,
+        policy: LeasePolicy,
     ) -> Result<Self, Fault> {
         let volume = open(&config.dir, config.owner, config.mode).await?;
         let aws = Arc::new(Aws::new(config.aws.clone())?);
@@ -169,17 +169,17 @@ impl Sidecar {
             statuses.clone(),
             Arc::clone(&metrics),
             refresh.clone(),
-            conduct,
+            policy,
         );
         let settings = Arc::new(LeaseDefaults::from(config));
         let specs = config.cred_specs.clone();
-        Ok(Self { specs, aws, publisher, volume, settings, statuses, metrics, refresh, conduct, manager })
+        Ok(Self { specs, aws, publisher, volume, settings, statuses, metrics, refresh, policy, manager })
     }
 
     /// Keeps all leases until a fault ends the process.
     async fn keep(&self) -> Fault {
         let mut status = self.statuses.watch();
-        let ends = |status: &Status| ends_with(self.conduct, status);
+        let ends = |status: &Status| ends_with(self.policy, status);
         let ended = async {
             loop {
                 let fault = ends(&status.borrow_and_update());
@@ -231,7 +231,7 @@ impl Sidecar {
         if let Some(references) = &self.specs {
             return references.clone();
         }
-        let mut backoff = Backoff::new(self.refresh.requests(), self.conduct.longest_wait);
+        let mut backoff = Backoff::new(self.refresh.requests(), self.policy.longest_wait);
         loop {
             let discovery = task::discover(&self.aws);
             match progress::during("task", self.aws.metadata_url(), LONGEST_CALL, discovery).await {
@@ -266,11 +266,11 @@ impl Sidecar {
 
 /// The fault that ends the process. None does while a login is refused or held, whatever else is wrong: the platform
 /// would start a new process at once, and that would send the next proof.
-fn ends_with(conduct: LeasePolicy, status: &Status) -> Option<Fault> {
+fn ends_with(policy: LeasePolicy, status: &Status) -> Option<Fault> {
     if status.faults().any(is_login_held) {
         return None;
     }
-    status.faults().find(|fault| conduct.ends_with(fault, status.ever_ready)).cloned()
+    status.faults().find(|fault| policy.ends_with(fault, status.ever_ready)).cloned()
 }
 
 /// What `init` comes to: every ticket is there; or a fault does not pass and every lease was tried, unless a login is

@@ -229,7 +229,7 @@ class Ldap:
         elif mode == "long":
             long = message(identity, entry("", attribute("sAMAccountName", bytes(int(value)))))
             while True:
-                # A frame holds a megabyte at most.
+                # Frames have no need to be as long as messages.
                 for at in range(0, len(long), 500_000):
                     stream.sendall(seal(long[at:at + 500_000]))
         elif mode == "readers":

@@ -48,21 +48,21 @@ pub struct Configured {
 /// Tries every step in the order of `run`, shows each as it ends, and returns them all.
 pub async fn check(given: Configured, screen: Screen<'_>) -> CheckReport {
     let Configured { config, fault, unknown, host } = given;
-    let mut walk = Checks { config: &config, screen, report: CheckReport::default() };
+    let mut checks = Checks { config: &config, screen, report: CheckReport::default() };
     if let Some(host) = host {
-        walk.host(fault, &unknown, &host).await;
-        walk.screen.end(&walk.report);
-        return walk.report;
+        checks.host(fault, &unknown, &host).await;
+        checks.screen.end(&checks.report);
+        return checks.report;
     }
-    let usable = walk.configuration(fault, &unknown).await;
-    walk.volume().await;
-    walk.listen().await;
+    let usable = checks.configuration(fault, &unknown).await;
+    checks.volume().await;
+    checks.listen().await;
     match Aws::new(config.aws.clone()) {
-        Ok(aws) => walk.chain(&Arc::new(aws), usable).await,
-        Err(_told_already) => walk.skip_all(TASK, "", "configuration"),
+        Ok(aws) => checks.chain(&Arc::new(aws), usable).await,
+        Err(_told_already) => checks.skip_all(TASK, "", "configuration"),
     }
-    walk.screen.end(&walk.report);
-    walk.report
+    checks.screen.end(&checks.report);
+    checks.report
 }
 
 /// The steps so far, and where they are shown.

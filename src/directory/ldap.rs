@@ -1,8 +1,9 @@
 //! The sealed LDAP connection (RFC 4511 over RFC 4422 with GSS-SPNEGO) and the one search that is made on it.
 //!
-//! A connection is [`LdapConnection<Plain>`](crate::directory::ldap::LdapConnection) until the bind has succeeded; only a sealed one
-//! can search the directory, so nothing but the bind and the LDAP ping is ever sent in the clear and no password arrives on an open line. What seals is
-//! SASL on port 389, or TLS on port 636; there is no way from one to the other.
+//! A connection is [`LdapConnection<Plain>`](crate::directory::ldap::LdapConnection) until the bind has succeeded; only a
+//! sealed one can search the directory, so nothing but the bind and the LDAP ping is ever sent in the clear and no
+//! password arrives on an open line. What seals is SASL on port 389, or TLS on port 636; there is no way from one to the
+//! other.
 
 use std::io;
 
@@ -476,9 +477,10 @@ fn decode(codec: &mut LdapCodec, source: &mut BytesMut, limits: Limits) -> io::R
 
 /// Anybody may answer before the bind: an LDAP ping and an answer to a bind are far smaller.
 const BEFORE_THE_BIND: Limits = Limits { octets: 64 << 10, elements: 1024 };
-/// No answer to our one search comes near it: a blob is under a kilobyte, and twenty are read together. All entries of an
-/// answer together may take as many octets as one message.
-const AFTER_THE_BIND: Limits = Limits { octets: 1 << 20, elements: 16 << 10 };
+/// No answer to our one search comes near it: a blob is under a kilobyte, and twenty are read together; the lists of a
+/// security descriptor have 64 KiB at most (MS-DTYP 2.4.5, a size of 16 bits). All entries of an answer together may take
+/// as many octets as one message, which is held several times over while it is unsealed and decoded.
+const AFTER_THE_BIND: Limits = Limits { octets: 256 << 10, elements: 16 << 10 };
 /// What a value takes besides its octets.
 const VALUE: usize = 48;
 /// How many references to other domains an answer may hold besides its entries.

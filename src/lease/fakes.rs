@@ -430,13 +430,13 @@ impl World {
         Self::of(LeasePolicy::RUN)
     }
 
-    pub(crate) fn of(conduct: LeasePolicy) -> Self {
+    pub(crate) fn of(policy: LeasePolicy) -> Self {
         let files = Arc::<FakeFiles>::default();
-        Self::with_files(conduct, Arc::clone(&files) as _, files)
+        Self::with_files(policy, Arc::clone(&files) as _, files)
     }
 
     /// With files elsewhere.
-    pub(crate) fn with_files(conduct: LeasePolicy, used: Arc<dyn TicketFiles>, files: Arc<FakeFiles>) -> Self {
+    pub(crate) fn with_files(policy: LeasePolicy, used: Arc<dyn TicketFiles>, files: Arc<FakeFiles>) -> Self {
         clock::fake::start();
         let (domains, specs) = (Arc::<FakeDomains>::default(), Arc::<FakeSpecs>::default());
         let (statuses, metrics, refresh) = (Statuses::default(), Arc::new(Metrics::new()), Refresh::default());
@@ -447,7 +447,7 @@ impl World {
             statuses.clone(),
             Arc::clone(&metrics),
             refresh.clone(),
-            conduct,
+            policy,
         );
         Self { domains, specs, files, statuses, metrics, refresh, manager }
     }

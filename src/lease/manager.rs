@@ -133,7 +133,7 @@ struct ManagerState {
     statuses: Statuses,
     metrics: Arc<Metrics>,
     refresh: Refresh,
-    conduct: LeasePolicy,
+    policy: LeasePolicy,
     leases: Mutex<Leases>,
     /// Counts the folders that were let go, or would be.
     freed: watch::Sender<u64>,
@@ -184,10 +184,10 @@ impl Manager {
         statuses: Statuses,
         metrics: Arc<Metrics>,
         refresh: Refresh,
-        conduct: LeasePolicy,
+        policy: LeasePolicy,
     ) -> Self {
         let (leases, freed) = (Mutex::default(), watch::Sender::new(0));
-        Self(Arc::new(ManagerState { domains, publisher, statuses, metrics, refresh, conduct, leases, freed }))
+        Self(Arc::new(ManagerState { domains, publisher, statuses, metrics, refresh, policy, leases, freed }))
     }
 
     /// Begins a lease. Its ticket comes later: see [`wait`](Self::wait) and [`outcome`](Self::outcome).
@@ -214,7 +214,7 @@ impl Manager {
                 self.end(&mut leases, key, false)
             }
         };
-        let most = self.0.conduct.most_leases;
+        let most = self.0.policy.most_leases;
         if leases.running.len() >= most {
             let what = format!("no lease is begun for the gMSA `{}`: the CredSpecs name too many", spec.account);
             let fault = Fault::new(Code::CredSpecTooLarge, what).because(format!("a task may have {most} gMSAs"));
@@ -241,7 +241,7 @@ impl Manager {
             statuses: self.0.statuses.clone(),
             metrics: Arc::clone(&self.0.metrics),
             outcome,
-            conduct: self.0.conduct,
+            policy: self.0.policy,
         };
         let backoff = self.backoff();
         let work = async move {
@@ -299,7 +299,8 @@ impl Manager {
         self.leases().running.get(&key).map(|running| Arc::clone(&running.spec.borrow()))
     }
 
-    /// Asks a lease to renew now; past a back-off only where whoever asks is answered ([`LeasePolicy::answers`]). Several requests before it does are one.
+    /// Asks a lease to renew now; past a back-off only where whoever asks is answered ([`LeasePolicy::answers`]). Several
+    /// requests before it does are one.
     pub fn renew(&self, key: LeaseKey) {
         if let Some(running) = self.leases().running.get(&key) {
             running.asked.notify_one();
@@ -378,7 +379,7 @@ impl Manager {
 
     /// The waits of somebody who tries again as leases do.
     pub(super) fn backoff(&self) -> Backoff {
-        Backoff::new(self.0.refresh.requests(), self.0.conduct.longest_wait)
+        Backoff::new(self.0.refresh.requests(), self.0.policy.longest_wait)
     }
 
     /// A key for an entry in the reports that is no lease yet.
@@ -396,7 +397,7 @@ impl Manager {
 
     /// The fault with the time when it is tried again, unless it ends the process.
     pub fn tried_again(&self, fault: Fault, wake: SystemTime) -> Fault {
-        let ends = self.0.conduct.ends_with(&fault, self.0.statuses.ever_ready());
+        let ends = self.0.policy.ends_with(&fault, self.0.statuses.ever_ready());
         fault.tried_again_at((!ends).then_some(wake))
     }
 

@@ -243,16 +243,16 @@ async fn a_ticket_that_an_earlier_process_left_counts_in_run_and_not_in_init() {
     earlier.add("WebApp01");
     earlier.until(&["WebApp01: held"]).await;
     let left = earlier.files.read("WebApp01/krb5cc").unwrap();
-    for (conduct, states) in [
+    for (policy, states) in [
         (LeasePolicy::RUN, "WebApp01: overdue dc-unreachable"),
         (LeasePolicy::INIT, "WebApp01: pending dc-unreachable"),
     ] {
-        let world = World::of(conduct);
+        let world = World::of(policy);
         world.files.plant("WebApp01/krb5cc", left.clone());
         world.domains.script("WebApp01", (0..9).map(|_| Answer::Fault(Code::DcUnreachable)));
         world.add("WebApp01");
         world.until(&[states]).await;
-        assert_eq!(world.status().ever_ready, conduct.warm_start);
+        assert_eq!(world.status().ever_ready, policy.warm_start);
     }
     // Without the keytab that it should have it is not whole; and it is not another gMSA's.
     for (account, keytab) in [("WebApp01", true), ("WebApp02", false)] {
